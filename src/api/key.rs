@@ -1,0 +1,148 @@
+//! Keys and content types, checked when they are made.
+
+use std::fmt;
+
+use bincode::de::{BorrowDecoder, Decoder};
+use bincode::error::DecodeError;
+use bincode::{BorrowDecode, Decode, Encode};
+use bytes::Bytes;
+use thiserror::Error;
+
+use crate::base::{Blob, limits};
+
+/// A key: UTF-8, 1 to 1024 bytes. A clone shares the bytes. Keys order by their bytes.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Encode)]
+pub struct Key(Blob);
+
+/// Why bytes are not a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum KeyError {
+    /// Zero bytes.
+    #[error("the key is empty; a key has 1 to 1024 bytes")]
+    Empty,
+    /// More than the limit.
+    #[error("the key has {bytes} bytes; at most {bytes_max} are allowed")]
+    TooLong {
+        /// How many it has.
+        bytes: usize,
+        /// How many it may have.
+        bytes_max: usize,
+    },
+    /// Not text.
+    #[error("the key is not UTF-8 (first bad byte at {at})")]
+    NotUtf8 {
+        /// Offset of the first bad byte.
+        at: usize,
+    },
+}
+
+impl Key {
+    /// A key of these bytes.
+    ///
+    /// # Errors
+    /// Where they are none, too many, or not UTF-8.
+    pub fn new(bytes: impl Into<Bytes>) -> Result<Self, KeyError> {
+        let bytes = bytes.into();
+        match bytes.len() {
+            0 => return Err(KeyError::Empty),
+            count if count > limits::KEY_BYTES_MAX => {
+                return Err(KeyError::TooLong { bytes: count, bytes_max: limits::KEY_BYTES_MAX });
+            }
+            _ => {}
+        }
+        match std::str::from_utf8(&bytes) {
+            Ok(_) => Ok(Self(Blob(bytes))),
+            Err(error) => Err(KeyError::NotUtf8 { at: error.valid_up_to() }),
+        }
+    }
+
+    /// Its bytes.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// Its text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).expect("a key was checked to be UTF-8 when it was made")
+    }
+}
+
+impl std::str::FromStr for Key {
+    type Err = KeyError;
+
+    fn from_str(text: &str) -> Result<Self, KeyError> {
+        Self::new(Bytes::copy_from_slice(text.as_bytes()))
+    }
+}
+
+impl std::borrow::Borrow<[u8]> for Key {
+    fn borrow(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.as_str())
+    }
+}
+
+impl<Context> Decode<Context> for Key {
+    fn decode<D: Decoder<Context = Context>>(decoder: &mut D) -> Result<Self, DecodeError> {
+        Self::new(Blob::decode(decoder)?.0).map_err(|_| DecodeError::Other("not a key"))
+    }
+}
+
+impl<'de, Context> BorrowDecode<'de, Context> for Key {
+    fn borrow_decode<D: BorrowDecoder<'de, Context = Context>>(decoder: &mut D) -> Result<Self, DecodeError> {
+        Self::new(Blob::borrow_decode(decoder)?.0).map_err(|_| DecodeError::Other("not a key"))
+    }
+}
+
+/// A content type, kept as it came: visible ASCII and spaces, at most 255 bytes.
+#[derive(Clone, PartialEq, Eq, Hash, Encode)]
+pub struct ContentType(Blob);
+
+impl ContentType {
+    /// The content type that `text` names; `None` where it is no header value or too long.
+    #[must_use]
+    pub fn new(text: &str) -> Option<Self> {
+        let fits = !text.is_empty() && text.len() <= limits::CONTENT_TYPE_BYTES_MAX;
+        let visible = text.bytes().all(|byte| (0x20..0x7f).contains(&byte));
+        (fits && visible).then(|| Self(Blob::from(text.as_bytes())))
+    }
+
+    /// Its text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).expect("a content type was checked to be ASCII when it was made")
+    }
+}
+
+impl fmt::Debug for ContentType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.as_str())
+    }
+}
+
+impl<Context> Decode<Context> for ContentType {
+    fn decode<D: Decoder<Context = Context>>(decoder: &mut D) -> Result<Self, DecodeError> {
+        let blob = Blob::decode(decoder)?;
+        std::str::from_utf8(&blob).ok().and_then(Self::new).ok_or(DecodeError::Other("not a content type"))
+    }
+}
+
+impl<'de, Context> BorrowDecode<'de, Context> for ContentType {
+    fn borrow_decode<D: BorrowDecoder<'de, Context = Context>>(decoder: &mut D) -> Result<Self, DecodeError> {
+        let blob = Blob::borrow_decode(decoder)?;
+        std::str::from_utf8(&blob).ok().and_then(Self::new).ok_or(DecodeError::Other("not a content type"))
+    }
+}

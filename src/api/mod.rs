@@ -1,0 +1,32 @@
+//! The one vocabulary of every gateway: what clients may ask, what they are told, and how a failure is named.
+//!
+//! A gateway (HTTP, WebSocket, FTP, the command line) translates its protocol into a [`Request`] and a [`Response`] or
+//! [`Error`] back into its protocol; cores know these types only. They travel between nodes too, when an operation is
+//! forwarded, so they encode.
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | `key` | [`Key`], checked on entry; [`ContentType`] |
+//! | `request` | [`Request`], [`Operation`], [`Precondition`] |
+//! | `response` | [`Response`], [`Value`], [`Page`] |
+//! | `error` | [`Error`], its [`Outcome`] and its [`Retry`] class |
+//! | `feed` | [`FeedEvent`] |
+//! | `status` | [`ClusterStatus`]: what `/v1/cluster` and `jumpgate status` show |
+//! | `json` | the JSON forms |
+//!
+//! Left out: where a key lives. Clients never see it, but for `/v1/locate`.
+
+mod error;
+mod feed;
+pub mod json;
+mod key;
+mod request;
+mod response;
+mod status;
+
+pub use error::{Error, Outcome, Retry};
+pub use feed::{EventKind, FeedEvent};
+pub use key::{ContentType, Key, KeyError};
+pub use request::{Consistency, Match, Operation, Precondition, PutMode, Request};
+pub use response::{Item, Page, Response, Value};
+pub use status::{ClusterStatus, NodeStatus, PartitionCounts, Role};

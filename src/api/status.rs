@@ -1,0 +1,114 @@
+//! What the cluster says of itself: `/v1/cluster`, `jumpgate status`.
+
+use serde::{Deserialize, Serialize};
+
+/// The cluster as one node sees it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ClusterStatus {
+    /// The configured name.
+    pub name: String,
+    /// The cluster's id in hexadecimal; empty before it is founded.
+    pub cluster_id: String,
+    /// How often it was recovered by force.
+    pub generation: u32,
+    /// Who answers: the name of the node whose view this is.
+    pub node: String,
+    /// The leader's name.
+    pub leader: Option<String>,
+    /// Where clients reach the leader (`http://host:port`).
+    pub leader_url: Option<String>,
+    /// The term that this node is in.
+    pub term: u64,
+    /// Whether a majority of voters is in contact, as far as this node knows.
+    pub quorum: bool,
+    /// Partitions, and how they are.
+    pub partitions: PartitionCounts,
+    /// Copies of each value that the cluster aims at.
+    pub replicas: u8,
+    /// Copies below which a write is refused.
+    pub min_copies: u8,
+    /// Every configured node.
+    pub nodes: Vec<NodeStatus>,
+}
+
+/// How many partitions are in which state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartitionCounts {
+    /// All.
+    pub total: u32,
+    /// With as many in-sync copies as the cluster aims at.
+    pub full: u32,
+    /// With a primary, but with fewer copies than that.
+    pub reduced: u32,
+    /// Without a primary at the moment; a copy exists.
+    pub unavailable: u32,
+    /// Without any copy left.
+    pub lost: u32,
+}
+
+/// One node, as the answering node sees it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct NodeStatus {
+    /// Its configured name.
+    pub name: String,
+    /// What it does.
+    pub role: Role,
+    /// Whether it counts in the Raft quorum.
+    pub voter: bool,
+    /// The life of its process, in hexadecimal; empty where it was never heard.
+    pub incarnation: String,
+    /// Where clients reach it.
+    pub url: String,
+    /// The term it is in, where known.
+    pub term: Option<u64>,
+    /// The last entry of its Raft log, where known.
+    pub last_index: Option<u64>,
+    /// Its commit index, where known.
+    pub commit_index: Option<u64>,
+    /// Milliseconds since the answering node last heard from it; none for itself or where never.
+    pub last_heard_ms: Option<u64>,
+    /// The pulse plane's round trip to it in microseconds, smoothed.
+    pub round_trip_us: Option<u64>,
+    /// Partitions whose primary it is.
+    pub primaries: u32,
+    /// Partitions in whose in-sync set it is, the primary's included.
+    pub in_sync: u32,
+    /// Partitions that it is being filled with.
+    pub learning: u32,
+    /// Keys that it holds, copies included.
+    pub keys: Option<u64>,
+    /// Bytes of memory that its tables take.
+    pub memory_bytes: Option<u64>,
+}
+
+/// What a node does, as users see it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// It knows no cluster yet.
+    #[default]
+    Starting,
+    /// It receives the log and counts in no quorum.
+    Learner,
+    /// It follows a leader.
+    Follower,
+    /// It asks for votes.
+    Candidate,
+    /// It leads.
+    Leader,
+    /// What others see of a silent or stopped node.
+    Dead,
+}
+
+impl std::fmt::Display for Role {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::Starting => "starting",
+            Self::Learner => "learner",
+            Self::Follower => "follower",
+            Self::Candidate => "candidate",
+            Self::Leader => "leader",
+            Self::Dead => "dead",
+        })
+    }
+}

@@ -1,0 +1,92 @@
+//! Bytes that are cheap to share.
+
+use std::fmt;
+
+use bincode::de::read::Reader;
+use bincode::de::{BorrowDecoder, Decoder};
+use bincode::enc::Encoder;
+use bincode::enc::write::Writer;
+use bincode::error::{DecodeError, EncodeError};
+use bincode::{BorrowDecode, Decode, Encode};
+use bytes::Bytes;
+
+/// An immutable run of bytes; a clone shares it. On the wire: its length, then the bytes, copied once each way.
+#[derive(Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Blob(pub Bytes);
+
+impl Blob {
+    /// A blob of bytes that live as long as the program.
+    #[must_use]
+    pub const fn from_static(bytes: &'static [u8]) -> Self {
+        Self(Bytes::from_static(bytes))
+    }
+}
+
+impl std::ops::Deref for Blob {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl From<Vec<u8>> for Blob {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self(Bytes::from(bytes))
+    }
+}
+
+impl From<Bytes> for Blob {
+    fn from(bytes: Bytes) -> Self {
+        Self(bytes)
+    }
+}
+
+impl From<&[u8]> for Blob {
+    fn from(bytes: &[u8]) -> Self {
+        Self(Bytes::copy_from_slice(bytes))
+    }
+}
+
+impl Encode for Blob {
+    fn encode<E: Encoder>(&self, encoder: &mut E) -> Result<(), EncodeError> {
+        (self.0.len() as u64).encode(encoder)?;
+        encoder.writer().write(&self.0)
+    }
+}
+
+impl<Context> Decode<Context> for Blob {
+    fn decode<D: Decoder<Context = Context>>(decoder: &mut D) -> Result<Self, DecodeError> {
+        let length = claimed_length(decoder)?;
+        // The limit has been charged with `length` before anything of that size is allocated.
+        let mut bytes = vec![0; length];
+        decoder.reader().read(&mut bytes)?;
+        Ok(Self::from(bytes))
+    }
+}
+
+impl<'de, Context> BorrowDecode<'de, Context> for Blob {
+    fn borrow_decode<D: BorrowDecoder<'de, Context = Context>>(decoder: &mut D) -> Result<Self, DecodeError> {
+        use bincode::de::read::BorrowReader;
+        let length = claimed_length(decoder)?;
+        Ok(Self::from(decoder.borrow_reader().take_bytes(length)?))
+    }
+}
+
+/// Reads a length and charges it to the decoder's byte limit.
+fn claimed_length<D: Decoder>(decoder: &mut D) -> Result<usize, DecodeError> {
+    let length = u64::decode(decoder)?;
+    let length = usize::try_from(length).map_err(|_| DecodeError::LimitExceeded)?;
+    decoder.claim_bytes_read(length)?;
+    Ok(length)
+}
+
+impl fmt::Debug for Blob {
+    /// Text as text, anything else as its length: values may be large.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match std::str::from_utf8(&self.0) {
+            Ok(text) if text.len() <= 64 => write!(f, "{text:?}"),
+            _ => write!(f, "<{} bytes>", self.0.len()),
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! What the control log says of one partition.
+
+use bincode::{Decode, Encode};
+
+use super::{ChangeNumber, Epoch, NodeId, PartitionId, Slot, SlotSet};
+
+/// One partition's row in the table that every node derives from the control log.
+///
+/// A slot in `in_sync` or `learners` always means the incarnation that the table has registered for that slot: a slot
+/// whose incarnation is replaced is taken out of every record first.
+///
+/// Invariants ([`PartitionRecord::check_invariants`]):
+/// - the primary, if any, is in the in-sync set;
+/// - nobody is in-sync and a learner at once;
+/// - only in-sync members are promoted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode)]
+pub struct PartitionRecord {
+    /// The log index of the last change of primary.
+    pub epoch: Epoch,
+    /// How often this record changed.
+    pub change: ChangeNumber,
+    /// Who orders the partition's writes; none while nobody in sync is up.
+    pub primary: Option<Slot>,
+    /// Who holds every acknowledged write.
+    pub in_sync: SlotSet,
+    /// Who is being filled.
+    pub learners: SlotSet,
+}
+
+impl PartitionRecord {
+    /// Everybody who receives the partition's live stream.
+    #[must_use]
+    pub fn members(&self) -> SlotSet {
+        self.in_sync.union(self.learners)
+    }
+
+    /// Whether no copy is left: the last in-sync incarnation is gone for good.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        self.epoch != Epoch::ZERO && self.in_sync.is_empty()
+    }
+
+    /// Panics where the record contradicts itself.
+    pub fn check_invariants(&self) {
+        if let Some(primary) = self.primary {
+            assert!(self.in_sync.contains(primary), "primary {primary} is not in the in-sync set {:?}", self.in_sync);
+        }
+        let both = self.in_sync.intersection(self.learners);
+        assert!(both.is_empty(), "{both:?} are in-sync and learners at once: {self:?}");
+    }
+}
+
+/// A change of one partition's in-sync set, asked for by its primary and judged when the control log applies it: it
+/// takes effect only if the record still has this epoch and this change number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct InSyncChange {
+    /// Which partition.
+    pub partition: PartitionId,
+    /// Who asks: the primary of that epoch.
+    pub proposer: NodeId,
+    /// The epoch that the asker acts in.
+    pub epoch: Epoch,
+    /// The change number that the asker has seen.
+    pub change: ChangeNumber,
+    /// Learners that have caught up.
+    pub add: SlotSet,
+    /// Members that are too slow or gone.
+    pub remove: SlotSet,
+}

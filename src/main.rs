@@ -1,0 +1,3 @@
+//! The `jumpgate` program.
+
+fn main() {}

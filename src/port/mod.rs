@@ -1,0 +1,124 @@
+//! The door between gateways and cores.
+//!
+//! A gateway holds an `Arc<dyn Core>` and knows nothing behind it. [`Core::submit`] may answer at once: a read of a
+//! partition whose primary is this node takes no hop to another thread. What can't be answered at once is awaited.
+//!
+//! Every queue behind the door is bounded. A full one refuses with [`Error::Busy`], which gateways pass on as "try again
+//! later"; it never waits and never drops silently. A feed viewer who reads too slowly is cut off with a reason
+//! ([`FeedEnd::TooSlow`]) instead of slowing writers.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use tokio::sync::{broadcast, oneshot};
+
+use crate::api::{ClusterStatus, Error, FeedEvent, Request, Response};
+use crate::base::FollowerMode;
+
+/// A future that gateways may hold across threads.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// One node, as its gateways see it.
+pub trait Core: Send + Sync + 'static {
+    /// Hands in one request. The answer comes at or before its deadline plus a small grace, always.
+    fn submit(&self, request: Request) -> Answer;
+
+    /// The cluster as this node sees it.
+    fn status(&self) -> BoxFuture<'_, ClusterStatus>;
+
+    /// What health checks ask; costs no more than a few loads.
+    fn health(&self) -> Health;
+
+    /// What a follower does with requests, and where the leader's gateway is.
+    fn leadership(&self) -> Leadership;
+
+    /// Opens the feed. Ready once every node that serves partitions has confirmed that it sends its changes here, so that
+    /// a change made after this future is ready is never missed.
+    fn subscribe(&self) -> BoxFuture<'_, Result<FeedSubscription, Error>>;
+}
+
+/// The answer to a request, now or later.
+#[derive(Debug)]
+pub enum Answer {
+    /// It was answered in the call.
+    Now(Result<Response, Error>),
+    /// It will be; a dropped sender means that the node is shutting down.
+    Later(oneshot::Receiver<Result<Response, Error>>),
+}
+
+impl Answer {
+    /// Waits for it.
+    ///
+    /// # Errors
+    /// What the core answered, or that the node went away meanwhile.
+    pub async fn wait(self) -> Result<Response, Error> {
+        match self {
+            Self::Now(result) => result,
+            Self::Later(receiver) => {
+                receiver.await.unwrap_or_else(|_| Err(Error::OutcomeUnknown("this node is shutting down".to_owned())))
+            }
+        }
+    }
+}
+
+/// What `/healthz`, `/readyz` and `/leaderz` answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Health {
+    /// The node's threads make progress.
+    pub alive: bool,
+    /// It can serve: it knows a leader and counts in its cluster.
+    pub ready: bool,
+    /// It leads, is in contact with a quorum, and its takeover is finished.
+    pub leader: bool,
+}
+
+/// Who leads, for gateways that send clients there.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Leadership {
+    /// What a follower does with requests.
+    pub followers: FollowerMode,
+    /// Whether this node leads.
+    pub is_leader: bool,
+    /// Where clients reach the leader (`http://host:port`), where known.
+    pub leader_url: Option<Arc<str>>,
+}
+
+/// One viewer's place in the feed.
+#[derive(Debug)]
+pub struct FeedSubscription {
+    events: broadcast::Receiver<Arc<FeedEvent>>,
+}
+
+/// Why a feed ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FeedEnd {
+    /// The viewer fell behind by more than the node keeps.
+    #[error("the viewer is too slow: {missed} changes were not delivered")]
+    TooSlow {
+        /// How many it missed.
+        missed: u64,
+    },
+    /// The node is shutting down.
+    #[error("the node is shutting down")]
+    Closed,
+}
+
+impl FeedSubscription {
+    /// A subscription that reads from `events`.
+    #[must_use]
+    pub const fn new(events: broadcast::Receiver<Arc<FeedEvent>>) -> Self {
+        Self { events }
+    }
+
+    /// The next change. Every subscription gets every change.
+    ///
+    /// # Errors
+    /// Where the feed ended for this viewer.
+    pub async fn next(&mut self) -> Result<Arc<FeedEvent>, FeedEnd> {
+        self.events.recv().await.map_err(|error| match error {
+            broadcast::error::RecvError::Lagged(missed) => FeedEnd::TooSlow { missed },
+            broadcast::error::RecvError::Closed => FeedEnd::Closed,
+        })
+    }
+}
