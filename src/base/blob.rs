@@ -58,6 +58,11 @@ impl Encode for Blob {
 impl<Context> Decode<Context> for Blob {
     fn decode<D: Decoder<Context = Context>>(decoder: &mut D) -> Result<Self, DecodeError> {
         let length = claimed_length(decoder)?;
+        // A reader over a slice shows the bytes in place: a length that isn't there allocates nothing.
+        if let Some(bytes) = decoder.reader().peek_read(length).map(Self::from) {
+            decoder.reader().consume(length);
+            return Ok(bytes);
+        }
         // The limit has been charged with `length` before anything of that size is allocated.
         let mut bytes = vec![0; length];
         decoder.reader().read(&mut bytes)?;

@@ -1,0 +1,378 @@
+//! The stream plane's format: frames of many messages.
+//!
+//! A frame is a header of [`HEADER_BYTES`] bytes and a payload:
+//!
+//! | offset | bytes | field |
+//! |---|---|---|
+//! | 0 | 4 | magic, `jgsf` |
+//! | 4 | 1 | version of the format, 1 |
+//! | 5 | 1 | flags; none is in use |
+//! | 6 | 2 | reserved, 0 |
+//! | 8 | 4 | length of the payload |
+//! | 12 | 4 | CRC-32 of the payload |
+//! | 16 | 8 | hash of the cluster's name |
+//! | 24 | 16 | cluster id; 0 from a BLANK sender |
+//! | 40 | 4 | generation |
+//! | 44 | 1 | slot of the sender |
+//! | 45 | 1 | slot of the addressee |
+//! | 46 | 16 | incarnation of the sender |
+//! | 62 | 16 | incarnation of the addressee; 0: whoever sits there |
+//! | 78 | 4 | CRC-32 of the header up to here |
+//! | 82 | n | payload |
+//!
+//! All integers are little-endian. The header has a checksum of its own so that a flipped bit in the length is noticed at
+//! once, not after megabytes that never come.
+//!
+//! The payload is a run of messages, each preceded by its length in 4 bytes ([`append_message`], [`messages`]). Messages
+//! are collected while the connection is busy and travel together, with one header, one checksum and one write.
+//!
+//! ```text
+//! ┌────────┬─────────────────────────────────────────────────────────┐
+//! │ header │ length │ message │ length │ message │ length │ message │
+//! └────────┴─────────────────────────────────────────────────────────┘
+//! ```
+//!
+//! [`FrameDecoder`] takes frames off a buffer that grows as bytes come in. A partial frame is normal and says
+//! "not yet"; anything wrong is an error after which the stream has no place to go on from, so the connection is closed.
+
+use bincode::Encode;
+use bytes::{Buf, Bytes, BytesMut};
+
+use super::door::encode_capped;
+use super::fields::{FieldReader, put};
+use super::{CodecError, Envelope, NameHash};
+use crate::base::limits::FRAME_BYTES_MAX;
+
+const MAGIC: [u8; 4] = *b"jgsf";
+const VERSION: u8 = 1;
+const LENGTH_BYTES: usize = 4;
+const CHECKSUM_BYTES: usize = 4;
+/// Magic, version, flags, reserved: the same in every frame of this version.
+const PREAMBLE: [u8; 8] = [MAGIC[0], MAGIC[1], MAGIC[2], MAGIC[3], VERSION, 0, 0, 0];
+
+/// The length of a frame's header.
+pub const HEADER_BYTES: usize = 82;
+/// The longest payload of a frame.
+pub const PAYLOAD_BYTES_MAX: usize = FRAME_BYTES_MAX - HEADER_BYTES;
+/// The longest message: one that fills a frame alone.
+pub const MESSAGE_BYTES_MAX: usize = PAYLOAD_BYTES_MAX - LENGTH_BYTES;
+
+const _: () = assert!(HEADER_BYTES == PREAMBLE.len() + 4 + 4 + 8 + Envelope::BYTES + CHECKSUM_BYTES);
+const _: () = assert!(FRAME_BYTES_MAX <= u32::MAX as usize);
+
+/// Appends one message to a frame's payload.
+///
+/// # Errors
+/// [`CodecError::TooLarge`] where it has more than [`MESSAGE_BYTES_MAX`] bytes; `payload` is as before then.
+pub fn append_message<T: Encode>(message: &T, payload: &mut Vec<u8>) -> Result<(), CodecError> {
+    let start = payload.len();
+    put(payload, [0; LENGTH_BYTES]);
+    if let Err(error) = encode_capped(message, payload, MESSAGE_BYTES_MAX) {
+        payload.truncate(start);
+        return Err(error);
+    }
+    let length = (payload.len() - start - LENGTH_BYTES) as u32;
+    payload[start..start + LENGTH_BYTES].copy_from_slice(&length.to_le_bytes());
+    Ok(())
+}
+
+/// The messages of a frame's payload, in order; [`super::decode`] makes values of them. Ends after the first error.
+pub fn messages(payload: &[u8]) -> impl Iterator<Item = Result<&[u8], CodecError>> {
+    let mut rest = payload;
+    std::iter::from_fn(move || {
+        if rest.is_empty() {
+            return None;
+        }
+        let message = split_message(rest);
+        rest = message.map_or(&[], |(_, after)| after);
+        Some(message.map(|(message, _)| message))
+    })
+}
+
+fn split_message(payload: &[u8]) -> Result<(&[u8], &[u8]), CodecError> {
+    let cut_off = |bytes_min| CodecError::TooShort { bytes: payload.len(), bytes_min };
+    let (length, rest) = payload.split_first_chunk().ok_or_else(|| cut_off(LENGTH_BYTES))?;
+    let length = u32::from_le_bytes(*length) as usize;
+    rest.split_at_checked(length).ok_or_else(|| cut_off(LENGTH_BYTES.saturating_add(length)))
+}
+
+/// The header of the frame that carries `payload`. The payload follows it on the wire as it is, so it is never copied.
+///
+/// # Errors
+/// [`CodecError::TooLarge`] where the payload has more than [`PAYLOAD_BYTES_MAX`] bytes.
+pub fn seal(envelope: &Envelope, name: NameHash, payload: &[u8]) -> Result<[u8; HEADER_BYTES], CodecError> {
+    if payload.len() > PAYLOAD_BYTES_MAX {
+        return Err(CodecError::TooLarge { bytes_max: PAYLOAD_BYTES_MAX });
+    }
+    let mut fields = Vec::with_capacity(HEADER_BYTES);
+    put(&mut fields, PREAMBLE);
+    put(&mut fields, (payload.len() as u32).to_le_bytes());
+    put(&mut fields, crc32fast::hash(payload).to_le_bytes());
+    name.write(&mut fields);
+    envelope.write(&mut fields);
+    let checksum = crc32fast::hash(&fields);
+    put(&mut fields, checksum.to_le_bytes());
+    let mut header = [0; HEADER_BYTES];
+    header.copy_from_slice(&fields);
+    Ok(header)
+}
+
+/// One frame, its checksums verified.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Frame {
+    /// Who says it to whom.
+    pub envelope: Envelope,
+    /// The messages; see [`messages`].
+    pub payload: Bytes,
+}
+
+/// A header that was found sound while its payload is still on the way.
+#[derive(Clone, Copy, Debug)]
+struct Header {
+    envelope: Envelope,
+    payload_bytes: usize,
+    payload_checksum: u32,
+}
+
+/// Takes frames off one connection's buffer. It allocates nothing itself; [`FrameDecoder::bytes_wanted`] tells whoever
+/// owns the buffer how much is still to come, within the cap on a frame.
+///
+/// After an error the buffer's rest means nothing: the connection is to be closed.
+#[derive(Debug)]
+pub struct FrameDecoder {
+    name: NameHash,
+    header: Option<Header>,
+}
+
+impl FrameDecoder {
+    /// A decoder for the frames of the cluster whose name hashes to `name`.
+    #[must_use]
+    pub const fn new(name: NameHash) -> Self {
+        Self { name, header: None }
+    }
+
+    /// Takes the next frame off the front of `buffer`; `None` where it isn't complete yet.
+    ///
+    /// # Errors
+    /// The first thing about it that is wrong; a foreign protocol is noticed by its first byte.
+    pub fn decode(&mut self, buffer: &mut BytesMut) -> Result<Option<Frame>, CodecError> {
+        let header = match self.header {
+            Some(header) => header,
+            None => match parse_header(buffer, self.name)? {
+                Some(header) => {
+                    buffer.advance(HEADER_BYTES);
+                    *self.header.insert(header)
+                }
+                None => return Ok(None),
+            },
+        };
+        if buffer.len() < header.payload_bytes {
+            return Ok(None);
+        }
+        if crc32fast::hash(&buffer[..header.payload_bytes]) != header.payload_checksum {
+            return Err(CodecError::BadChecksum);
+        }
+        self.header = None;
+        Ok(Some(Frame { envelope: header.envelope, payload: buffer.split_to(header.payload_bytes).freeze() }))
+    }
+
+    /// How many more bytes the frame under way needs at least, where `buffered` bytes wait in the buffer. It comes from
+    /// the sender, capped: a buffer should grow with what really came rather than by all of this at once.
+    #[must_use]
+    pub fn bytes_wanted(&self, buffered: usize) -> usize {
+        self.header.map_or(HEADER_BYTES, |header| header.payload_bytes).saturating_sub(buffered)
+    }
+
+    /// Whether a frame has begun and isn't complete, where `buffered` bytes wait in the buffer.
+    #[must_use]
+    pub const fn is_within_frame(&self, buffered: usize) -> bool {
+        self.header.is_some() || buffered > 0
+    }
+}
+
+fn parse_header(bytes: &[u8], name: NameHash) -> Result<Option<Header>, CodecError> {
+    let start = &bytes[..bytes.len().min(PREAMBLE.len())];
+    if !PREAMBLE.starts_with(start) {
+        return Err(match start {
+            [magic @ .., version, flags, _, _] if magic == MAGIC => {
+                CodecError::OtherVersion { version: *version, flags: *flags }
+            }
+            _ if start.starts_with(&MAGIC) => return Ok(None),
+            _ => CodecError::BadMagic,
+        });
+    }
+    let Some(header) = bytes.get(..HEADER_BYTES) else {
+        return Ok(None);
+    };
+    let (checked, checksum) = header.split_at(HEADER_BYTES - CHECKSUM_BYTES);
+    if crc32fast::hash(checked).to_le_bytes() != checksum {
+        return Err(CodecError::BadChecksum);
+    }
+    let mut fields = FieldReader::new(&checked[PREAMBLE.len()..]);
+    let payload_bytes = u32::from_le_bytes(fields.take()?) as usize;
+    let payload_checksum = u32::from_le_bytes(fields.take()?);
+    if payload_bytes > PAYLOAD_BYTES_MAX {
+        return Err(CodecError::TooLarge { bytes_max: PAYLOAD_BYTES_MAX });
+    }
+    if NameHash::read(&mut fields)? != name {
+        return Err(CodecError::OtherCluster);
+    }
+    Ok(Some(Header { envelope: Envelope::read(&mut fields)?, payload_bytes, payload_checksum }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::{ClusterId, Generation, Incarnation, NodeId, Slot};
+
+    fn envelope() -> Envelope {
+        Envelope {
+            cluster: ClusterId(0x0102_0304_0506_0708_090a_0b0c_0d0e_0f10),
+            generation: Generation(7),
+            from: NodeId::new(Slot(1), Incarnation(0xaaaa_0000_0000_0000_0000_0000_0000_0001)),
+            to: NodeId::new(Slot(2), Incarnation(0xbbbb_0000_0000_0000_0000_0000_0000_0002)),
+        }
+    }
+
+    fn name() -> NameHash {
+        NameHash::of("store")
+    }
+
+    fn sealed(payload: &[u8]) -> Vec<u8> {
+        let mut bytes = seal(&envelope(), name(), payload).expect("it is small").to_vec();
+        bytes.extend_from_slice(payload);
+        bytes
+    }
+
+    /// A frame of two messages.
+    fn sample() -> Vec<u8> {
+        let mut payload = Vec::new();
+        append_message(&(1000_u64, Some(5_u8)), &mut payload).expect("it is small");
+        append_message(&"ab", &mut payload).expect("it is small");
+        sealed(&payload)
+    }
+
+    /// What a fresh decoder makes of `bytes` that come all at once.
+    fn decode(bytes: &[u8]) -> Result<Option<Frame>, CodecError> {
+        FrameDecoder::new(name()).decode(&mut BytesMut::from(bytes))
+    }
+
+    #[test]
+    fn the_format_never_changes() {
+        let hex: String = sample().iter().map(|byte| format!("{byte:02x}")).collect();
+        let expected = concat!(
+            "6a677366",
+            "01",
+            "00",
+            "0000", // magic, version, flags, reserved
+            "10000000",
+            "feab9167",         // length and checksum of the payload
+            "1e070e74df6337a1", // xxh3 of "store"
+            "100f0e0d0c0b0a090807060504030201",
+            "07000000", // cluster, generation
+            "01",
+            "02",                               // slots
+            "0100000000000000000000000000aaaa", // incarnation of the sender
+            "0200000000000000000000000000bbbb", // incarnation of the addressee
+            "6f941632",                         // checksum of the header
+            "05000000",
+            "fbe8030105", // a message of five bytes
+            "03000000",
+            "026162", // a message of three bytes
+        );
+        assert_eq!(hex, expected);
+    }
+
+    #[test]
+    fn what_was_sealed_comes_back() {
+        let frame = decode(&sample()).expect("it is sound").expect("it is complete");
+        assert_eq!(frame.envelope, envelope());
+        let messages: Result<Vec<_>, _> = messages(&frame.payload).collect();
+        assert_eq!(messages.expect("both are whole"), [&[0xfb, 0xe8, 3, 1, 5][..], &[2, b'a', b'b']]);
+    }
+
+    #[test]
+    fn every_flipped_bit_is_noticed() {
+        let sound = sample();
+        for bit in 0..sound.len() * 8 {
+            let mut bytes = sound.clone();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            decode(&bytes).expect_err("a flipped bit went unnoticed");
+        }
+    }
+
+    #[test]
+    fn frames_come_out_however_the_stream_is_cut() {
+        let mut stream = sample();
+        stream.extend(sealed(&[]));
+        stream.extend(sealed(&[9; 300]));
+        let lengths = |frames: &[Frame]| frames.iter().map(|frame| frame.payload.len()).collect::<Vec<_>>();
+        for cut in 0..=stream.len() {
+            let (mut decoder, mut buffer) = (FrameDecoder::new(name()), BytesMut::new());
+            let mut frames = Vec::new();
+            for part in [&stream[..cut], &stream[cut..]] {
+                buffer.extend_from_slice(part);
+                while let Some(frame) = decoder.decode(&mut buffer).expect("the stream is sound") {
+                    frames.push(frame);
+                }
+            }
+            assert_eq!(lengths(&frames), [16, 0, 300], "cut at {cut}");
+        }
+        let (mut decoder, mut buffer) = (FrameDecoder::new(name()), BytesMut::new());
+        let mut frames = Vec::new();
+        for byte in stream {
+            buffer.extend_from_slice(&[byte]);
+            frames.extend(decoder.decode(&mut buffer).expect("the stream is sound"));
+        }
+        assert_eq!(lengths(&frames), [16, 0, 300]);
+    }
+
+    #[test]
+    fn an_incomplete_frame_says_how_much_is_missing() {
+        let sample = sample();
+        for length in 0..sample.len() {
+            let (mut decoder, mut buffer) = (FrameDecoder::new(name()), BytesMut::from(&sample[..length]));
+            assert_eq!(decoder.decode(&mut buffer), Ok(None), "{length} bytes");
+            let end = if length < HEADER_BYTES { HEADER_BYTES } else { sample.len() };
+            assert_eq!(decoder.bytes_wanted(buffer.len()), end - length);
+            assert_eq!(decoder.is_within_frame(buffer.len()), length > 0);
+        }
+    }
+
+    #[test]
+    fn strangers_are_told_apart() {
+        assert_eq!(decode(b"GET / HTTP/1.1\r\n\r\n"), Err(CodecError::BadMagic));
+        assert_eq!(decode(b"G"), Err(CodecError::BadMagic));
+        let mut newer = sample();
+        newer[4] = 2;
+        assert_eq!(decode(&newer), Err(CodecError::OtherVersion { version: 2, flags: 0 }));
+        assert_eq!(
+            FrameDecoder::new(NameHash::of("other")).decode(&mut BytesMut::from(&sample()[..])),
+            Err(CodecError::OtherCluster)
+        );
+    }
+
+    #[test]
+    fn a_length_beyond_the_cap_is_refused_by_its_header() {
+        let mut header = sealed(&[]);
+        header[8..12].copy_from_slice(&(PAYLOAD_BYTES_MAX as u32 + 1).to_le_bytes());
+        let checksum = crc32fast::hash(&header[..HEADER_BYTES - CHECKSUM_BYTES]);
+        header[HEADER_BYTES - CHECKSUM_BYTES..].copy_from_slice(&checksum.to_le_bytes());
+        let mut buffer = BytesMut::from(&header[..]);
+        let capacity = buffer.capacity();
+        let refused = FrameDecoder::new(name()).decode(&mut buffer);
+        assert_eq!(refused, Err(CodecError::TooLarge { bytes_max: PAYLOAD_BYTES_MAX }));
+        assert_eq!(buffer.capacity(), capacity, "nothing was allocated for it");
+    }
+
+    #[test]
+    fn a_message_that_is_cut_off_ends_the_messages() {
+        let mut payload = Vec::new();
+        append_message(&1_u8, &mut payload).expect("it is small");
+        payload.extend_from_slice(&[5, 0, 0, 0, 1, 2]);
+        let all: Vec<_> = messages(&payload).collect();
+        assert_eq!(all, [Ok(&[1][..]), Err(CodecError::TooShort { bytes: 6, bytes_min: 9 })]);
+        let all: Vec<_> = messages(&[1, 0]).collect();
+        assert_eq!(all, [Err(CodecError::TooShort { bytes: 2, bytes_min: 4 })]);
+    }
+}
