@@ -1,0 +1,335 @@
+//! The state that the commands of the Raft log produce.
+
+use bincode::{Decode, Encode};
+
+use super::{Command, Settings};
+use crate::base::{ChangeNumber, Epoch, InSyncChange, LogIndex, NodeId, PartitionId, PartitionRecord, Slot, SlotSet};
+use crate::placement;
+
+/// The cluster's own state, the same on every node that has applied the same entries.
+///
+/// Invariants ([`ControlState::check_invariants`]): those of every record; primaries are up; whoever is in sync or learns
+/// is registered, and learners are up; a partition has no primary only if nobody in its in-sync set is up.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+pub struct ControlState {
+    settings: Option<Settings>,
+    nodes: Vec<NodeEntry>,
+    table: Vec<PartitionRecord>,
+    applied: LogIndex,
+}
+
+/// Who is registered in one slot.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode)]
+pub struct NodeEntry {
+    /// The identity whose copies count; none where nobody ever was.
+    pub node: Option<NodeId>,
+    /// Whether it may hold data roles.
+    pub up: bool,
+    /// The entry that last made it up: a lease counts for it only once it has applied this entry itself, or it could
+    /// serve by a table from before its own death.
+    pub up_since: LogIndex,
+}
+
+impl ControlState {
+    /// The settings; none before the cluster's first command is applied.
+    #[must_use]
+    pub const fn settings(&self) -> Option<Settings> {
+        self.settings
+    }
+
+    /// Who is registered, by slot.
+    #[must_use]
+    pub fn nodes(&self) -> &[NodeEntry] {
+        &self.nodes
+    }
+
+    /// The entry of `slot`.
+    #[must_use]
+    pub fn node(&self, slot: Slot) -> NodeEntry {
+        self.nodes.get(slot.index()).copied().unwrap_or_default()
+    }
+
+    /// The partition table, by partition.
+    #[must_use]
+    pub fn table(&self) -> &[PartitionRecord] {
+        &self.table
+    }
+
+    /// The last entry that was applied.
+    #[must_use]
+    pub const fn applied(&self) -> LogIndex {
+        self.applied
+    }
+
+    /// The slots whose registered identity is up.
+    #[must_use]
+    pub fn up(&self) -> SlotSet {
+        self.slots_where(|entry| entry.up)
+    }
+
+    /// Applies the entry at `index`, which must come after all that were applied before. True when the table or the
+    /// registry changed.
+    pub fn apply(&mut self, index: LogIndex, command: &Command) -> bool {
+        assert!(index > self.applied, "entry {index} is applied after entry {}", self.applied);
+        self.applied = index;
+        let epoch = Epoch(index.0);
+        let changed = match command {
+            Command::Found { settings, founders } => self.on_found(epoch, *settings, founders),
+            Command::NodeUp { node } => self.on_node_up(epoch, *node),
+            Command::NodeDown { node } => self.on_node_down(epoch, *node),
+            Command::ChangeInSync(changes) => {
+                changes.iter().fold(false, |changed, change| self.on_change_in_sync(epoch, change) || changed)
+            }
+        };
+        if cfg!(debug_assertions) {
+            self.check_invariants();
+        }
+        changed
+    }
+
+    /// Notes that the log went on to `index` without a command for this state.
+    pub fn skip_to(&mut self, index: LogIndex) {
+        assert!(index > self.applied, "entry {index} is applied after entry {}", self.applied);
+        self.applied = index;
+    }
+
+    fn on_found(&mut self, epoch: Epoch, settings: Settings, founders: &[NodeId]) -> bool {
+        if self.settings.is_some() {
+            return false;
+        }
+        self.settings = Some(settings);
+        self.nodes = founders
+            .iter()
+            .map(|&node| NodeEntry { node: Some(node), up: true, up_since: LogIndex(epoch.0) })
+            .collect();
+        self.table = (0..settings.partitions)
+            .map(|partition| {
+                let owners = self.owners(PartitionId(partition));
+                PartitionRecord {
+                    epoch,
+                    change: ChangeNumber::ZERO.next(),
+                    primary: owners.first().copied(),
+                    // All copies of a new cluster are equal, because all are empty.
+                    in_sync: owners.into_iter().collect(),
+                    learners: SlotSet::EMPTY,
+                }
+            })
+            .collect();
+        true
+    }
+
+    fn on_node_down(&mut self, epoch: Epoch, node: NodeId) -> bool {
+        let Some(entry) = self.nodes.get_mut(node.slot.index()) else { return false };
+        if entry.node != Some(node) || !entry.up {
+            return false;
+        }
+        entry.up = false;
+        self.for_each_record(epoch, |record| {
+            record.learners.remove(node.slot);
+            // The last one in sync stays in the set: if the same life of the process comes back, its copy is whole.
+            if record.in_sync.len() > 1 {
+                record.in_sync.remove(node.slot);
+            }
+        });
+        true
+    }
+
+    fn on_node_up(&mut self, epoch: Epoch, node: NodeId) -> bool {
+        if self.settings.is_none() {
+            return false;
+        }
+        if self.nodes.len() <= node.slot.index() {
+            self.nodes.resize(node.slot.index() + 1, NodeEntry::default());
+        }
+        let entry = &mut self.nodes[node.slot.index()];
+        if entry.node == Some(node) && entry.up {
+            return false;
+        }
+        let replaced = entry.node.is_some_and(|before| before != node);
+        *entry = NodeEntry { node: Some(node), up: true, up_since: LogIndex(epoch.0) };
+        let targets: Vec<bool> =
+            (0..self.table.len()).map(|partition| self.owners(PartitionId(partition as u16)).contains(&node.slot)).collect();
+        let mut target = targets.into_iter();
+        self.for_each_record(epoch, |record| {
+            if replaced {
+                // What the slot's earlier life held is gone with its memory.
+                record.learners.remove(node.slot);
+                record.in_sync.remove(node.slot);
+            }
+            let is_target = target.next().unwrap_or(false);
+            if is_target && !record.in_sync.contains(node.slot) && !record.in_sync.is_empty() {
+                record.learners.insert(node.slot);
+            }
+        });
+        true
+    }
+
+    fn on_change_in_sync(&mut self, epoch: Epoch, change: &InSyncChange) -> bool {
+        let Some(record) = self.table.get(change.partition.index()).copied() else { return false };
+        let is_current = record.epoch == change.epoch && record.change == change.change;
+        let is_primary = record.primary.is_some_and(|slot| self.node(slot).node == Some(change.proposer));
+        let added_learn = change.add.is_subset(record.learners);
+        let removed_may_go = change.remove.is_subset(record.in_sync) && !record.primary.is_some_and(|p| change.remove.contains(p));
+        if !(is_current && is_primary && added_learn && removed_may_go) {
+            return false;
+        }
+        let up = self.up();
+        let record = &mut self.table[change.partition.index()];
+        record.in_sync = record.in_sync.union(change.add).difference(change.remove);
+        record.learners = record.learners.difference(change.add);
+        record.change = record.change.next();
+        debug_assert!(record.primary.is_some_and(|primary| up.contains(primary)), "{epoch}: {record:?} by {change:?}");
+        true
+    }
+
+    /// Edits every record, then promotes wherever that left a partition without a live primary. The promotion runs for
+    /// every record at every entry that may have changed who is up: run at deaths only, a partition whose last in-sync
+    /// node came back stayed without a primary.
+    fn for_each_record(&mut self, epoch: Epoch, mut edit: impl FnMut(&mut PartitionRecord)) {
+        let up = self.up();
+        for partition in 0..self.table.len() {
+            let before = self.table[partition];
+            let mut record = before;
+            edit(&mut record);
+            if !record.primary.is_some_and(|primary| up.contains(primary) && record.in_sync.contains(primary)) {
+                record.primary = self.promote(PartitionId(partition as u16), record.in_sync.intersection(up));
+            }
+            if record.primary != before.primary {
+                record.epoch = epoch;
+            }
+            if record != before {
+                record.change = before.change.next();
+                self.table[partition] = record;
+            }
+        }
+    }
+
+    /// The first target owner among `candidates`, else the lowest slot of them: the same choice on every node, and one
+    /// that spreads a dead node's partitions over the others.
+    fn promote(&self, partition: PartitionId, candidates: SlotSet) -> Option<Slot> {
+        self.owners(partition).into_iter().find(|&slot| candidates.contains(slot)).or_else(|| candidates.lowest())
+    }
+
+    /// The target owners of a partition.
+    fn owners(&self, partition: PartitionId) -> Vec<Slot> {
+        let replicas = self.settings.map_or(0, |settings| settings.replicas);
+        placement::owners(partition, self.nodes.len(), replicas).iter().collect()
+    }
+
+    fn slots_where(&self, is_in: impl Fn(&NodeEntry) -> bool) -> SlotSet {
+        self.nodes.iter().enumerate().filter(|(_, entry)| is_in(entry)).map(|(slot, _)| Slot(slot as u8)).collect()
+    }
+
+    /// Panics where the state contradicts itself.
+    pub fn check_invariants(&self) {
+        let up = self.up();
+        let registered = self.slots_where(|entry| entry.node.is_some());
+        for (partition, record) in self.table.iter().enumerate() {
+            record.check_invariants();
+            assert!(record.members().is_subset(registered), "p{partition}: {record:?} names an unregistered slot");
+            assert!(record.learners.is_subset(up), "p{partition}: {record:?} has a learner that is down; up: {up:?}");
+            match record.primary {
+                Some(primary) => assert!(up.contains(primary), "p{partition}: {record:?} has a dead primary; up: {up:?}"),
+                None => assert!(
+                    record.in_sync.intersection(up).is_empty(),
+                    "p{partition}: {record:?} has nobody promoted; up: {up:?}"
+                ),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::Incarnation;
+
+    fn node(slot: u8, life: u128) -> NodeId {
+        NodeId::new(Slot(slot), Incarnation(life))
+    }
+
+    fn founded(nodes: u8, replicas: u8) -> ControlState {
+        let mut state = ControlState::default();
+        let settings = Settings { partitions: 64, replicas, min_copies: 2 };
+        let founders = (0..nodes).map(|slot| node(slot, 1)).collect();
+        assert!(state.apply(LogIndex(1), &Command::Found { settings, founders }));
+        state
+    }
+
+    #[test]
+    fn a_founded_cluster_has_every_partition_in_full() {
+        let state = founded(3, 2);
+        for record in state.table() {
+            assert_eq!((record.in_sync.len(), record.learners.len(), record.epoch), (2, 0, Epoch(1)));
+            assert!(record.primary.is_some());
+        }
+    }
+
+    #[test]
+    fn one_entry_promotes_a_backup_of_every_partition_that_the_dead_node_led() {
+        let mut state = founded(3, 2);
+        let led = state.table().iter().filter(|record| record.primary == Some(Slot(0))).count();
+        assert!(led > 0 && state.apply(LogIndex(2), &Command::NodeDown { node: node(0, 1) }));
+        let promoted = state.table().iter().filter(|record| record.epoch == Epoch(2)).count();
+        assert_eq!(promoted, led, "only its partitions changed their primary");
+        assert!(state.table().iter().all(|record| record.primary.is_some_and(|primary| primary != Slot(0))));
+    }
+
+    #[test]
+    fn a_death_of_a_former_life_changes_nothing() {
+        let mut state = founded(3, 2);
+        assert!(!state.apply(LogIndex(2), &Command::NodeDown { node: node(0, 7) }));
+        assert_eq!(state.up().len(), 3);
+    }
+
+    #[test]
+    fn a_new_life_learns_what_its_slot_should_hold_and_serves_nothing_before() {
+        let mut state = founded(3, 2);
+        let held: Vec<bool> = state.table().iter().map(|record| record.in_sync.contains(Slot(0))).collect();
+        state.apply(LogIndex(2), &Command::NodeDown { node: node(0, 1) });
+        state.apply(LogIndex(3), &Command::NodeUp { node: node(0, 2) });
+        for (record, held) in state.table().iter().zip(held) {
+            assert!(!record.in_sync.contains(Slot(0)));
+            assert_eq!(record.learners.contains(Slot(0)), held);
+        }
+    }
+
+    #[test]
+    fn the_last_in_sync_life_is_waited_for_and_a_new_life_is_no_substitute() {
+        let mut state = founded(2, 2);
+        state.apply(LogIndex(2), &Command::NodeDown { node: node(0, 1) });
+        state.apply(LogIndex(3), &Command::NodeDown { node: node(1, 1) });
+        assert!(state.table().iter().all(|record| record.primary.is_none() && record.in_sync.contains(Slot(1))));
+
+        let mut same = state.clone();
+        same.apply(LogIndex(4), &Command::NodeUp { node: node(1, 1) });
+        assert!(same.table().iter().all(|record| record.primary == Some(Slot(1)) && record.epoch == Epoch(4)));
+
+        state.apply(LogIndex(4), &Command::NodeUp { node: node(1, 2) });
+        assert!(state.table().iter().all(PartitionRecord::is_lost));
+    }
+
+    #[test]
+    fn a_change_of_the_in_sync_set_is_judged_when_it_is_applied() {
+        let mut state = founded(3, 2);
+        state.apply(LogIndex(2), &Command::NodeDown { node: node(0, 1) });
+        state.apply(LogIndex(3), &Command::NodeUp { node: node(0, 2) });
+        let partition = state.table().iter().position(|record| record.learners.contains(Slot(0))).expect("it learns some");
+        let record = state.table()[partition];
+        let primary = record.primary.expect("it has one");
+        let change = InSyncChange {
+            partition: PartitionId(partition as u16),
+            proposer: state.node(primary).node.expect("registered"),
+            epoch: record.epoch,
+            change: record.change,
+            add: SlotSet::EMPTY.with(Slot(0)),
+            remove: SlotSet::EMPTY,
+        };
+        let stale = InSyncChange { change: ChangeNumber(record.change.0 - 1), ..change };
+        let foreign = InSyncChange { proposer: node(primary.0, 9), ..change };
+        assert!(!state.apply(LogIndex(4), &Command::ChangeInSync(vec![stale, foreign])));
+        assert!(state.apply(LogIndex(5), &Command::ChangeInSync(vec![change, change])), "the first of two equal ones");
+        assert_eq!(state.table()[partition].change, record.change.next(), "the second came too late");
+        assert!(state.table()[partition].in_sync.contains(Slot(0)));
+    }
+}

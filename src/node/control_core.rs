@@ -1,0 +1,383 @@
+//! The control core: one node's part in consensus, membership, failure detection and leases.
+//!
+//! It takes datagrams, control messages of the stream plane and the passing of time, and gives out datagrams, control
+//! messages, a [`View`] whenever the cluster changed, a lease whenever it was extended, and [`ControlEvent`]s for people.
+//!
+//! ```text
+//! datagram ──▶ envelope judged ──▶ Bootstrap (knows no cluster)       ──▶ announcements
+//!                             └──▶ Member: Raft, leases, gossip       ──▶ heartbeats, votes, grants, gossip
+//! committed entry ──▶ ControlState ──▶ View ──▶ shards
+//! leader, now and then ──▶ Supervisor: NodeDown, NodeUp, learners, joint changes, in-sync changes
+//! ```
+//!
+//! Invariants: a message is acted on only if it is addressed to this very life of this process and comes from this cluster
+//! and generation (announcements excepted); a process without a cluster, or a learner, is in no quorum.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use super::member::Member;
+use super::message::{ControlMessage, PulseMessage};
+use super::outbox::PulseOutbox;
+use super::{ControlEvent, Load, View};
+use crate::base::{ClusterId, Generation, InSyncChange, Incarnation, Instant, NodeId, Options, PartitionRecord, Rng, Slot};
+use crate::codec::{Envelope, NameHash, datagram};
+use crate::control::{Bootstrap, BootstrapOutput, ControlState, GossipView};
+use crate::raft::Raft;
+
+/// What a control core gives out.
+#[derive(Clone, Debug)]
+pub enum ControlOutput {
+    /// Send this to the pulse address of the slot.
+    Datagram {
+        /// Which slot.
+        to: Slot,
+        /// The whole datagram.
+        bytes: Vec<u8>,
+    },
+    /// Send this over the stream plane.
+    Stream {
+        /// To whom.
+        to: NodeId,
+        /// What.
+        message: ControlMessage,
+    },
+    /// The cluster changed.
+    View(Arc<View>),
+    /// Reads may be served until then.
+    Lease(Instant),
+    /// Something that people want to know.
+    Event(ControlEvent),
+}
+
+/// One node's control core.
+#[derive(Debug)]
+pub struct ControlCore {
+    options: Options,
+    name: NameHash,
+    me: NodeId,
+    phase: Phase,
+    pulses: PulseOutbox,
+    outputs: VecDeque<ControlOutput>,
+    view: Arc<View>,
+    lease_told: Instant,
+    load: Load,
+    rejected: BTreeMap<&'static str, u64>,
+    rng: Rng,
+}
+
+#[derive(Debug)]
+enum Phase {
+    Bootstrapping(Bootstrap),
+    Member(Box<Member>),
+}
+
+impl ControlCore {
+    /// A process that has just started and knows no cluster.
+    #[must_use]
+    pub fn new(options: Options, now: Instant) -> Self {
+        let mut rng = Rng::new(options.seed);
+        let me = options.me;
+        let name = NameHash::of(&options.cluster_name);
+        let bootstrap = Bootstrap::new(me, options.slots, &options.cluster_name, now, rng.fork());
+        let view = Arc::new(View { me, peers: vec![None; options.slots], ..View::default() });
+        Self {
+            name,
+            me,
+            phase: Phase::Bootstrapping(bootstrap),
+            pulses: PulseOutbox::new(name),
+            outputs: VecDeque::from([ControlOutput::View(Arc::clone(&view))]),
+            view,
+            lease_told: Instant::ZERO,
+            load: Load::default(),
+            rejected: BTreeMap::new(),
+            rng,
+            options,
+        }
+    }
+
+    // ---- what comes in -----------------------------------------------------------------------------------------
+
+    /// Takes a datagram as it came from the socket.
+    pub fn handle_datagram(&mut self, now: Instant, bytes: &[u8]) {
+        match datagram::decode::<Vec<PulseMessage>>(bytes, self.name) {
+            Ok(datagram) => {
+                for message in datagram.payload {
+                    match self.judge(now, &datagram.envelope) {
+                        Ok(()) => self.on_pulse(now, &datagram.envelope, message),
+                        Err(reason) => self.reject(reason),
+                    }
+                }
+            }
+            Err(error) => self.reject(error.reason()),
+        }
+        self.advance(now);
+    }
+
+    /// Takes a control message of the stream plane, from a frame with this envelope.
+    pub fn handle_message(&mut self, now: Instant, envelope: &Envelope, message: ControlMessage) {
+        match (self.judge(now, envelope), &mut self.phase) {
+            (Ok(()), Phase::Member(member)) if envelope.cluster == member.cluster() => {
+                member.handle_message(now, envelope.from, message);
+            }
+            (Ok(()), _) => self.reject("control message from outside"),
+            (Err(reason), _) => self.reject(reason),
+        }
+        self.advance(now);
+    }
+
+    /// Takes the wishes of this node's own primaries.
+    pub fn handle_proposals(&mut self, now: Instant, changes: Vec<InSyncChange>) {
+        if let Phase::Member(member) = &mut self.phase {
+            let mut out = Vec::new();
+            member.handle_proposals(changes, &mut out);
+            self.outputs.extend(out);
+        }
+        self.advance(now);
+    }
+
+    /// Notes what this node's tables hold; others see it in their status.
+    pub fn handle_load(&mut self, load: Load) {
+        self.load = load;
+    }
+
+    /// Does what is due. It may be called at any time.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        match &mut self.phase {
+            Phase::Bootstrapping(bootstrap) => bootstrap.handle_timeout(now),
+            Phase::Member(member) => member.handle_timeout(now),
+        }
+        self.advance(now);
+    }
+
+    /// When something is due next.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Instant {
+        match &self.phase {
+            Phase::Bootstrapping(bootstrap) => bootstrap.poll_timeout(),
+            Phase::Member(member) => member.poll_timeout(),
+        }
+    }
+
+    /// What the inputs caused.
+    pub fn poll_output(&mut self) -> Option<ControlOutput> {
+        self.outputs.pop_front()
+    }
+
+    // ---- what others may look at -------------------------------------------------------------------------------
+
+    /// The consensus part; none while this process knows no cluster.
+    #[must_use]
+    pub fn raft(&self) -> Option<&Raft> {
+        self.member().map(Member::raft)
+    }
+
+    /// The state that this node has derived from the log; none while it knows no cluster.
+    #[must_use]
+    pub fn state(&self) -> Option<&ControlState> {
+        self.member().map(Member::state)
+    }
+
+    /// What other nodes have told of each other.
+    #[must_use]
+    pub fn gossip(&self) -> Option<&GossipView> {
+        self.member().map(Member::gossip)
+    }
+
+    /// Who this process is.
+    #[must_use]
+    pub const fn me(&self) -> NodeId {
+        self.me
+    }
+
+    /// The latest view.
+    #[must_use]
+    pub const fn view(&self) -> &Arc<View> {
+        &self.view
+    }
+
+    /// What it was built with.
+    #[must_use]
+    pub const fn options(&self) -> &Options {
+        &self.options
+    }
+
+    /// What this node's tables hold.
+    #[must_use]
+    pub const fn load(&self) -> Load {
+        self.load
+    }
+
+    /// How many inputs were refused, by reason.
+    #[must_use]
+    pub const fn rejected(&self) -> &BTreeMap<&'static str, u64> {
+        &self.rejected
+    }
+
+    /// Panics where the core contradicts itself.
+    pub fn check_invariants(&self) {
+        if let Some(member) = self.member() {
+            member.check_invariants();
+        }
+    }
+
+    fn member(&self) -> Option<&Member> {
+        match &self.phase {
+            Phase::Member(member) => Some(member),
+            Phase::Bootstrapping(_) => None,
+        }
+    }
+
+    // ---- how it decides ----------------------------------------------------------------------------------------
+
+    /// Whether a message with this envelope concerns this process. A BLANK process that is addressed by name has been
+    /// let in by a leader, who learned the name from its announcement: it becomes a learner of that cluster.
+    fn judge(&mut self, now: Instant, envelope: &Envelope) -> Result<(), &'static str> {
+        let Envelope { cluster, generation, from, to } = *envelope;
+        if to.slot != self.me.slot {
+            return Err("other slot");
+        }
+        if from.slot == self.me.slot || from.slot.index() >= self.options.slots {
+            return Err("impossible sender");
+        }
+        if cluster == ClusterId::NONE {
+            let to_anybody = to.incarnation == Incarnation::default();
+            return if to_anybody || to == self.me { Ok(()) } else { Err("other incarnation") };
+        }
+        if to != self.me {
+            return Err("other incarnation");
+        }
+        match &self.phase {
+            Phase::Member(member) if member.cluster() != cluster => Err("other cluster"),
+            Phase::Member(member) if member.generation() != generation => Err("other generation"),
+            Phase::Member(_) => Ok(()),
+            Phase::Bootstrapping(_) => {
+                let rng = self.rng.fork();
+                self.phase =
+                    Phase::Member(Box::new(Member::learner(&self.options, self.me, cluster, generation, now, rng)));
+                Ok(())
+            }
+        }
+    }
+
+    fn on_pulse(&mut self, now: Instant, envelope: &Envelope, message: PulseMessage) {
+        let from = envelope.from;
+        let is_outside = envelope.cluster == ClusterId::NONE;
+        match (&mut self.phase, message) {
+            (Phase::Bootstrapping(bootstrap), PulseMessage::Announce(announcement)) if is_outside => {
+                bootstrap.handle_announcement(now, from, announcement);
+            }
+            (Phase::Member(member), PulseMessage::Announce(announcement)) if is_outside => {
+                member.handle_announcement(now, from, announcement, &mut self.pulses);
+            }
+            (Phase::Member(member), message) if !is_outside => {
+                if !member.handle_pulse(now, from, message) {
+                    self.reject("announcement from inside");
+                }
+            }
+            _ => self.reject("pulse from outside"),
+        }
+    }
+
+    /// Draws every consequence of the last input.
+    fn advance(&mut self, now: Instant) {
+        self.drain_bootstrap(now);
+        if let Phase::Member(member) = &mut self.phase {
+            let mut out = Vec::new();
+            let starts_anew = member.advance(now, &self.options, self.load, &mut self.pulses, &mut out);
+            self.outputs.extend(out);
+            if starts_anew {
+                self.start_anew(now);
+            }
+        }
+        let generation = self.member().map_or(Generation::ZERO, Member::generation);
+        let outputs = &mut self.outputs;
+        self.pulses.flush(self.me, generation, |to, bytes| outputs.push_back(ControlOutput::Datagram { to, bytes }));
+        self.tell_shards();
+        if cfg!(debug_assertions) {
+            self.check_invariants();
+        }
+    }
+
+    fn drain_bootstrap(&mut self, now: Instant) {
+        while let Phase::Bootstrapping(bootstrap) = &mut self.phase {
+            match bootstrap.poll_output() {
+                Some(BootstrapOutput::Announce { to, announcement }) => {
+                    let anybody = NodeId::new(to, Incarnation::default());
+                    self.pulses.push(ClusterId::NONE, anybody, PulseMessage::Announce(announcement));
+                }
+                Some(BootstrapOutput::Founded { cluster, founders }) => {
+                    self.outputs.push_back(ControlOutput::Event(ControlEvent::Founded { cluster, nodes: founders.len() }));
+                    let rng = self.rng.fork();
+                    let member = Member::founder(&self.options, self.me, cluster, founders, now, rng);
+                    self.phase = Phase::Member(Box::new(member));
+                }
+                Some(BootstrapOutput::Reborn { me }) => self.become(me),
+                None => break,
+            }
+        }
+    }
+
+    /// Dies as who it was and starts as somebody else, without a cluster.
+    fn start_anew(&mut self, now: Instant) {
+        self.become(NodeId::new(self.me.slot, Incarnation(self.rng.bits_128())));
+        let rng = self.rng.fork();
+        self.phase =
+            Phase::Bootstrapping(Bootstrap::new(self.me, self.options.slots, &self.options.cluster_name, now, rng));
+    }
+
+    fn become(&mut self, me: NodeId) {
+        self.outputs.push_back(ControlOutput::Event(ControlEvent::Reborn { before: self.me, now: me }));
+        self.me = me;
+        self.options.me = me;
+    }
+
+    fn reject(&mut self, reason: &'static str) {
+        *self.rejected.entry(reason).or_default() += 1;
+    }
+
+    /// Gives out a new view or a longer lease, where there is one.
+    fn tell_shards(&mut self) {
+        let is_new_phase = self.view.me != self.me || self.view.cluster != self.member().map_or(ClusterId::NONE, Member::cluster);
+        let has_changed = match &mut self.phase {
+            Phase::Member(member) => std::mem::take(&mut member.changed),
+            Phase::Bootstrapping(_) => false,
+        };
+        if is_new_phase || has_changed {
+            self.view = Arc::new(self.make_view());
+            self.outputs.push_back(ControlOutput::View(Arc::clone(&self.view)));
+        }
+        let until = self.member().map_or(Instant::ZERO, Member::lease_until);
+        if until != self.lease_told {
+            self.lease_told = until;
+            self.outputs.push_back(ControlOutput::Lease(until));
+        }
+    }
+
+    fn make_view(&self) -> View {
+        let slots = self.options.slots;
+        let Some(member) = self.member() else {
+            return View { me: self.me, peers: vec![None; slots], ..View::default() };
+        };
+        let state = member.state();
+        // Most views differ in who leads or how far the log is; the table is shared then.
+        let table: Arc<[PartitionRecord]> = if *self.view.table == *state.table() {
+            Arc::clone(&self.view.table)
+        } else {
+            Arc::from(state.table())
+        };
+        View {
+            cluster: member.cluster(),
+            generation: member.generation(),
+            me: self.me,
+            peers: member.peers(slots),
+            registered: (0..slots).map(|slot| state.node(Slot(slot as u8)).node).collect(),
+            up: state.up(),
+            leader: member.raft().leader(),
+            term: member.raft().term(),
+            settings: state.settings(),
+            applied: state.applied(),
+            table,
+        }
+    }
+}

@@ -1,0 +1,369 @@
+//! A process that belongs to a cluster: its Raft, the state that the log has produced, and its leases.
+
+use std::time::Duration;
+
+use super::control_core::ControlOutput;
+use super::message::{ControlMessage, PulseMessage};
+use super::outbox::PulseOutbox;
+use super::supervisor::Supervisor;
+use super::{ControlEvent, Load};
+use crate::base::{Blob, ClusterId, Generation, InSyncChange, Instant, LogIndex, NodeId, Options, Rng, Slot, Term};
+use crate::codec;
+use crate::control::{
+    Announcement, Command, ControlState, GOSSIP_EVERY, GossipEntry, GossipView, LeaseGranter, LeaseHolder, NodeKind,
+};
+use crate::raft::{self, Entry, Membership, Payload, Raft, RaftOptions, RaftRole, Snapshot};
+
+/// Entries that the log keeps before it is compacted. The state is small (about 100 KiB), so compacting more often than
+/// every thousand entries would cost more than it saves.
+const LOG_ENTRIES_MAX: usize = 1024;
+/// How long a founder or a learner waits for a leader before it starts anew as somebody else: it has promised nothing
+/// yet. Plus as much again at random.
+const LEADER_AWAITED_FOR: Duration = Duration::from_secs(3);
+/// Bytes of entries in one append.
+const APPEND_BYTES_MAX: usize = 256 << 10;
+/// How often an undecided vote is asked for again.
+const VOTE_RESEND: Duration = Duration::from_millis(50);
+
+/// A process in a cluster.
+#[derive(Debug)]
+pub(super) struct Member {
+    me: NodeId,
+    cluster: ClusterId,
+    generation: Generation,
+    raft: Raft,
+    state: ControlState,
+    leases: LeaseHolder,
+    granter: LeaseGranter,
+    supervisor: Supervisor,
+    gossip: GossipView,
+    heard: Option<(NodeId, Instant)>,
+    supervise_at: Instant,
+    gossip_at: Instant,
+    reborn_at: Instant,
+    /// Whether anything that a [`super::View`] shows has changed since it was last asked.
+    pub(super) changed: bool,
+    announced: Term,
+    rng: Rng,
+}
+
+impl Member {
+    /// A founder: everybody starts with the same membership.
+    pub(super) fn founder(options: &Options, me: NodeId, cluster: ClusterId, founders: Vec<NodeId>, now: Instant, mut rng: Rng) -> Self {
+        let membership = Membership { voters: founders.into_iter().collect(), ..Membership::default() };
+        let raft = Raft::founder(raft_options(options, me), membership, now, rng.fork());
+        Self::new(options, me, cluster, Generation::ZERO, raft, now, rng)
+    }
+
+    /// A newcomer that the leader of `cluster` has called by name.
+    pub(super) fn learner(
+        options: &Options,
+        me: NodeId,
+        cluster: ClusterId,
+        generation: Generation,
+        now: Instant,
+        mut rng: Rng,
+    ) -> Self {
+        let raft = Raft::learner(raft_options(options, me), now, rng.fork());
+        Self::new(options, me, cluster, generation, raft, now, rng)
+    }
+
+    fn new(options: &Options, me: NodeId, cluster: ClusterId, generation: Generation, raft: Raft, now: Instant, mut rng: Rng) -> Self {
+        Self {
+            me,
+            cluster,
+            generation,
+            raft,
+            state: ControlState::default(),
+            leases: LeaseHolder::default(),
+            granter: LeaseGranter::default(),
+            supervisor: Supervisor::default(),
+            gossip: GossipView::new(options.slots),
+            heard: None,
+            supervise_at: now,
+            gossip_at: now + rng.duration(GOSSIP_EVERY),
+            reborn_at: now + LEADER_AWAITED_FOR + rng.duration(LEADER_AWAITED_FOR),
+            changed: true,
+            announced: Term::ZERO,
+            rng,
+        }
+    }
+
+    pub(super) const fn cluster(&self) -> ClusterId {
+        self.cluster
+    }
+
+    pub(super) const fn generation(&self) -> Generation {
+        self.generation
+    }
+
+    pub(super) const fn raft(&self) -> &Raft {
+        &self.raft
+    }
+
+    pub(super) const fn state(&self) -> &ControlState {
+        &self.state
+    }
+
+    pub(super) const fn gossip(&self) -> &GossipView {
+        &self.gossip
+    }
+
+    /// Until when this node may serve reads.
+    pub(super) fn lease_until(&self) -> Instant {
+        self.leases.until(self.state.applied())
+    }
+
+    /// Who to talk to, by slot: the members, newcomers after the old, and whoever leads.
+    pub(super) fn peers(&self, slots: usize) -> Vec<Option<NodeId>> {
+        let mut peers = vec![None; slots];
+        let membership = self.raft.membership();
+        let leader = self.raft.leader();
+        let everybody = membership.outgoing.iter().chain(&membership.voters).chain(&membership.learners).chain(&leader);
+        for node in everybody {
+            if let Some(peer) = peers.get_mut(node.slot.index()) {
+                *peer = Some(*node);
+            }
+        }
+        peers
+    }
+
+    // ---- what comes in -----------------------------------------------------------------------------------------
+
+    /// Takes a message from inside the cluster. False where it makes no sense there.
+    pub(super) fn handle_pulse(&mut self, now: Instant, from: NodeId, message: PulseMessage) -> bool {
+        match message {
+            PulseMessage::Raft(message) => self.raft.handle_pulse(now, from, message),
+            PulseMessage::LeaseRequest(request) => self.granter.handle_request(now, from, request),
+            PulseMessage::LeaseGrant(grant) if self.raft.leader() == Some(from) => self.leases.handle_grant(now, grant),
+            PulseMessage::LeaseGrant(_) => {}
+            PulseMessage::Gossip(entries) => self.gossip.handle_entries(now, self.me, &entries),
+            PulseMessage::Announce(_) => return false,
+        }
+        true
+    }
+
+    /// A process without a cluster calls: it is told of this one, and a leader will let it in.
+    pub(super) fn handle_announcement(&mut self, now: Instant, from: NodeId, announcement: Announcement, out: &mut PulseOutbox) {
+        if matches!(announcement, Announcement::Member { .. }) {
+            return;
+        }
+        let answer = Announcement::Member { cluster: self.cluster, generation: self.generation };
+        out.push(ClusterId::NONE, from, PulseMessage::Announce(answer));
+        self.supervisor.handle_joiner(now, from);
+    }
+
+    pub(super) fn handle_message(&mut self, now: Instant, from: NodeId, message: ControlMessage) {
+        match message {
+            ControlMessage::Raft(message) => self.raft.handle_stream(now, from, message),
+            ControlMessage::Proposals(changes) => self.supervisor.handle_proposals(changes),
+        }
+    }
+
+    /// Takes the wishes of this node's own primaries; only the leader keeps them.
+    pub(super) fn handle_proposals(&mut self, changes: Vec<InSyncChange>, out: &mut Vec<ControlOutput>) {
+        match self.raft.leader() {
+            Some(leader) if leader == self.me => self.supervisor.handle_proposals(changes),
+            Some(leader) => {
+                out.push(ControlOutput::Stream { to: leader, message: ControlMessage::Proposals(changes) });
+            }
+            // Nobody to tell: the primary wishes again.
+            None => {}
+        }
+    }
+
+    pub(super) fn handle_timeout(&mut self, now: Instant) {
+        self.raft.handle_timeout(now);
+    }
+
+    pub(super) fn poll_timeout(&self) -> Instant {
+        let own = self.gossip_at.min(self.reborn_at);
+        let supervise_at = if self.raft.is_leader() { self.supervise_at } else { Instant::FAR };
+        self.raft.poll_timeout().min(own).min(supervise_at)
+    }
+
+    // ---- what follows from it ----------------------------------------------------------------------------------
+
+    /// Draws every consequence of the last input. True: this process has waited in vain for a leader, has promised
+    /// nothing to anybody, and should start anew.
+    pub(super) fn advance(
+        &mut self,
+        now: Instant,
+        options: &Options,
+        load: Load,
+        pulses: &mut PulseOutbox,
+        out: &mut Vec<ControlOutput>,
+    ) -> bool {
+        self.drain_raft(now, options, pulses, out);
+        if self.raft.is_leader() && now >= self.supervise_at {
+            self.supervise_at = now + options.timing.heartbeat / 2;
+            self.supervisor.supervise(now, &mut self.raft, &self.state, &self.granter, options);
+            out.extend(self.supervisor.take_events().into_iter().map(ControlOutput::Event));
+            self.drain_raft(now, options, pulses, out);
+        }
+        if self.raft.is_ready_leader() {
+            if let Some(contact) = self.raft.quorum_contact() {
+                self.leases.handle_own_contact(contact, &options.timing);
+            }
+        }
+        self.maybe_announce_leader(out);
+        self.maybe_compact();
+        self.maybe_gossip(now, load, pulses);
+        self.waits_in_vain(now)
+    }
+
+    fn drain_raft(&mut self, now: Instant, options: &Options, pulses: &mut PulseOutbox, out: &mut Vec<ControlOutput>) {
+        // The last word of a leader counts from here once it falls silent and another is elected.
+        let heard_before = self.heard;
+        if let (Some(leader), Some(heard_at)) = (self.raft.leader(), self.raft.leader_heard_at()) {
+            self.heard = Some((leader, heard_at));
+        }
+        while let Some(output) = self.raft.poll_output() {
+            match output {
+                raft::Output::Pulse { to, message } => self.send_pulse(now, options, to, message, pulses),
+                raft::Output::Stream { to, message } => {
+                    out.push(ControlOutput::Stream { to, message: ControlMessage::Raft(message) });
+                }
+                raft::Output::Committed(entry) => self.on_committed(&entry, out),
+                raft::Output::Restore(snapshot) => self.on_restore(&snapshot),
+                raft::Output::RoleChanged { role, .. } => {
+                    self.changed = true;
+                    self.supervisor.handle_role(now, &self.raft, heard_before.filter(|(node, _)| *node != self.me));
+                    if role == RaftRole::Leader {
+                        self.granter.clear();
+                        self.supervise_at = now;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Sends a pulse, and what rides beside it: grants beside heartbeats, lease requests beside their acks.
+    fn send_pulse(&mut self, now: Instant, options: &Options, to: NodeId, message: raft::PulseMessage, pulses: &mut PulseOutbox) {
+        let beside = match &message {
+            raft::PulseMessage::Heartbeat { .. } => self.grant(to, options).map(PulseMessage::LeaseGrant),
+            raft::PulseMessage::HeartbeatAck { .. } => Some(PulseMessage::LeaseRequest(LeaseHolder::request(now))),
+            _ => None,
+        };
+        pulses.push(self.cluster, to, PulseMessage::Raft(message));
+        if let Some(beside) = beside {
+            pulses.push(self.cluster, to, beside);
+        }
+    }
+
+    /// A lease for `to`, where it is registered as up and this leader's own standing allows it.
+    fn grant(&mut self, to: NodeId, options: &Options) -> Option<crate::control::LeaseGrant> {
+        let entry = self.state.node(to.slot);
+        if !self.raft.is_ready_leader() || entry.node != Some(to) || !entry.up {
+            return None;
+        }
+        self.granter.grant(to, self.raft.quorum_contact()?, &options.timing, entry.up_since)
+    }
+
+    fn on_committed(&mut self, entry: &Entry, out: &mut Vec<ControlOutput>) {
+        self.changed = true;
+        let Payload::Command(bytes) = &entry.payload else {
+            self.state.skip_to(entry.index);
+            return;
+        };
+        let command: Command = codec::decode(bytes).expect("a committed command was encoded by this program");
+        self.state.apply(entry.index, &command);
+        match command {
+            Command::NodeDown { node } => out.push(ControlOutput::Event(ControlEvent::NodeDown { node })),
+            Command::NodeUp { node } => out.push(ControlOutput::Event(ControlEvent::NodeUp { node })),
+            Command::Found { .. } | Command::ChangeInSync(_) => {}
+        }
+    }
+
+    fn on_restore(&mut self, snapshot: &Snapshot) {
+        self.changed = true;
+        let state: ControlState = codec::decode(&snapshot.state).expect("a snapshot was encoded by this program");
+        assert_eq!(state.applied(), snapshot.index, "a snapshot holds the state at its index");
+        self.state = state;
+    }
+
+    /// Says once a term who leads, as soon as that leader has had something committed.
+    fn maybe_announce_leader(&mut self, out: &mut Vec<ControlOutput>) {
+        let Some(leader) = self.raft.leader() else { return };
+        let has_committed = self.raft.commit_index() > LogIndex::ZERO && self.raft.is_term_committed();
+        if self.announced < self.raft.term() && has_committed && self.state.settings().is_some() {
+            self.announced = self.raft.term();
+            let up = self.state.up().with(leader.slot).len();
+            out.push(ControlOutput::Event(ControlEvent::Leader { leader, term: self.raft.term(), up }));
+        }
+    }
+
+    fn maybe_compact(&mut self) {
+        if self.raft.entries_kept() > LOG_ENTRIES_MAX {
+            let mut bytes = Vec::new();
+            codec::encode_into(&self.state, &mut bytes).expect("the control state encodes");
+            self.raft.compact(self.state.applied(), Blob::from(bytes));
+        }
+    }
+
+    fn maybe_gossip(&mut self, now: Instant, load: Load, pulses: &mut PulseOutbox) {
+        if now < self.gossip_at {
+            return;
+        }
+        self.gossip_at = now + GOSSIP_EVERY;
+        let peers: Vec<NodeId> = self.raft.membership().voters.iter().copied().filter(|&node| node != self.me).collect();
+        if peers.is_empty() {
+            return;
+        }
+        let to = peers[self.rng.below(peers.len() as u64) as usize];
+        let entries = self.gossip.entries_to_tell(now, self.entry(load));
+        pulses.push(self.cluster, to, PulseMessage::Gossip(entries));
+    }
+
+    /// This node's own word about itself.
+    fn entry(&self, load: Load) -> GossipEntry {
+        GossipEntry {
+            slot: self.me.slot,
+            incarnation: self.me.incarnation,
+            kind: node_kind(self.raft.role()),
+            term: self.raft.term(),
+            last_index: self.raft.last_index(),
+            commit_index: self.raft.commit_index(),
+            keys: load.keys,
+            memory_bytes: load.memory_bytes,
+            age: Duration::ZERO,
+        }
+    }
+
+    /// A founder that never voted and a learner have promised nothing. Waiting for ever could keep the others from founding
+    /// a cluster, since that takes all of them to be BLANK.
+    fn waits_in_vain(&mut self, now: Instant) -> bool {
+        let has_promised = self.raft.role() != RaftRole::Learner && self.raft.term() > Term::ZERO;
+        if has_promised {
+            self.reborn_at = Instant::FAR;
+        } else if self.raft.leader().is_some() {
+            self.reborn_at = now + LEADER_AWAITED_FOR + self.rng.duration(LEADER_AWAITED_FOR);
+        }
+        now >= self.reborn_at
+    }
+
+    pub(super) fn check_invariants(&self) {
+        self.state.check_invariants();
+        self.raft.check_invariants();
+        assert!(self.state.applied() <= self.raft.commit_index(), "applied {} before it was committed", self.state.applied());
+    }
+
+    /// The entry of the registry for `slot`.
+    pub(super) fn registered(&self, slot: Slot) -> Option<NodeId> {
+        self.state.node(slot).node
+    }
+}
+
+/// A Raft role, as gossip names it.
+pub(super) const fn node_kind(role: RaftRole) -> NodeKind {
+    match role {
+        RaftRole::Learner => NodeKind::Learner,
+        RaftRole::Follower => NodeKind::Follower,
+        RaftRole::PreCandidate | RaftRole::Candidate => NodeKind::Candidate,
+        RaftRole::Leader => NodeKind::Leader,
+    }
+}
+
+fn raft_options(options: &Options, me: NodeId) -> RaftOptions {
+    RaftOptions { me, timing: options.timing, append_bytes_max: APPEND_BYTES_MAX, vote_resend: VOTE_RESEND }
+}

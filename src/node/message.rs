@@ -1,0 +1,172 @@
+//! What nodes say to each other: the payloads of datagrams and of frames.
+
+use bincode::{Decode, Encode};
+
+use crate::api::{Error, FeedEvent, Item, Request, Response};
+use crate::base::{Blob, Epoch, InSyncChange, PartitionId, RequestId};
+use crate::control::{Announcement, GossipEntry, LeaseGrant, LeaseRequest};
+use crate::{api, raft, replica};
+
+/// One message of the pulse plane. A datagram carries a list of them.
+#[derive(Clone, Debug, PartialEq, Encode, Decode)]
+pub enum PulseMessage {
+    /// A process without a cluster, or an answer to one.
+    Announce(Announcement),
+    /// Heartbeats, votes and their answers.
+    Raft(raft::PulseMessage),
+    /// Beside each heartbeat ack.
+    LeaseRequest(LeaseRequest),
+    /// Beside each heartbeat.
+    LeaseGrant(LeaseGrant),
+    /// What the sender knows of the nodes.
+    Gossip(Vec<GossipEntry>),
+}
+
+/// One message of the stream plane. A frame carries many of them, back to back.
+#[derive(Clone, Debug, PartialEq, Encode, Decode)]
+pub enum PeerMessage {
+    /// For the control core.
+    Control(ControlMessage),
+    /// For the shard that owns the partition.
+    Shard(PartitionId, ShardMessage),
+    /// For every shard of the node: each answers for the partitions that it owns.
+    EveryShard(NodeMessage),
+    /// For the shard that gave out this request id.
+    Answer(RequestId, AnswerMessage),
+}
+
+/// What control cores say over the stream plane.
+#[derive(Clone, Debug, PartialEq, Encode, Decode)]
+pub enum ControlMessage {
+    /// Log entries, snapshots and their answers.
+    Raft(raft::StreamMessage),
+    /// Primaries' wishes, passed on to the leader.
+    Proposals(Vec<InSyncChange>),
+}
+
+/// What shards say about one partition.
+#[derive(Clone, Debug, PartialEq, Encode, Decode)]
+pub enum ShardMessage {
+    /// Replication.
+    Replica(replica::Message),
+    /// A client's operation that belongs elsewhere.
+    Forward(Forward),
+    /// Committed changes, for the viewers of the receiving node.
+    Events(Vec<FeedEvent>),
+}
+
+/// A client's operation on its way to the partition's primary.
+#[derive(Clone, Debug, PartialEq, Encode, Decode)]
+pub struct Forward {
+    /// The sender's number for it.
+    pub id: RequestId,
+    /// Hops that it has taken, this one included.
+    pub hops: u8,
+    /// The epoch that the sender saw. A receiver with an older table waits for the newer one instead of sending it back.
+    pub epoch: Epoch,
+    /// The operation itself, with what is left of its deadline.
+    pub request: Request,
+}
+
+/// What concerns every shard of a node.
+#[derive(Clone, Debug, PartialEq, Encode, Decode)]
+pub enum NodeMessage {
+    /// Part of a listing: the keys in the wanted partitions whose primary the receiver is.
+    Scan(Scan),
+    /// The sender has viewers: send it every change from now on. Said again every second; forgotten after three.
+    FeedWanted {
+        /// The sender's number for it, answered by every shard.
+        id: RequestId,
+    },
+}
+
+/// Part of a listing.
+#[derive(Clone, Debug, PartialEq, Encode, Decode)]
+pub struct Scan {
+    /// The asker's number for it.
+    pub id: RequestId,
+    /// Keys that begin so.
+    pub prefix: Blob,
+    /// Keys after this one.
+    pub after: Option<api::Key>,
+    /// At most so many.
+    pub limit: u32,
+    /// With their values.
+    pub values: bool,
+    /// The partitions that are still missing, one bit each.
+    pub wanted: PartitionSet,
+}
+
+/// Answers that go back to the shard that asked.
+#[derive(Clone, Debug, PartialEq, Encode, Decode)]
+pub enum AnswerMessage {
+    /// To a forwarded operation.
+    Forwarded(Result<Response, Error>),
+    /// To a scan.
+    Scanned(Scanned),
+    /// To a wish for the feed: one of so many shards will send its changes.
+    FeedGranted {
+        /// Which of the node's shards.
+        shard: u16,
+        /// How many it has.
+        shards: u16,
+    },
+}
+
+/// One shard's part of a page.
+#[derive(Clone, Debug, PartialEq, Encode, Decode)]
+pub struct Scanned {
+    /// The wanted partitions that this part speaks for.
+    pub covered: PartitionSet,
+    /// Their first keys, in order.
+    pub items: Vec<Item>,
+    /// Whether there are more keys after the last of `items`.
+    pub more: bool,
+}
+
+/// A set of partitions, one bit each.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+pub struct PartitionSet {
+    words: Vec<u64>,
+}
+
+impl PartitionSet {
+    /// The partitions 0 to `count`, without `count`.
+    #[must_use]
+    pub fn first(count: u16) -> Self {
+        let mut set = Self::default();
+        (0..count).for_each(|partition| set.insert(PartitionId(partition)));
+        set
+    }
+
+    /// Whether `partition` is in it.
+    #[must_use]
+    pub fn contains(&self, partition: PartitionId) -> bool {
+        self.words.get(partition.index() / 64).is_some_and(|word| word >> (partition.index() % 64) & 1 == 1)
+    }
+
+    /// Puts `partition` in.
+    pub fn insert(&mut self, partition: PartitionId) {
+        let word = partition.index() / 64;
+        if self.words.len() <= word {
+            self.words.resize(word + 1, 0);
+        }
+        self.words[word] |= 1 << (partition.index() % 64);
+    }
+
+    /// Takes everything out that is in `other`; true when that changed anything.
+    pub fn remove_all(&mut self, other: &Self) -> bool {
+        let mut changed = false;
+        for (word, taken) in self.words.iter_mut().zip(&other.words) {
+            changed |= *word & taken != 0;
+            *word &= !taken;
+        }
+        changed
+    }
+
+    /// Whether nothing is in it.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.words.iter().all(|word| *word == 0)
+    }
+}

@@ -1,0 +1,151 @@
+//! The cluster as one node sees it, for people: what `/v1/cluster` and `jumpgate status` show.
+
+use super::ControlCore;
+use super::member::node_kind;
+use crate::api::{ClusterStatus, NodeStatus, PartitionCounts, Role};
+use crate::base::{ClusterId, Instant, NodeId, Slot};
+use crate::control::NodeKind;
+use crate::raft::Raft;
+use std::time::Duration;
+
+/// A node that nobody has heard of for this long is shown as dead.
+const DEAD_AFTER: Duration = Duration::from_secs(1);
+
+impl ControlCore {
+    /// What this node knows of the cluster.
+    #[must_use]
+    pub fn status(&self, now: Instant) -> ClusterStatus {
+        let options = self.options();
+        let view = self.view();
+        let settings = view.settings;
+        let leader = view.leader.map(|leader| leader.slot);
+        ClusterStatus {
+            name: options.cluster_name.clone(),
+            cluster_id: if view.cluster == ClusterId::NONE { String::new() } else { view.cluster.to_string() },
+            generation: view.generation.0,
+            node: options.name(options.me.slot).to_owned(),
+            leader: leader.map(|slot| options.name(slot).to_owned()),
+            leader_url: leader.and_then(|slot| options.advertised.get(slot.index()).cloned()),
+            term: view.term.0,
+            quorum: self.has_quorum(now),
+            partitions: self.partition_counts(),
+            replicas: settings.map_or(options.replicas, |settings| settings.replicas),
+            min_copies: settings.map_or(options.min_copies, |settings| settings.min_copies),
+            nodes: (0..options.slots).map(|slot| self.node_status(now, Slot(slot as u8))).collect(),
+        }
+    }
+
+    /// Whether this node believes that a majority is in contact: a leader by its acks, a follower by its leader.
+    #[must_use]
+    pub fn has_quorum(&self, now: Instant) -> bool {
+        let Some(raft) = self.raft() else { return false };
+        let election = self.options().timing.election + self.options().timing.election_jitter;
+        let contact = if raft.is_leader() { raft.quorum_contact() } else { raft.leader_heard_at() };
+        contact.is_some_and(|contact| now.since(contact) <= election)
+    }
+
+    fn partition_counts(&self) -> PartitionCounts {
+        let view = self.view();
+        let replicas = view.settings.map_or(0, |settings| usize::from(settings.replicas));
+        let mut counts = PartitionCounts { total: view.table.len() as u32, ..PartitionCounts::default() };
+        for record in view.table.iter() {
+            if record.is_lost() {
+                counts.lost += 1;
+            } else if record.primary.is_none() {
+                counts.unavailable += 1;
+            } else if record.in_sync.len() >= replicas {
+                counts.full += 1;
+            } else {
+                counts.reduced += 1;
+            }
+        }
+        counts
+    }
+
+    fn node_status(&self, now: Instant, slot: Slot) -> NodeStatus {
+        let options = self.options();
+        let view = self.view();
+        let count = |is_in: &dyn Fn(&crate::base::PartitionRecord) -> bool| {
+            view.table.iter().filter(|record| is_in(record)).count() as u32
+        };
+        let mut status = NodeStatus {
+            name: options.name(slot).to_owned(),
+            url: options.advertised.get(slot.index()).cloned().unwrap_or_default(),
+            primaries: count(&|record| record.primary == Some(slot)),
+            in_sync: count(&|record| record.in_sync.contains(slot)),
+            learning: count(&|record| record.learners.contains(slot)),
+            ..NodeStatus::default()
+        };
+        if let Some(node) = self.node_in(slot) {
+            status.incarnation = format!("{:032x}", node.incarnation.0);
+            status.voter = self.raft().is_some_and(|raft| raft.membership().voters.contains(&node));
+        }
+        if slot == options.me.slot {
+            self.describe_myself(&mut status);
+        } else {
+            self.describe_other(now, slot, &mut status);
+        }
+        status
+    }
+
+    /// Who sits in `slot`, as far as this node knows.
+    fn node_in(&self, slot: Slot) -> Option<NodeId> {
+        if slot == self.me().slot { Some(self.me()) } else { self.view().peer(slot).or(self.view().registered(slot)) }
+    }
+
+    fn describe_myself(&self, status: &mut NodeStatus) {
+        status.keys = Some(self.load().keys);
+        status.memory_bytes = Some(self.load().memory_bytes);
+        let Some(raft) = self.raft() else { return };
+        status.role = role(node_kind(raft.role()));
+        status.term = Some(raft.term().0);
+        status.last_index = Some(raft.last_index().0);
+        status.commit_index = Some(raft.commit_index().0);
+    }
+
+    /// The younger of what this node has heard itself and what others told it.
+    fn describe_other(&self, now: Instant, slot: Slot, status: &mut NodeStatus) {
+        let direct = self.raft().and_then(|raft| self.heard_directly(raft, slot));
+        let told = self.gossip().and_then(|gossip| gossip.entry(slot));
+        if let Some((entry, _)) = told {
+            status.role = role(entry.kind);
+            status.term = Some(entry.term.0);
+            status.last_index = Some(entry.last_index.0);
+            status.commit_index = Some(entry.commit_index.0);
+            status.keys = Some(entry.keys);
+            status.memory_bytes = Some(entry.memory_bytes);
+        }
+        let heard_at = direct.into_iter().chain(told.map(|(_, at)| at)).max();
+        status.last_heard_ms = heard_at.map(|at| now.since(at).as_millis() as u64);
+        status.round_trip_us = self.round_trip(slot).map(|trip| trip.as_micros() as u64);
+        let is_leader = self.view().leader.is_some_and(|leader| leader.slot == slot);
+        match heard_at {
+            Some(at) if now.since(at) > DEAD_AFTER => status.role = Role::Dead,
+            Some(_) if is_leader => status.role = Role::Leader,
+            // What it said of itself may be older than what this node knows: there is one leader.
+            Some(_) if status.role == Role::Leader => status.role = Role::Follower,
+            Some(_) if told.is_none() => status.role = if status.voter { Role::Follower } else { Role::Learner },
+            Some(_) => {}
+            None => status.role = if self.view().registered(slot).is_some() { Role::Dead } else { Role::Starting },
+        }
+    }
+
+    fn heard_directly(&self, raft: &Raft, slot: Slot) -> Option<Instant> {
+        let node = self.view().peer(slot)?;
+        if raft.leader() == Some(node) { raft.leader_heard_at() } else { raft.peer_acked_at(node) }
+    }
+
+    fn round_trip(&self, slot: Slot) -> Option<Duration> {
+        self.raft()?.round_trip(self.view().peer(slot)?)
+    }
+}
+
+const fn role(kind: NodeKind) -> Role {
+    match kind {
+        NodeKind::Starting => Role::Starting,
+        NodeKind::Learner => Role::Learner,
+        NodeKind::Follower => Role::Follower,
+        NodeKind::Candidate => Role::Candidate,
+        NodeKind::Leader => Role::Leader,
+    }
+}

@@ -1,0 +1,266 @@
+//! What a leader does for its cluster: it notices deaths and returns, lets newcomers in, and has in-sync changes decided.
+//!
+//! | it sees | it proposes |
+//! |---|---|
+//! | a cluster without settings | `Found` |
+//! | a registered node silent for `down`, its lease over | `NodeDown`: one entry, whatever it led |
+//! | a voter that acks but isn't registered as up | `NodeUp`, once its log has caught up |
+//! | a process that announces itself for a slot whose holder is silent | a Raft learner |
+//! | a learner whose log has caught up | a joint change that puts it in its slot's place |
+//! | wishes of primaries | `ChangeInSync`, many in one entry |
+//!
+//! Everything here can be proposed twice without harm: commands are judged when they are applied. What is remembered only
+//! keeps the log short.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use super::ControlEvent;
+use crate::base::{Blob, InSyncChange, Instant, LogIndex, NodeId, Options, Slot, Term};
+use crate::codec;
+use crate::control::{Command, ControlState, LeaseGranter, Settings};
+use crate::raft::{ProposeError, Raft};
+
+/// Changes of in-sync sets in one entry: a rejoining node causes one for most partitions.
+const CHANGES_PER_ENTRY: usize = 512;
+/// Wishes that are kept; one more is dropped, and its primary wishes again.
+const PROPOSALS_MAX: usize = 1 << 14;
+/// How long a process that wants to join is remembered after its last announcement.
+const JOINER_HEARD_FOR: Duration = Duration::from_millis(500);
+
+/// The leader's duties. It exists on every member, and acts only while that member leads.
+#[derive(Debug, Default)]
+pub(super) struct Supervisor {
+    joiners: BTreeMap<Slot, Joiner>,
+    proposals: VecDeque<InSyncChange>,
+    reign: Option<Reign>,
+    events: Vec<ControlEvent>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Joiner {
+    node: NodeId,
+    heard_at: Instant,
+    reported: bool,
+}
+
+/// What a leader remembers of its own reign.
+#[derive(Debug)]
+struct Reign {
+    term: Term,
+    began_at: Instant,
+    /// The leader before, and when it was last heard: its silence counts from then.
+    predecessor: Option<(NodeId, Instant)>,
+    /// Proposals that are on their way: the index, and what they are about.
+    founding: Option<LogIndex>,
+    changing: Option<LogIndex>,
+    node_states: BTreeMap<NodeId, (LogIndex, bool)>,
+}
+
+impl Supervisor {
+    /// Notes a process that announces itself and isn't a member.
+    pub(super) fn handle_joiner(&mut self, now: Instant, node: NodeId) {
+        let reported = self.joiners.get(&node.slot).is_some_and(|joiner| joiner.node == node && joiner.reported);
+        self.joiners.insert(node.slot, Joiner { node, heard_at: now, reported });
+    }
+
+    /// Notes wishes of primaries, this node's own or passed on.
+    pub(super) fn handle_proposals(&mut self, changes: Vec<InSyncChange>) {
+        let room = PROPOSALS_MAX.saturating_sub(self.proposals.len());
+        self.proposals.extend(changes.into_iter().take(room));
+    }
+
+    /// What happened that people want to know.
+    pub(super) fn take_events(&mut self) -> Vec<ControlEvent> {
+        std::mem::take(&mut self.events)
+    }
+
+    /// Notes that this node leads from now on, or no more.
+    pub(super) fn handle_role(&mut self, now: Instant, raft: &Raft, predecessor: Option<(NodeId, Instant)>) {
+        if !raft.is_leader() {
+            self.reign = None;
+            self.proposals.clear();
+        } else if self.reign.as_ref().is_none_or(|reign| reign.term != raft.term()) {
+            self.reign = Some(Reign {
+                term: raft.term(),
+                began_at: now,
+                predecessor,
+                founding: None,
+                changing: None,
+                node_states: BTreeMap::new(),
+            });
+        }
+    }
+
+    /// Does a leader's duties.
+    pub(super) fn supervise(
+        &mut self,
+        now: Instant,
+        raft: &mut Raft,
+        state: &ControlState,
+        granter: &LeaseGranter,
+        options: &Options,
+    ) {
+        if self.reign.is_none() || !raft.is_leader() {
+            return;
+        }
+        self.propose_deaths(now, raft, state, granter, options);
+        if !raft.is_ready_leader() {
+            return;
+        }
+        self.maybe_found(now, raft, state, options);
+        self.propose_returns(now, raft, state, options);
+        self.propose_changes(now, raft, state);
+        self.admit_joiners(now, raft, options);
+        self.promote_learners(now, raft, options);
+    }
+
+    /// The first command of a cluster. All founders are in it, heard or not: who is dead is declared so next.
+    fn maybe_found(&mut self, now: Instant, raft: &mut Raft, state: &ControlState, options: &Options) {
+        let Some(reign) = &mut self.reign else { return };
+        if state.settings().is_some() || reign.founding.is_some_and(|index| state.applied() < index) {
+            return;
+        }
+        let founders: Vec<NodeId> = raft.membership().voters.iter().copied().collect();
+        if founders.iter().enumerate().any(|(slot, node)| node.slot.index() != slot) {
+            // A slot was left out by force: its entry stays empty until somebody joins.
+            return;
+        }
+        let settings = Settings {
+            partitions: options.partitions,
+            replicas: options.replicas.min(founders.len() as u8),
+            min_copies: options.min_copies.min(options.replicas),
+        };
+        reign.founding = propose(now, raft, &Command::Found { settings, founders });
+    }
+
+    /// A node is dead for its data roles when it has been silent for `down` and its last lease has ended: only then may
+    /// somebody else serve what it led.
+    fn propose_deaths(
+        &mut self,
+        now: Instant,
+        raft: &mut Raft,
+        state: &ControlState,
+        granter: &LeaseGranter,
+        options: &Options,
+    ) {
+        let Some(reign) = &mut self.reign else { return };
+        for entry in state.nodes() {
+            let Some(node) = entry.node.filter(|&node| entry.up && node != options.me) else { continue };
+            let heard_at = reign.heard_at(node, raft);
+            let is_dead = now.since(heard_at) > options.timing.down && now > granter.ends_at(node.slot);
+            if is_dead && !reign.is_proposed(node, false, state) {
+                if let Some(index) = propose(now, raft, &Command::NodeDown { node }) {
+                    reign.node_states.insert(node, (index, false));
+                    self.events.push(ControlEvent::NodeSilent { node, silent_for: now.since(heard_at) });
+                }
+            }
+        }
+    }
+
+    /// A voter that acks and has the log, but holds no data roles, gets them.
+    fn propose_returns(&mut self, now: Instant, raft: &mut Raft, state: &ControlState, options: &Options) {
+        let Some(reign) = &mut self.reign else { return };
+        if state.settings().is_none() {
+            return;
+        }
+        let voters: Vec<NodeId> = raft.membership().voters.iter().copied().collect();
+        for node in voters {
+            let entry = state.node(node.slot);
+            if entry.node == Some(node) && entry.up {
+                continue;
+            }
+            let is_here = node == options.me
+                || raft.peer_acked_at(node).is_some_and(|acked| now.since(acked) < options.timing.down / 2)
+                    && raft.match_index(node) >= Some(raft.commit_index());
+            if is_here && !reign.is_proposed(node, true, state) {
+                if let Some(index) = propose(now, raft, &Command::NodeUp { node }) {
+                    reign.node_states.insert(node, (index, true));
+                    self.events.push(ControlEvent::NodeReturned { node });
+                }
+            }
+        }
+    }
+
+    /// One entry of changes is on its way at a time; what comes meanwhile goes into the next.
+    fn propose_changes(&mut self, now: Instant, raft: &mut Raft, state: &ControlState) {
+        let Some(reign) = &mut self.reign else { return };
+        if self.proposals.is_empty() || reign.changing.is_some_and(|index| state.applied() < index) {
+            return;
+        }
+        let count = self.proposals.len().min(CHANGES_PER_ENTRY);
+        let changes: Vec<InSyncChange> = self.proposals.drain(..count).collect();
+        reign.changing = propose(now, raft, &Command::ChangeInSync(changes));
+    }
+
+    /// A process that announces itself becomes a learner, if nobody alive holds its slot.
+    fn admit_joiners(&mut self, now: Instant, raft: &mut Raft, options: &Options) {
+        self.joiners.retain(|_, joiner| now.since(joiner.heard_at) < JOINER_HEARD_FOR);
+        for joiner in self.joiners.values_mut() {
+            let membership = raft.membership();
+            if membership.learners.contains(&joiner.node) || membership.voters.contains(&joiner.node) {
+                continue;
+            }
+            let holder = membership.voters.iter().find(|voter| voter.slot == joiner.node.slot).copied();
+            let holder_lives = holder.is_some_and(|holder| {
+                holder == options.me
+                    || raft.peer_acked_at(holder).is_some_and(|acked| now.since(acked) < 2 * options.timing.down)
+            });
+            if holder_lives {
+                if !joiner.reported {
+                    joiner.reported = true;
+                    self.events.push(ControlEvent::DuplicateSlot { newcomer: joiner.node });
+                }
+                continue;
+            }
+            if raft.propose_learner(now, joiner.node).is_ok() {
+                self.events.push(ControlEvent::Admitted { node: joiner.node });
+            }
+        }
+    }
+
+    /// A learner that has the log takes its slot's place, by one joint change.
+    fn promote_learners(&mut self, now: Instant, raft: &mut Raft, options: &Options) {
+        let membership = raft.membership();
+        if !membership.outgoing.is_empty() {
+            return;
+        }
+        let ready = membership.learners.iter().copied().find(|&learner| {
+            raft.match_index(learner) >= Some(raft.commit_index())
+                && raft.peer_acked_at(learner).is_some_and(|acked| now.since(acked) < options.timing.down)
+        });
+        if let Some(learner) = ready {
+            let stay = membership.voters.iter().copied().filter(|voter| voter.slot != learner.slot);
+            let voters: BTreeSet<NodeId> = stay.chain([learner]).collect();
+            // Refused while another change is in flight; it is tried again at the next round.
+            let _ = raft.propose_voters(now, voters);
+        }
+    }
+}
+
+impl Reign {
+    /// When `node` was last heard, as far as its silence counts: a new leader gives everybody time from the start of its
+    /// reign, but for the leader before, whose silence is why there was an election.
+    fn heard_at(&self, node: NodeId, raft: &Raft) -> Instant {
+        let baseline = match self.predecessor {
+            Some((predecessor, heard_at)) if predecessor == node => heard_at,
+            _ => self.began_at,
+        };
+        raft.peer_acked_at(node).map_or(baseline, |acked| acked.max(baseline))
+    }
+
+    /// Whether `node`'s being up, or down, is proposed already and not yet applied.
+    fn is_proposed(&self, node: NodeId, up: bool, state: &ControlState) -> bool {
+        self.node_states.get(&node).is_some_and(|&(index, proposed)| proposed == up && state.applied() < index)
+    }
+}
+
+/// Appends `command`; the index it has, or none where the log takes nothing at the moment. It is tried again later.
+fn propose(now: Instant, raft: &mut Raft, command: &Command) -> Option<LogIndex> {
+    let mut bytes = Vec::new();
+    codec::encode_into(command, &mut bytes).expect("a command of bounded size encodes");
+    match raft.propose(now, Blob::from(bytes)) {
+        Ok(index) => Some(index),
+        Err(ProposeError::NotLeader { .. } | ProposeError::Busy | ProposeError::NotReady | ProposeError::Refused(_)) => None,
+    }
+}

@@ -1,0 +1,94 @@
+//! What a node's shards know of the cluster.
+
+use std::sync::Arc;
+
+use crate::base::{ClusterId, Generation, LogIndex, NodeId, PartitionId, PartitionRecord, Slot, SlotSet, Term};
+use crate::codec::Envelope;
+use crate::control::Settings;
+
+/// One state of the cluster, as this node's control core has derived it. A new one is made when anything in it changes;
+/// shards and adapters hold it by reference count.
+#[derive(Clone, Debug, Default)]
+pub struct View {
+    /// The cluster; [`ClusterId::NONE`] while there is none.
+    pub cluster: ClusterId,
+    /// Its generation.
+    pub generation: Generation,
+    /// Who this process is.
+    pub me: NodeId,
+    /// Who to talk to, by slot: the members of the Raft group, and the leader.
+    pub peers: Vec<Option<NodeId>>,
+    /// Whose copies count, by slot.
+    pub registered: Vec<Option<NodeId>>,
+    /// The slots whose registered identity may hold data roles.
+    pub up: SlotSet,
+    /// Who leads, as far as this node knows.
+    pub leader: Option<NodeId>,
+    /// The term that this node is in.
+    pub term: Term,
+    /// The settings of the cluster; none before it is founded.
+    pub settings: Option<Settings>,
+    /// The last control entry that is in `table`.
+    pub applied: LogIndex,
+    /// The partition table, by partition.
+    pub table: Arc<[PartitionRecord]>,
+}
+
+impl View {
+    /// The record of `partition`.
+    #[must_use]
+    pub fn record(&self, partition: PartitionId) -> Option<&PartitionRecord> {
+        self.table.get(partition.index())
+    }
+
+    /// Who is registered in `slot`.
+    #[must_use]
+    pub fn registered(&self, slot: Slot) -> Option<NodeId> {
+        self.registered.get(slot.index()).copied().flatten()
+    }
+
+    /// Who to talk to in `slot`.
+    #[must_use]
+    pub fn peer(&self, slot: Slot) -> Option<NodeId> {
+        self.peers.get(slot.index()).copied().flatten()
+    }
+
+    /// Whether this node leads.
+    #[must_use]
+    pub fn is_leader(&self) -> bool {
+        self.leader == Some(self.me)
+    }
+
+    /// Whether a frame with this envelope may reach the shards: from this cluster, to this life of this process, by
+    /// somebody known.
+    ///
+    /// # Errors
+    /// The reason for which it may not, as metrics name it.
+    pub fn accept(&self, envelope: &Envelope) -> Result<(), &'static str> {
+        let Envelope { cluster, generation, from, to } = *envelope;
+        if cluster == ClusterId::NONE || cluster != self.cluster {
+            Err("other cluster")
+        } else if generation != self.generation {
+            Err("other generation")
+        } else if to != self.me {
+            Err("other incarnation")
+        } else if self.peer(from.slot) != Some(from) && self.registered(from.slot) != Some(from) {
+            Err("unknown sender")
+        } else {
+            Ok(())
+        }
+    }
+
+    /// The envelope of what this node sends to the peer in `slot`; none while nobody is known there.
+    #[must_use]
+    pub fn envelope(&self, slot: Slot) -> Option<Envelope> {
+        let to = self.peer(slot)?;
+        Some(Envelope { cluster: self.cluster, generation: self.generation, from: self.me, to })
+    }
+
+    /// The primary of `partition`, if there is one.
+    #[must_use]
+    pub fn primary(&self, partition: PartitionId) -> Option<NodeId> {
+        self.registered(self.record(partition)?.primary?)
+    }
+}
