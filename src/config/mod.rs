@@ -1,0 +1,337 @@
+//! cluster.toml: text → a valid [`Config`], or a [`ConfigError`] that names file, line, field and what is allowed.
+//!
+//! All nodes of a cluster read the same file; the order of its `[[node]]` tables gives each node its slot. Whoever holds
+//! a [`Config`] needn't check it again:
+//! - there are 1 to [`limits::NODES_MAX`] nodes, with ids and addresses that differ;
+//! - 1 ≤ `min_copies` ≤ replicas ≤ nodes;
+//! - 1 ≤ `partitions` ≤ [`limits::PARTITIONS_MAX`], and keys and values are no larger than the formats carry;
+//! - twice the heartbeat is shorter than the election promise, and lease is shorter than both that promise and `down`;
+//! - a TLS certificate has its key.
+//!
+//! Settings come from three places: `JUMPGATE_<TABLE>_<KEY>` in the environment, before the file, before the default.
+//! Nothing here opens a file or asks the process for its environment: both are arguments.
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | `read` | text and environment → tables of settings, each with its place |
+//! | `check` | settings → [`Config`], and what they must satisfy together |
+//! | `values` | durations, sizes, addresses, as people write them |
+//! | `write` | [`Config`] → commented text |
+//! | `error` | [`ConfigError`], [`Place`], [`Warning`] |
+//!
+//! Left out: whether files named here exist, whether names resolve, and whether a node off loopback has a secret. The
+//! server checks those when it starts.
+
+mod check;
+mod error;
+mod read;
+mod values;
+mod write;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+pub use error::{ConfigError, Place, Warning};
+pub use values::Address;
+
+use crate::base::{FollowerMode, Options, Slot, Timing, limits};
+
+/// A valid configuration of a whole cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// `[cluster]`
+    pub cluster: ClusterConfig,
+    /// `[timing]`
+    pub timing: TimingConfig,
+    /// `[gateway]`
+    pub gateway: GatewayConfig,
+    /// `[stream]`
+    pub stream: StreamConfig,
+    /// `[limits]`
+    pub limits: LimitsConfig,
+    /// `[security]`
+    pub security: SecurityConfig,
+    /// `[[node]]`, in the file's order: a node's place here is its slot.
+    pub nodes: Vec<NodeConfig>,
+}
+
+/// `[cluster]`: what all nodes have to agree on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClusterConfig {
+    /// Nodes of another name are not talked to.
+    pub name: String,
+    /// Copies of each value.
+    pub replicas: Replicas,
+    /// Copies below which a write is refused.
+    pub min_copies: u8,
+    /// Partitions to found a cluster with.
+    pub partitions: u16,
+    /// How often copies are compared.
+    pub sync_interval: Duration,
+    /// How long a node may be gone before its copies are rebuilt elsewhere.
+    pub replace_after: Duration,
+    /// How long a voter may be silent before it loses its vote.
+    pub demote_after: Duration,
+}
+
+/// `replicas`: how many copies of each value there are, the primary's included.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Replicas {
+    /// floor(N/2) + 1: any floor(N/2) nodes can vanish at once without losing a value.
+    #[default]
+    Auto,
+    /// That many.
+    Number(u8),
+}
+
+/// `[timing]`: what is set stays; what isn't starts at its default and adapts by itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TimingConfig {
+    /// How often a leader sends a heartbeat to each peer.
+    pub heartbeat: Option<Duration>,
+    /// The promise not to vote.
+    pub election: Option<Duration>,
+    /// The read lease.
+    pub lease: Option<Duration>,
+    /// When a silent node is declared down.
+    pub down: Option<Duration>,
+}
+
+/// `[gateway]`: what clients meet.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GatewayConfig {
+    /// What a node that doesn't lead does with a request.
+    pub followers: FollowerMode,
+    /// Further Host names to answer to.
+    pub hosts: Vec<String>,
+    /// Where to serve FTP; nowhere where it isn't set.
+    pub ftp: Option<Address>,
+}
+
+/// `[stream]`: how data travels between nodes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StreamConfig {
+    /// TCP, or QUIC with mutual TLS.
+    pub transport: Transport,
+}
+
+/// What the stream plane runs on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Transport {
+    /// TCP, framed.
+    #[default]
+    Tcp,
+    /// QUIC with mutual TLS, for untrusted networks.
+    Quic,
+}
+
+/// `[limits]`: what one node accepts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LimitsConfig {
+    /// The largest key.
+    pub key_bytes: usize,
+    /// The largest value.
+    pub value_bytes: usize,
+    /// Keys, values and their overhead in all.
+    pub memory_bytes: u64,
+    /// Connections of clients at once.
+    pub connections: usize,
+}
+
+/// `[security]`: files that hold secrets; none is needed on loopback.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SecurityConfig {
+    /// One secret a line, shared by all nodes: the first signs, all verify.
+    pub secret_file: Option<PathBuf>,
+    /// The gateway's certificate chain, in PEM.
+    pub tls_cert: Option<PathBuf>,
+    /// The key of `tls_cert`, in PEM.
+    pub tls_key: Option<PathBuf>,
+    /// Clients' tokens and their roles.
+    pub tokens_file: Option<PathBuf>,
+}
+
+/// One `[[node]]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeConfig {
+    /// How people call it.
+    pub id: String,
+    /// Where peers send datagrams to.
+    pub pulse: Address,
+    /// Where peers open streams to.
+    pub stream: Address,
+    /// Where other nodes relay clients' requests to.
+    pub gateway: Address,
+    /// Where clients are told to go (`http://host:port`).
+    pub advertise: String,
+    /// Where it listens for datagrams itself: `pulse` unless `bind_pulse` is set.
+    pub bind_pulse: Address,
+    /// Where it listens for streams itself: `stream` unless `bind_stream` is set.
+    pub bind_stream: Address,
+    /// Where it listens for clients itself: `gateway` unless `bind_gateway` is set.
+    pub bind_gateway: Address,
+}
+
+/// The ports of one node on loopback.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ports {
+    /// Of datagrams.
+    pub pulse: u16,
+    /// Of streams.
+    pub stream: u16,
+    /// Of clients.
+    pub gateway: u16,
+}
+
+impl Config {
+    /// Reads a configuration. `file_name` is for messages only; `environment` is every variable of the process, of which
+    /// those that begin with `JUMPGATE_` matter.
+    ///
+    /// # Errors
+    /// The first thing that is wrong, with its place and what is allowed there.
+    pub fn parse(
+        file_name: &str,
+        text: &str,
+        environment: impl Iterator<Item = (String, String)>,
+    ) -> Result<(Self, Vec<Warning>), ConfigError> {
+        check::parse(file_name, text, environment)
+    }
+
+    /// A cluster on loopback, one node for each of `ports`, called n1, n2, …, with every setting at its default.
+    ///
+    /// # Panics
+    /// Where there are no nodes or more than [`limits::NODES_MAX`].
+    #[must_use]
+    pub fn loopback(name: &str, ports: &[Ports]) -> Self {
+        assert!((1..=limits::NODES_MAX).contains(&ports.len()), "a cluster of {} nodes was asked for", ports.len());
+        let nodes: Vec<NodeConfig> =
+            ports.iter().enumerate().map(|(nth, ports)| NodeConfig::loopback(nth, *ports)).collect();
+        let replicas = Options::replicas_auto(nodes.len());
+        Self {
+            cluster: ClusterConfig {
+                name: name.to_owned(),
+                min_copies: ClusterConfig::min_copies_default(replicas),
+                ..ClusterConfig::default()
+            },
+            timing: TimingConfig::default(),
+            gateway: GatewayConfig::default(),
+            stream: StreamConfig::default(),
+            limits: LimitsConfig::default(),
+            security: SecurityConfig::default(),
+            nodes,
+        }
+    }
+
+    /// The slot of the node called `id`.
+    ///
+    /// # Errors
+    /// Where there is no such node: the message lists those that there are.
+    pub fn node(&self, id: &str) -> Result<Slot, ConfigError> {
+        let known = || self.nodes.iter().map(|node| node.id.as_str());
+        match known().position(|name| name == id) {
+            Some(slot) => Ok(Slot(slot as u8)),
+            None => Err(ConfigError::new(
+                Place::Argument,
+                None,
+                format!("there is no node {id:?}; the nodes are {}", known().collect::<Vec<_>>().join(", ")),
+            )),
+        }
+    }
+
+    /// Copies of each value, the primary's included.
+    #[must_use]
+    pub fn replicas(&self) -> u8 {
+        self.cluster.replicas.of(self.nodes.len())
+    }
+
+    /// The same configuration as commented text: what [`Config::parse`] would read it from.
+    #[must_use]
+    pub fn to_toml(&self) -> String {
+        write::to_toml(self)
+    }
+}
+
+impl ClusterConfig {
+    /// Two copies, or one where there is only one.
+    fn min_copies_default(replicas: u8) -> u8 {
+        replicas.min(2)
+    }
+}
+
+impl Default for ClusterConfig {
+    fn default() -> Self {
+        Self {
+            name: "store".to_owned(),
+            replicas: Replicas::Auto,
+            min_copies: 2,
+            partitions: 4096,
+            sync_interval: Duration::from_secs(10),
+            replace_after: Duration::from_secs(10),
+            demote_after: Duration::from_secs(30),
+        }
+    }
+}
+
+impl Replicas {
+    /// How many that is for `nodes` nodes.
+    #[must_use]
+    pub const fn of(self, nodes: usize) -> u8 {
+        match self {
+            Self::Auto => Options::replicas_auto(nodes),
+            Self::Number(number) => number,
+        }
+    }
+}
+
+impl TimingConfig {
+    /// The times to start with: what is set, and the defaults.
+    #[must_use]
+    pub fn timing(&self) -> Timing {
+        let default = Timing::default();
+        Timing {
+            heartbeat: self.heartbeat.unwrap_or(default.heartbeat),
+            election: self.election.unwrap_or(default.election),
+            election_jitter: default.election_jitter,
+            lease: self.lease.unwrap_or(default.lease),
+            down: self.down.unwrap_or(default.down),
+        }
+    }
+
+    /// Whether any of them is set, so that the nodes must not widen them by themselves.
+    #[must_use]
+    pub fn is_fixed(&self) -> bool {
+        *self != Self::default()
+    }
+}
+
+impl Default for LimitsConfig {
+    fn default() -> Self {
+        Self { key_bytes: limits::KEY_BYTES_MAX, value_bytes: 8 << 20, memory_bytes: 2 << 30, connections: 10_000 }
+    }
+}
+
+impl NodeConfig {
+    fn loopback(nth: usize, ports: Ports) -> Self {
+        let [pulse, stream, gateway] =
+            [ports.pulse, ports.stream, ports.gateway].map(|port| Address { host: "127.0.0.1".to_owned(), port });
+        Self {
+            id: format!("n{}", nth + 1),
+            advertise: format!("http://{gateway}"),
+            bind_pulse: pulse.clone(),
+            bind_stream: stream.clone(),
+            bind_gateway: gateway.clone(),
+            pulse,
+            stream,
+            gateway,
+        }
+    }
+
+    /// Whether only processes of its own machine can reach it.
+    #[must_use]
+    pub fn is_loopback(&self) -> bool {
+        [&self.bind_pulse, &self.bind_stream, &self.bind_gateway].into_iter().all(Address::is_loopback)
+    }
+}
+
+#[cfg(test)]
+mod tests;
