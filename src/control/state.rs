@@ -108,9 +108,9 @@ impl ControlState {
                 PartitionRecord {
                     epoch,
                     change: ChangeNumber::ZERO.next(),
-                    primary: owners.first().copied(),
+                    primary: owners.primary(),
                     // All copies of a new cluster are equal, because all are empty.
-                    in_sync: owners.into_iter().collect(),
+                    in_sync: owners.set(),
                     learners: SlotSet::EMPTY,
                 }
             })
@@ -147,16 +147,16 @@ impl ControlState {
         }
         let replaced = entry.node.is_some_and(|before| before != node);
         *entry = NodeEntry { node: Some(node), up: true, up_since: LogIndex(epoch.0) };
-        let targets: Vec<bool> =
-            (0..self.table.len()).map(|partition| self.owners(PartitionId(partition as u16)).contains(&node.slot)).collect();
-        let mut target = targets.into_iter();
+        let targets: Vec<SlotSet> =
+            (0..self.table.len()).map(|partition| self.owners(PartitionId(partition as u16)).set()).collect();
+        let mut targets = targets.into_iter();
         self.for_each_record(epoch, |record| {
             if replaced {
                 // What the slot's earlier life held is gone with its memory.
                 record.learners.remove(node.slot);
                 record.in_sync.remove(node.slot);
             }
-            let is_target = target.next().unwrap_or(false);
+            let is_target = targets.next().is_some_and(|owners| owners.contains(node.slot));
             if is_target && !record.in_sync.contains(node.slot) && !record.in_sync.is_empty() {
                 record.learners.insert(node.slot);
             }
@@ -174,9 +174,15 @@ impl ControlState {
             return false;
         }
         let up = self.up();
+        let targets = self.owners(change.partition).set();
         let record = &mut self.table[change.partition.index()];
         record.in_sync = record.in_sync.union(change.add).difference(change.remove);
         record.learners = record.learners.difference(change.add);
+        // Once every target holds a copy, those who stood in for one are no longer needed.
+        if targets.is_subset(record.in_sync) {
+            record.in_sync = record.primary.into_iter().collect::<SlotSet>().union(targets);
+            record.learners = record.learners.intersection(targets);
+        }
         record.change = record.change.next();
         debug_assert!(record.primary.is_some_and(|primary| up.contains(primary)), "{epoch}: {record:?} by {change:?}");
         true
@@ -197,6 +203,7 @@ impl ControlState {
             if record.primary != before.primary {
                 record.epoch = epoch;
             }
+            record.learners = record.learners.union(self.substitutes(PartitionId(partition as u16), &record, up));
             if record != before {
                 record.change = before.change.next();
                 self.table[partition] = record;
@@ -204,16 +211,28 @@ impl ControlState {
         }
     }
 
+    /// Who has to be filled at once, because fewer than `min_copies` would hold a write: the next slots of the partition's
+    /// ranking that are up. Without a copy to fill them from there is nothing to do.
+    fn substitutes(&self, partition: PartitionId, record: &PartitionRecord, up: SlotSet) -> SlotSet {
+        let min_copies = self.settings.map_or(0, |settings| usize::from(settings.min_copies));
+        let missing = min_copies.saturating_sub(record.members().len());
+        if missing == 0 || record.primary.is_none() {
+            return SlotSet::EMPTY;
+        }
+        let ranking = placement::owners(partition, SlotSet::first(self.nodes.len()), self.nodes.len() as u8);
+        ranking.iter().filter(|&slot| up.contains(slot) && !record.members().contains(slot)).take(missing).collect()
+    }
+
     /// The first target owner among `candidates`, else the lowest slot of them: the same choice on every node, and one
     /// that spreads a dead node's partitions over the others.
     fn promote(&self, partition: PartitionId, candidates: SlotSet) -> Option<Slot> {
-        self.owners(partition).into_iter().find(|&slot| candidates.contains(slot)).or_else(|| candidates.lowest())
+        self.owners(partition).iter().find(|&slot| candidates.contains(slot)).or_else(|| candidates.lowest())
     }
 
-    /// The target owners of a partition.
-    fn owners(&self, partition: PartitionId) -> Vec<Slot> {
+    /// The target owners of a partition: by the configured slots, whoever sits there, so that a death moves no target.
+    fn owners(&self, partition: PartitionId) -> placement::Owners {
         let replicas = self.settings.map_or(0, |settings| settings.replicas);
-        placement::owners(partition, self.nodes.len(), replicas).iter().collect()
+        placement::owners(partition, SlotSet::first(self.nodes.len()), replicas)
     }
 
     fn slots_where(&self, is_in: impl Fn(&NodeEntry) -> bool) -> SlotSet {
@@ -273,6 +292,34 @@ mod tests {
         let promoted = state.table().iter().filter(|record| record.epoch == Epoch(2)).count();
         assert_eq!(promoted, led, "only its partitions changed their primary");
         assert!(state.table().iter().all(|record| record.primary.is_some_and(|primary| primary != Slot(0))));
+    }
+
+    #[test]
+    fn a_partition_short_of_copies_is_filled_elsewhere_at_once_and_the_stand_in_leaves_when_the_owner_is_back() {
+        let mut state = founded(3, 2);
+        state.apply(LogIndex(2), &Command::NodeDown { node: node(0, 1) });
+        let partition = state.table().iter().position(|record| record.in_sync.len() == 1).expect("some lost a copy");
+        let record = state.table()[partition];
+        assert_eq!(record.members(), SlotSet::EMPTY.with(Slot(1)).with(Slot(2)), "the third node stands in");
+        let add = |state: &mut ControlState, index: u64, slot: u8| {
+            let record = state.table()[partition];
+            let change = InSyncChange {
+                partition: PartitionId(partition as u16),
+                proposer: state.node(record.primary.expect("a primary")).node.expect("registered"),
+                epoch: record.epoch,
+                change: record.change,
+                add: SlotSet::EMPTY.with(Slot(slot)),
+                remove: SlotSet::EMPTY,
+            };
+            assert!(state.apply(LogIndex(index), &Command::ChangeInSync(vec![change])));
+        };
+        let stand_in = record.learners.lowest().expect("one");
+        add(&mut state, 3, stand_in.0);
+        assert_eq!(state.table()[partition].in_sync.len(), 2);
+        state.apply(LogIndex(4), &Command::NodeUp { node: node(0, 2) });
+        add(&mut state, 5, 0);
+        let record = state.table()[partition];
+        assert!(record.in_sync.contains(Slot(0)) && !record.in_sync.contains(stand_in), "{record:?}");
     }
 
     #[test]
