@@ -1,1 +1,450 @@
-//! To come.
+//! One partition's replication protocol, at one node.
+//!
+//! A [`Replica`] holds one copy of one partition: its [`Table`](crate::store::Table) of committed records and the tail of
+//! effects that are not committed yet. It is a pure machine: `handle_*` takes a record of the control log, a message of
+//! another replica, a client's write, or the passing of time, and pushes what it causes onto a list of [`Output`]s. The
+//! shard that owns it (and some thousands like it) drains that list. An idle replica has no timer and no buffer.
+//!
+//! The protocol is PacificA's shape (Lin et al., "PacificA: Replication in Log-Based Distributed Storage Systems", 2008):
+//! the control log says who the primary is and who is in sync; the primary orders effects; an effect is committed when
+//! *every* in-sync member holds it. The tail is kept as Raft keeps a log: each effect has a [`Position`] of epoch and
+//! sequence number, and two replicas that agree on a position agree on everything before it.
+//!
+//! ```text
+//!  client      primary                      backup                     (learner)
+//!    │ write      │                            │
+//!    │──────────▶ │ judge, append to tail      │
+//!    │            │ Prepare ─────────────────▶ │ append, if what is before matches
+//!    │            │ ◀───────────────────── Ack │
+//!    │ ◀───────── │ all of max-in-sync: apply, reply, event
+//!    │            │ next Prepare, or Commit ─▶ │ apply
+//!
+//!  new epoch:       NewEpoch ────────────────▶ │ fence every lower epoch
+//!                   ◀──── NewEpochAck(tail) ── │
+//!                   Prepare(from the last match, own tail, EpochStart) ─▶ truncate what differs, append, Ack
+//!
+//!  learner:         AttachLearner ───────────────────────────────────▶ │ empty the table
+//!                   Prepare, Prepare, … (live)                         │
+//!                   ScanChunk ⇄ ScanAck, one at a time                 │ keep what is newer; tombstones
+//!                   caught up: propose it to the control log; from then on its acks are required
+//! ```
+//!
+//! | role | it is | its tail |
+//! |---|---|---|
+//! | none | no member: holds nothing | empty |
+//! | primary | named by the record of its epoch | its whole order; serves once EpochStart is committed |
+//! | backup | in sync | what is not known to be committed |
+//! | learner | being filled | the same; its table is incomplete until the scan has ended |
+//!
+//! # Invariants
+//!
+//! - Only committed effects are applied, so nothing is ever undone. What is applied at one replica is in the history of
+//!   every member of every later in-sync set.
+//! - A member acks only what the primary of its epoch has, and nothing of a lower epoch once it has fenced it.
+//! - *max-in-sync* is the record's in-sync set and every learner that this primary has proposed. Commit waits for all of
+//!   it. A proposal is forgotten only when a later change number shows that it came to nothing: it may still be applied
+//!   any time before.
+//! - Versions rise strictly with sequence numbers, across epochs too.
+//! - Whatever a client is told, an answer to a write, a refusal included, rests on committed effects alone.
+//!
+//! # Left out
+//!
+//! Leases (whoever asks for a read holds one; a refusal of a write that is answered from applied state is a read, too),
+//! eviction of slow backups, learners that count for `min_copies`, anti-entropy, idempotency keys, the read barrier, the
+//! feed's ring.
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | `message` | [`Message`] |
+//! | `tail` | the tail: positions, matching, truncation |
+//! | `primary` | taking office, writes, commit, in-sync proposals, timers |
+//! | `members` | what a primary knows of one other replica; streaming to it |
+//! | `backup` | fencing, appending, following the commit point |
+//! | `catch_up` | the learner's side of its filling, and the primary's |
+
+mod backup;
+mod catch_up;
+mod members;
+mod message;
+mod primary;
+mod tail;
+
+#[cfg(test)]
+mod cluster_tests;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use thiserror::Error;
+
+pub use message::{AttachId, Message, ScannedRecord};
+
+use crate::api::{Error, FeedEvent, Key, Operation, Response, Value};
+use crate::base::{
+    ChangeNumber, Epoch, InSyncChange, Instant, NodeId, PartitionId, PartitionRecord, Position, RequestId, Seq, Version,
+};
+use crate::store::{Record, Table};
+use backup::Following;
+use primary::Primary;
+use tail::Tail;
+
+/// Sequence numbers, versions and filling numbers of peers that are not below this are nonsense: counting on from them
+/// could overflow.
+const COUNTER_SANE_MAX: u64 = 1 << 62;
+
+/// What all replicas of one process are built with.
+#[derive(Clone, Debug)]
+pub struct ReplicaOptions {
+    /// Who this process is.
+    pub me: NodeId,
+    /// In-sync copies below which a write is refused.
+    pub min_copies: u8,
+    /// Effects that one partition may have uncommitted; one more write is refused as busy. A learner that is further
+    /// behind than this begins anew.
+    pub tail_effects_max: usize,
+    /// The same in bytes.
+    pub tail_bytes_max: usize,
+    /// What was not answered for this long is sent again. Longer than a round trip under load; messages are lost only
+    /// where a connection breaks.
+    pub resend_after: Duration,
+    /// How long a commit may go untold while no write carries the news.
+    pub commit_notice_after: Duration,
+    /// How often an undecided proposal for the in-sync set is made again.
+    pub propose_after: Duration,
+    /// Bytes of one chunk of a scan, but for the last record in it.
+    pub scan_chunk_bytes: usize,
+    /// Bytes of one Prepare, but for the last effect in it.
+    pub prepare_bytes: usize,
+    /// Expired records that are turned into deletes at once.
+    pub expire_max: usize,
+}
+
+impl ReplicaOptions {
+    /// Sound values for a process that is `me`.
+    #[must_use]
+    pub const fn new(me: NodeId) -> Self {
+        Self {
+            me,
+            min_copies: 1,
+            tail_effects_max: 4096,
+            tail_bytes_max: 64 << 20,
+            resend_after: Duration::from_millis(150),
+            commit_notice_after: Duration::from_millis(5),
+            propose_after: Duration::from_millis(300),
+            scan_chunk_bytes: 256 << 10,
+            prepare_bytes: 1 << 20,
+            expire_max: 128,
+        }
+    }
+}
+
+/// What an input caused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// Send this to that node, beside the partition's number.
+    Send {
+        /// To whom.
+        to: NodeId,
+        /// What.
+        message: Message,
+    },
+    /// A write is answered.
+    Reply {
+        /// Which.
+        request: RequestId,
+        /// How.
+        result: Result<Response, Error>,
+    },
+    /// A change was committed. Only the primary says so, in the order of the changes.
+    Event(FeedEvent),
+    /// The control log should judge this change. It comes again until a record of a higher change number is handled.
+    Propose(InSyncChange),
+}
+
+/// What this replica is, by the last record.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ReplicaRole {
+    /// No member.
+    #[default]
+    None,
+    /// It orders the partition's writes.
+    Primary,
+    /// In sync.
+    Backup,
+    /// Being filled.
+    Learner,
+}
+
+/// This replica may not answer: it isn't the primary, or hasn't taken office yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("this node doesn't serve the partition at the moment")]
+pub struct NotServing;
+
+/// What a replica says of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReplicaStatus {
+    /// Its role.
+    pub role: ReplicaRole,
+    /// Whether it may answer reads (given a lease) and take writes.
+    pub serving: bool,
+    /// The epoch that it acts in.
+    pub epoch: Epoch,
+    /// The last effect that it applied.
+    pub applied: Position,
+    /// The last effect that it knows.
+    pub last: Position,
+    /// Records that it holds.
+    pub records: usize,
+    /// Bytes that its table and its tail take.
+    pub bytes: usize,
+}
+
+/// One copy of one partition.
+///
+/// Invariants ([`Replica::check_invariants`]): `base ≤ applied ≤ last` of the tail; a replica that isn't primary retains
+/// nothing that is applied; no effect is of a higher epoch than the replica's; `version_max` is at least every version
+/// that it knows.
+#[derive(Debug)]
+pub struct Replica {
+    partition: PartitionId,
+    options: Arc<ReplicaOptions>,
+    /// The last record that was handled.
+    record: PartitionRecord,
+    /// The highest change number that was heard of, by a record or by a message that came before its record.
+    heard: ChangeNumber,
+    /// The epoch that this replica acts in: every lower one is fenced.
+    epoch: Epoch,
+    role: ReplicaRole,
+    table: Table,
+    /// The last effect that is applied: committed for sure.
+    applied: Position,
+    tail: Tail,
+    version_max: Version,
+    /// Exactly while the role is primary.
+    primary: Option<Box<Primary>>,
+    following: Following,
+}
+
+impl Replica {
+    /// A replica that holds nothing and knows no record.
+    #[must_use]
+    pub fn new(partition: PartitionId, options: &Arc<ReplicaOptions>) -> Self {
+        Self {
+            partition,
+            options: Arc::clone(options),
+            record: PartitionRecord::default(),
+            heard: ChangeNumber::ZERO,
+            epoch: Epoch::ZERO,
+            role: ReplicaRole::None,
+            table: Table::default(),
+            applied: Position::ZERO,
+            tail: Tail::default(),
+            version_max: Version::ZERO,
+            primary: None,
+            following: Following::default(),
+        }
+    }
+
+    /// The control log says this of the partition, or says it again. `nodes` is who is registered in each slot.
+    pub fn handle_record(
+        &mut self,
+        now: Instant,
+        record: &PartitionRecord,
+        nodes: &[Option<NodeId>],
+        out: &mut Vec<Output>,
+    ) {
+        // A message of a newer primary may have come before its record. Records in between are history.
+        if record.change < self.heard || record.epoch < self.epoch {
+            return;
+        }
+        if record.epoch > self.epoch {
+            self.fence(record.epoch, out);
+        }
+        self.heard = record.change;
+        self.record = *record;
+        let registered = |slot: crate::base::Slot| nodes.get(slot.index()).copied().flatten();
+        let me = self.options.me;
+        self.following.primary = record.primary.and_then(registered);
+        let role = if registered(me.slot) != Some(me) {
+            ReplicaRole::None
+        } else if record.primary == Some(me.slot) {
+            ReplicaRole::Primary
+        } else if record.in_sync.contains(me.slot) {
+            ReplicaRole::Backup
+        } else if record.learners.contains(me.slot) {
+            ReplicaRole::Learner
+        } else {
+            ReplicaRole::None
+        };
+        if role != ReplicaRole::Primary {
+            self.leave_office(out);
+        }
+        match role {
+            ReplicaRole::None => self.become_none(),
+            ReplicaRole::Primary if self.primary.is_some() => self.on_members_changed(now, &registered, out),
+            ReplicaRole::Primary => self.become_primary(now, &registered, out),
+            ReplicaRole::Backup => self.become_backup(),
+            ReplicaRole::Learner => self.become_learner(),
+        }
+    }
+
+    /// Another replica of this partition says this. `from` is its proven identity.
+    pub fn handle_message(&mut self, now: Instant, from: NodeId, message: Message, out: &mut Vec<Output>) {
+        match message {
+            Message::NewEpoch { epoch, change } => self.on_new_epoch(from, epoch, change, out),
+            Message::Prepare { epoch, previous, commit, effects } => {
+                self.on_prepare(now, from, (epoch, previous, commit), effects, out);
+            }
+            Message::Commit { epoch, seq } => self.on_commit(now, from, epoch, seq, out),
+            Message::AttachLearner { epoch, change, attach, previous, version_max } => {
+                self.on_attach_learner(from, (epoch, change, attach), previous, version_max, out);
+            }
+            Message::ScanChunk { epoch, attach, after, records, last } => {
+                self.on_scan_chunk(now, from, (epoch, attach), (after, records, last), out);
+            }
+            Message::NewEpochAck { epoch, applied, runs } => {
+                self.on_new_epoch_ack(now, from, epoch, applied, &runs, out);
+            }
+            Message::Ack { epoch, attach, seq, commit } => self.on_ack(now, from, (epoch, attach), seq, commit, out),
+            Message::Reject { epoch, attach, seq } => self.on_reject(now, from, (epoch, attach), seq, out),
+            Message::ScanAck { epoch, attach, after, done } => {
+                self.on_scan_ack(now, from, (epoch, attach), after, done, out);
+            }
+        }
+    }
+
+    /// A client's put or delete. The answer is an [`Output::Reply`], at once where it is refused on committed grounds,
+    /// otherwise once everything that it rests on is committed. `unix_micros` is the reading of the hybrid clock.
+    ///
+    /// A refusal that is given at once is a read of applied state: as for [`Replica::read`], the caller holds the lease.
+    pub fn handle_write(
+        &mut self,
+        now: Instant,
+        unix_micros: u64,
+        request: RequestId,
+        operation: Operation,
+        out: &mut Vec<Output>,
+    ) {
+        self.on_write(now, unix_micros, request, operation, out);
+    }
+
+    /// The moment that [`Replica::next_deadline`] named has come.
+    pub fn handle_timeout(&mut self, now: Instant, unix_micros: u64, out: &mut Vec<Output>) {
+        if self.primary.is_some() {
+            self.on_primary_timeout(now, unix_micros, out);
+        } else {
+            self.maybe_nudge(now, out);
+        }
+    }
+
+    /// When [`Replica::handle_timeout`] wants to be called; [`Instant::FAR`] while there is nothing to wait for.
+    #[must_use]
+    pub fn next_deadline(&self) -> Instant {
+        self.primary_deadline().unwrap_or(self.following.nudge_at)
+    }
+
+    /// Whether this replica is the primary of its epoch and has committed the start of it.
+    #[must_use]
+    pub fn is_serving(&self) -> bool {
+        self.primary.as_ref().is_some_and(|primary| primary.epoch_start <= self.applied.seq)
+    }
+
+    /// The committed value of `key`. Linearizable where the caller holds the partition's lease.
+    ///
+    /// # Errors
+    /// Where this replica doesn't serve.
+    pub fn read(&self, now: Instant, key: &Key) -> Result<Option<Value>, NotServing> {
+        if self.is_serving() { Ok(self.read_applied(now, key, false)) } else { Err(NotServing) }
+    }
+
+    /// A value of `key` that was committed, perhaps replaced since; marked as stale.
+    ///
+    /// # Errors
+    /// Where this replica isn't in sync.
+    pub fn read_stale(&self, now: Instant, key: &Key) -> Result<Option<Value>, NotServing> {
+        if self.holds_all() { Ok(self.read_applied(now, key, true)) } else { Err(NotServing) }
+    }
+
+    /// Committed records in the order of their keys, without expired ones: those after `after` that begin with `prefix`.
+    /// Who may show them is decided as for reads: [`Replica::is_serving`], [`Replica::holds_all`].
+    pub fn scan<'a>(
+        &'a self,
+        now: Instant,
+        prefix: &'a [u8],
+        after: Option<&'a Key>,
+    ) -> impl Iterator<Item = (&'a Key, &'a Record)> + 'a {
+        self.table.scan(prefix, after).filter(move |(_, record)| !record.is_expired(now))
+    }
+
+    /// Whether every acknowledged write is here: an in-sync member, by the last record.
+    #[must_use]
+    pub const fn holds_all(&self) -> bool {
+        matches!(self.role, ReplicaRole::Primary | ReplicaRole::Backup) && self.following.filling.is_none()
+    }
+
+    /// The last record that was handled.
+    #[must_use]
+    pub const fn record(&self) -> &PartitionRecord {
+        &self.record
+    }
+
+    /// What it is and how much it holds.
+    #[must_use]
+    pub fn status(&self) -> ReplicaStatus {
+        ReplicaStatus {
+            role: self.role,
+            serving: self.is_serving(),
+            epoch: self.epoch,
+            applied: self.applied,
+            last: self.tail.last(),
+            records: self.table.len(),
+            bytes: self.table.bytes() + self.tail.bytes(),
+        }
+    }
+
+    /// Panics where the replica contradicts itself. Costs a pass over its records.
+    pub fn check_invariants(&self) {
+        self.table.check_invariants();
+        self.tail.check_invariants();
+        let (base, applied, last) = (self.tail.base(), self.applied, self.tail.last());
+        assert!(base.seq <= applied.seq && applied.seq <= last.seq, "{base} ≤ {applied} ≤ {last} doesn't hold");
+        assert_eq!(self.tail.epoch_at(applied.seq), Some(applied.epoch), "what is applied is not in the tail");
+        assert!(last.epoch <= self.epoch, "an effect of {last} in epoch {}", self.epoch);
+        assert_eq!(self.role == ReplicaRole::Primary, self.primary.is_some(), "{:?} and its office differ", self.role);
+        let newest = self.tail.range(Seq::ZERO..=last.seq).map(|(_, entry)| entry.effect.version()).max();
+        assert!(newest.unwrap_or_default() <= self.version_max, "{newest:?} is above {}", self.version_max);
+        for (key, record) in self.table.scan(&[], None) {
+            assert!(record.version <= self.version_max, "{key:?} has a version above {}", self.version_max);
+        }
+        match &self.primary {
+            Some(primary) => primary.check_invariants(&self.tail, applied.seq),
+            None => assert_eq!(base, applied, "a replica that isn't primary retains what is applied"),
+        }
+    }
+
+    fn read_applied(&self, now: Instant, key: &Key, stale: bool) -> Option<Value> {
+        let record = self.table.read(key)?;
+        (!record.is_expired(now)).then(|| record.to_value(now, stale))
+    }
+
+    /// From now on nothing of an epoch below `epoch` is acked or ordered.
+    fn fence(&mut self, epoch: Epoch, out: &mut Vec<Output>) {
+        assert!(epoch > self.epoch, "epoch {epoch} doesn't fence {}", self.epoch);
+        self.leave_office(out);
+        self.epoch = epoch;
+        self.following.fence(self.applied.seq);
+    }
+
+    /// No longer a member: nothing is kept.
+    fn become_none(&mut self) {
+        self.role = ReplicaRole::None;
+        self.table.clear();
+        self.applied = Position::ZERO;
+        self.version_max = Version::ZERO;
+        self.tail.reset(Position::ZERO);
+        self.following.filling = None;
+        self.following.fence(Seq::ZERO);
+    }
+}

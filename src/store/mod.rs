@@ -1,1 +1,24 @@
-//! To come.
+//! One partition's records, as one replica holds them.
+//!
+//! A [`Table`] is what the committed [`Effect`]s of a partition add up to: an ordered map of keys to [`Record`]s with a
+//! second index by expiry. There are thousands of partitions, so a table is small, an empty one costs nothing, and a page
+//! of a listing costs the page. Replicas that applied the same effects hold equal tables, but for the instants of
+//! expiry, which each counts on its own clock.
+//!
+//! While a learner is being filled its table is *scanning*: scanned records and live effects come in any order, so deletes
+//! leave tombstones until the scan has ended, and whatever is older than what is there is skipped.
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | `effect` | [`Effect`]: one decided change, as it is replicated |
+//! | `table` | [`Table`] and [`Record`] |
+//! | `expiry` | which records run out when |
+//!
+//! Left out: who may read (the replica's affair), memory limits (the node's), and the digests of anti-entropy.
+
+mod effect;
+mod expiry;
+mod table;
+
+pub use effect::Effect;
+pub use table::{RECORD_OVERHEAD_BYTES, Record, Table};

@@ -1,0 +1,287 @@
+//! What a primary knows of one other replica, and how it streams to it.
+
+use super::message::{AttachId, Message, ScannedRecord};
+use super::tail::Tail;
+use super::{Output, ReplicaOptions};
+use crate::api::Key;
+use crate::base::{ChangeNumber, Epoch, Instant, NodeId, Position, Seq, Version};
+use crate::store::Table;
+
+/// One other replica, as the primary of an epoch sees it.
+///
+/// Invariants: `matched <= sent` once streaming, and both are never past the primary's last effect.
+#[derive(Debug)]
+pub struct Member {
+    /// Who. Answers of anybody else in this slot are dropped.
+    pub node: NodeId,
+    /// The number of its filling; 0 for a member that was in sync when it was greeted.
+    pub attach: AttachId,
+    /// How far the stream to it is.
+    pub stream: Stream,
+    /// It holds everything up to here, as acked in this epoch.
+    pub matched: Seq,
+    /// The last effect that was sent to it.
+    pub sent: Seq,
+    /// The commit point that it was told last.
+    pub told: Seq,
+    /// When something is sent again, unless an answer comes before.
+    pub resend_at: Instant,
+    /// Its scan, while it is a learner; none for an in-sync member.
+    pub filling: Option<Filling>,
+}
+
+/// The state of the stream to a member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stream {
+    /// It was greeted (`NewEpoch`, `AttachLearner`) and has not answered: nothing is sent but the greeting.
+    Greeting,
+    /// Something was lost: one message at a time, until it acks something new.
+    Probing,
+    /// Every effect is sent as it is ordered.
+    Flowing,
+}
+
+/// How far the scan of a learner is.
+#[derive(Debug, Default)]
+pub struct Filling {
+    /// The last effect before its live stream.
+    pub previous: Position,
+    /// The last key that it has acked.
+    pub acked: Option<Key>,
+    /// When its chunk is sent again. It has a timer of its own: the acks of a busy live stream say nothing of the scan.
+    pub resend_at: Option<Instant>,
+    /// It has seen the end of the table.
+    pub done: bool,
+    /// It fell so far behind that effects it needs are gone: it has to begin anew.
+    pub lapsed: bool,
+}
+
+/// What streaming needs of its primary.
+#[derive(Clone, Copy)]
+pub struct StreamContext<'a> {
+    /// The present moment.
+    pub now: Instant,
+    /// The configuration.
+    pub options: &'a ReplicaOptions,
+    /// The primary's epoch.
+    pub epoch: Epoch,
+    /// Its commit point.
+    pub committed: Seq,
+    /// Its effects.
+    pub tail: &'a Tail,
+}
+
+impl Member {
+    /// A member that is to be greeted.
+    pub const fn new(node: NodeId, attach: AttachId, filling: Option<Filling>) -> Self {
+        Self {
+            node,
+            attach,
+            stream: Stream::Greeting,
+            matched: Seq::ZERO,
+            sent: Seq::ZERO,
+            told: Seq::ZERO,
+            resend_at: Instant::FAR,
+            filling,
+        }
+    }
+
+    /// Whether it is a learner.
+    pub const fn is_learner(&self) -> bool {
+        self.filling.is_some()
+    }
+
+    /// A learner needs every effect after this one, applied or not, to be kept for it. `None`: nothing is kept.
+    pub fn retained_from(&self) -> Option<Seq> {
+        let filling = self.filling.as_ref().filter(|filling| !filling.lapsed)?;
+        Some(if self.stream == Stream::Greeting { filling.previous.seq } else { self.matched })
+    }
+
+    /// A learner is so far behind that nothing is kept for it any longer. It is attached anew when its timer rings: not at
+    /// once, because whatever made it slow is still there.
+    pub fn lapse(&mut self, context: StreamContext<'_>) {
+        self.reset();
+        self.filling = Some(Filling { lapsed: true, ..Filling::default() });
+        self.resend_at = context.now + context.options.resend_after;
+    }
+
+    /// A learner's filling begins, from the primary's present table.
+    pub fn attach_anew(&mut self, attach: AttachId, previous: Position) {
+        self.reset();
+        self.attach = attach;
+        self.filling = Some(Filling { previous, ..Filling::default() });
+    }
+
+    fn reset(&mut self) {
+        self.stream = Stream::Greeting;
+        (self.matched, self.sent, self.told) = (Seq::ZERO, Seq::ZERO, Seq::ZERO);
+    }
+
+    /// Sends the greeting.
+    pub fn greet(
+        &mut self,
+        context: StreamContext<'_>,
+        change: ChangeNumber,
+        version_max: Version,
+        out: &mut Vec<Output>,
+    ) {
+        let message = match &self.filling {
+            None => Message::NewEpoch { epoch: context.epoch, change },
+            Some(filling) => Message::AttachLearner {
+                epoch: context.epoch,
+                change,
+                attach: self.attach,
+                previous: filling.previous,
+                version_max,
+            },
+        };
+        out.push(Output::Send { to: self.node, message });
+        self.resend_at = context.now + context.options.resend_after;
+    }
+
+    /// The member shares the primary's history up to `matched`: streaming begins behind it.
+    pub fn begin_streaming(&mut self, context: StreamContext<'_>, matched: Seq, out: &mut Vec<Output>) {
+        self.stream = Stream::Flowing;
+        self.matched = matched;
+        self.sent = matched;
+        self.told = Seq::ZERO;
+        self.advance(context, out);
+    }
+
+    /// Sends what was ordered since the last time. On a settled partition that is the one new effect.
+    pub fn advance(&mut self, context: StreamContext<'_>, out: &mut Vec<Output>) {
+        while self.stream == Stream::Flowing && self.sent < context.tail.last().seq {
+            self.send_batch(context, out);
+        }
+        self.rest(context, false);
+    }
+
+    /// The member says that it holds everything up to `seq`. True when that is news.
+    pub fn on_matched(&mut self, context: StreamContext<'_>, seq: Seq, out: &mut Vec<Output>) -> bool {
+        if seq <= self.matched || seq > context.tail.last().seq {
+            return false;
+        }
+        self.matched = seq;
+        self.sent = self.sent.max(seq);
+        if self.stream == Stream::Probing {
+            self.stream = Stream::Flowing;
+        }
+        self.rest(context, true);
+        self.advance(context, out);
+        true
+    }
+
+    /// The member holds everything up to `seq` and misses what was sent behind it.
+    pub fn on_gap(&mut self, context: StreamContext<'_>, seq: Seq, out: &mut Vec<Output>) {
+        if seq > context.tail.last().seq {
+            return;
+        }
+        let is_news = seq > self.matched;
+        self.matched = self.matched.max(seq);
+        // A lost message makes every one behind it be rejected. The first answer rewinds; the rest say nothing new.
+        if is_news || self.stream == Stream::Flowing {
+            self.resend(context, out);
+        }
+    }
+
+    /// Sends one batch from what was acked last, and nothing more until it is acked.
+    fn resend(&mut self, context: StreamContext<'_>, out: &mut Vec<Output>) {
+        self.sent = self.matched;
+        if self.sent < context.tail.last().seq {
+            self.stream = Stream::Probing;
+            self.send_batch(context, out);
+        }
+        self.resend_at = context.now + context.options.resend_after;
+    }
+
+    /// Sends the part of the scan that comes after what was acked.
+    pub fn send_chunk(&mut self, context: StreamContext<'_>, table: &Table, out: &mut Vec<Output>) {
+        let Some(filling) = &mut self.filling else { return };
+        let (mut records, mut bytes, mut last) = (Vec::new(), 0, true);
+        for (key, record) in table.scan(&[], filling.acked.as_ref()) {
+            if bytes >= context.options.scan_chunk_bytes {
+                last = false;
+                break;
+            }
+            bytes += key.as_bytes().len() + record.value.len() + size_of::<ScannedRecord>();
+            records.push(ScannedRecord {
+                key: key.clone(),
+                value: record.value.clone(),
+                content_type: record.content_type.clone(),
+                version: record.version,
+                ttl_ms: record.ttl_ms(context.now),
+            });
+        }
+        let message = Message::ScanChunk {
+            epoch: context.epoch,
+            attach: self.attach,
+            after: filling.acked.clone(),
+            records,
+            last,
+        };
+        out.push(Output::Send { to: self.node, message });
+        filling.resend_at = Some(context.now + context.options.resend_after);
+    }
+
+    /// The end of the scan is acked.
+    pub fn on_scan_done(&mut self) {
+        if let Some(filling) = &mut self.filling {
+            filling.done = true;
+            filling.resend_at = None;
+        }
+    }
+
+    /// When something has to be sent again.
+    pub fn deadline(&self) -> Instant {
+        self.resend_at.min(self.scan_deadline())
+    }
+
+    /// The clock has reached the deadline, and it isn't a greeting that is outstanding.
+    pub fn on_deadline(&mut self, context: StreamContext<'_>, table: &Table, out: &mut Vec<Output>) {
+        if self.resend_at <= context.now {
+            self.resend(context, out);
+            self.rest(context, true);
+        }
+        if self.scan_deadline() <= context.now {
+            self.send_chunk(context, table, out);
+        }
+    }
+
+    fn scan_deadline(&self) -> Instant {
+        self.filling.as_ref().and_then(|filling| filling.resend_at).unwrap_or(Instant::FAR)
+    }
+
+    /// Tells the commit point, unless it was told.
+    pub fn maybe_tell_commit(&mut self, context: StreamContext<'_>, out: &mut Vec<Output>) {
+        if self.stream != Stream::Greeting && self.told < context.committed {
+            self.told = context.committed;
+            let message = Message::Commit { epoch: context.epoch, seq: context.committed };
+            out.push(Output::Send { to: self.node, message });
+        }
+    }
+
+    fn send_batch(&mut self, context: StreamContext<'_>, out: &mut Vec<Output>) {
+        let previous = context.tail.position(self.sent);
+        let (mut effects, mut bytes) = (Vec::new(), 0);
+        for (seq, entry) in context.tail.range(self.sent.next()..=context.tail.last().seq) {
+            if bytes >= context.options.prepare_bytes {
+                break;
+            }
+            bytes += entry.effect.bytes();
+            effects.push((entry.epoch, entry.effect.aged(context.now.since(entry.received))));
+            self.sent = seq;
+        }
+        self.told = self.told.max(context.committed);
+        let message = Message::Prepare { epoch: context.epoch, previous, commit: context.committed, effects };
+        out.push(Output::Send { to: self.node, message });
+    }
+
+    /// Sets the resend timer by what is outstanding; `anew` where an answer has just come.
+    fn rest(&mut self, context: StreamContext<'_>, anew: bool) {
+        if self.matched >= context.tail.last().seq {
+            self.resend_at = Instant::FAR;
+        } else if anew || self.resend_at == Instant::FAR {
+            self.resend_at = context.now + context.options.resend_after;
+        }
+    }
+}

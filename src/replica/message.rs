@@ -1,0 +1,142 @@
+//! What replicas of one partition tell each other.
+
+use bincode::{Decode, Encode};
+
+use crate::api::{ContentType, Key};
+use crate::base::{Blob, ChangeNumber, Epoch, Position, Seq, Version};
+use crate::store::Effect;
+
+/// Which filling of a learner is meant. A primary counts them up, so an answer to an earlier attempt can't be taken for
+/// one to the present attempt. 0 is a member that was in sync when the epoch began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Encode, Decode)]
+pub struct AttachId(pub u64);
+
+/// A message between the replicas of one partition. The partition's number travels beside it, and the carrier drops what
+/// was meant for another incarnation.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum Message {
+    /// Primary to an in-sync member: my epoch has begun; fence all earlier ones.
+    NewEpoch {
+        /// Which.
+        epoch: Epoch,
+        /// The record that the primary acts on.
+        change: ChangeNumber,
+    },
+    /// The member has fenced, and this is what it has.
+    NewEpochAck {
+        /// The new epoch.
+        epoch: Epoch,
+        /// Its last applied effect.
+        applied: Position,
+        /// Its tail after that: each epoch with the last sequence number that it ordered, rising.
+        runs: Vec<Position>,
+    },
+    /// Primary to a member: append these.
+    Prepare {
+        /// The primary's epoch.
+        epoch: Epoch,
+        /// The effect before the first of these. A receiver that has another one there accepts nothing.
+        previous: Position,
+        /// Everything up to here is committed.
+        commit: Seq,
+        /// The effects, each with the epoch that ordered it.
+        effects: Vec<(Epoch, Effect)>,
+    },
+    /// The member holds everything up to `seq`, as the primary of this epoch has it.
+    Ack {
+        /// The primary's epoch.
+        epoch: Epoch,
+        /// Under which filling.
+        attach: AttachId,
+        /// Up to here.
+        seq: Seq,
+        /// What the member knows to be committed.
+        commit: Seq,
+    },
+    /// The member can't append: it has fenced the sender's epoch, or effects before these are missing.
+    Reject {
+        /// The member's epoch. Higher than the sender's: the sender is no longer primary.
+        epoch: Epoch,
+        /// Under which filling.
+        attach: AttachId,
+        /// It holds everything up to here; the primary goes on behind.
+        seq: Seq,
+    },
+    /// Primary to a member: everything up to `seq` is committed. Sent only where no Prepare follows soon.
+    Commit {
+        /// The primary's epoch.
+        epoch: Epoch,
+        /// Up to here.
+        seq: Seq,
+    },
+    /// Primary to a learner: forget what you have; the live stream and a scan of the table begin here.
+    AttachLearner {
+        /// The primary's epoch.
+        epoch: Epoch,
+        /// The record that the primary acts on.
+        change: ChangeNumber,
+        /// The number of this filling.
+        attach: AttachId,
+        /// The live stream begins after this, the last effect that the scanned table surely contains.
+        previous: Position,
+        /// The highest version so far. Scanned records alone wouldn't tell it, as deletes have versions too.
+        version_max: Version,
+    },
+    /// Primary to a learner: the records after `after`, in the order of their keys.
+    ScanChunk {
+        /// The primary's epoch.
+        epoch: Epoch,
+        /// The number of this filling.
+        attach: AttachId,
+        /// The key before the first of these: what the learner has reached.
+        after: Option<Key>,
+        /// The records.
+        records: Vec<ScannedRecord>,
+        /// Nothing comes after these.
+        last: bool,
+    },
+    /// How far the learner has come with the scan.
+    ScanAck {
+        /// The primary's epoch.
+        epoch: Epoch,
+        /// The number of this filling.
+        attach: AttachId,
+        /// The last key that it has reached.
+        after: Option<Key>,
+        /// It has seen the end.
+        done: bool,
+    },
+}
+
+impl Message {
+    /// The epoch that the sender acts in.
+    #[must_use]
+    pub const fn epoch(&self) -> Epoch {
+        match self {
+            Self::NewEpoch { epoch, .. }
+            | Self::NewEpochAck { epoch, .. }
+            | Self::Prepare { epoch, .. }
+            | Self::Ack { epoch, .. }
+            | Self::Reject { epoch, .. }
+            | Self::Commit { epoch, .. }
+            | Self::AttachLearner { epoch, .. }
+            | Self::ScanChunk { epoch, .. }
+            | Self::ScanAck { epoch, .. } => *epoch,
+        }
+    }
+}
+
+/// One record of a scan.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct ScannedRecord {
+    /// Its key.
+    pub key: Key,
+    /// Its bytes.
+    pub value: Blob,
+    /// Its content type.
+    pub content_type: Option<ContentType>,
+    /// Its version.
+    pub version: Version,
+    /// Milliseconds that it had left when it was read; for ever without.
+    pub ttl_ms: Option<u64>,
+}
