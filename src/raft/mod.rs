@@ -1,1 +1,572 @@
-//! To come.
+//! Consensus.
+
+mod election;
+mod follower;
+mod leader;
+mod log;
+mod membership;
+mod message;
+mod progress;
+mod quorum;
+mod replication;
+
+use std::collections::{BTreeSet, VecDeque};
+use std::fmt;
+use std::time::Duration;
+
+pub use membership::Membership;
+pub use message::{
+    AppendOutcome, Entry, LogPosition, Output, Payload, PulseMessage, PulseSequence, RaftRole, Snapshot, StreamMessage,
+    Verdict,
+};
+pub use replication::{COMMAND_BYTES_MAX, UNCOMMITTED_BYTES_MAX, UNCOMMITTED_ENTRIES_MAX};
+
+use crate::base::{Blob, Instant, LogIndex, NodeId, Rng, Term, Timing};
+use election::Campaign;
+use leader::Leading;
+use log::Log;
+use message::TERM_MAX;
+use progress::Progress;
+
+/// What a [`Raft`] is built with.
+#[derive(Clone, Debug)]
+pub struct RaftOptions {
+    /// Who this process is.
+    pub me: NodeId,
+    /// The times in force until an entry of the log says otherwise.
+    pub timing: Timing,
+    /// About how many bytes of entries one append carries; a single larger entry travels alone.
+    pub append_bytes_max: usize,
+    /// After how long a request for a vote that isn't granted is repeated.
+    pub vote_resend: Duration,
+}
+
+impl RaftOptions {
+    /// The usual ones for `me`.
+    #[must_use]
+    pub const fn new(me: NodeId, timing: Timing) -> Self {
+        // An append of this size takes a few milliseconds at a gigabit; the votes are small and few.
+        Self { me, timing, append_bytes_max: 256 << 10, vote_resend: Duration::from_millis(50) }
+    }
+}
+
+/// Why a proposal was not taken. It has not happened, so trying again is safe.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ProposeError {
+    /// Another node leads, or nobody.
+    NotLeader {
+        /// Who, if known.
+        leader: Option<NodeId>,
+    },
+    /// A change of members is in flight, leadership is being handed over, or too much is uncommitted.
+    Busy,
+    /// No entry of the leader's own term is committed yet.
+    NotReady,
+    /// It can't be done, now or later.
+    Refused(String),
+}
+
+impl fmt::Display for ProposeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotLeader { leader: Some(leader) } => write!(f, "not the leader; that is {leader}"),
+            Self::NotLeader { leader: None } => f.write_str("not the leader, and none is known"),
+            Self::Busy => f.write_str("busy with earlier changes"),
+            Self::NotReady => f.write_str("the leader is new and not ready yet"),
+            Self::Refused(why) => write!(f, "refused: {why}"),
+        }
+    }
+}
+
+impl std::error::Error for ProposeError {}
+
+/// What a node is occupied with.
+enum Standing {
+    Following,
+    Campaigning(Campaign),
+    Leading(Leading),
+}
+
+/// One member's consensus machine.
+pub struct Raft {
+    options: RaftOptions,
+    rng: Rng,
+    /// The latest moment that the caller told of.
+    now: Instant,
+    term: Term,
+    voted_for: Option<NodeId>,
+    leader: Option<NodeId>,
+    leader_heard_at: Option<Instant>,
+    /// The latest heartbeat of this term's leader.
+    heard_sequence: PulseSequence,
+    /// Until then it votes for nobody.
+    promised_until: Instant,
+    election_deadline: Instant,
+    standing: Standing,
+    log: Log,
+    commit_index: LogIndex,
+    /// The times kept now: of all that are in force somewhere, the safest of each.
+    timing: Timing,
+    /// What the caller was told last.
+    reported: (RaftRole, Term, Option<NodeId>),
+    outputs: VecDeque<Output>,
+}
+
+impl Raft {
+    /// A voter of a newly founded cluster: an empty log, term 0. All founders must be given the same `membership`.
+    #[must_use]
+    pub fn founder(options: RaftOptions, membership: Membership, now: Instant, rng: Rng) -> Self {
+        assert!(membership.is_sane(), "a cluster can't be founded with {membership}");
+        Self::new(options, membership, now, rng)
+    }
+
+    /// A process that knows nothing. It takes the log from whoever leads, and has no say until that log says so.
+    #[must_use]
+    pub fn learner(options: RaftOptions, now: Instant, rng: Rng) -> Self {
+        Self::new(options, Membership::default(), now, rng)
+    }
+
+    fn new(options: RaftOptions, membership: Membership, now: Instant, rng: Rng) -> Self {
+        let timing = options.timing;
+        assert!(is_sane_timing(&timing), "times that can't work: {timing:?}");
+        let before = Snapshot { index: LogIndex::ZERO, term: Term::ZERO, membership, timing, state: Blob::default() };
+        let mut raft = Self {
+            options,
+            rng,
+            now,
+            term: Term::ZERO,
+            voted_for: None,
+            leader: None,
+            leader_heard_at: None,
+            heard_sequence: PulseSequence::ZERO,
+            promised_until: now,
+            election_deadline: Instant::FAR,
+            standing: Standing::Following,
+            log: Log::new(before),
+            commit_index: LogIndex::ZERO,
+            timing,
+            reported: (RaftRole::Learner, Term::ZERO, None),
+            outputs: VecDeque::new(),
+        };
+        if raft.is_eligible() {
+            raft.redraw_election_deadline();
+        }
+        raft.report_role();
+        raft
+    }
+
+    /// Takes a datagram of `from`, whose identity the caller has verified.
+    pub fn handle_pulse(&mut self, now: Instant, from: NodeId, message: PulseMessage) {
+        self.advance(now);
+        let named = pulse_term(&message);
+        if named > TERM_MAX || from == self.options.me {
+            return;
+        }
+        match message {
+            PulseMessage::Heartbeat { term, sequence, matched, commit } => {
+                self.on_heartbeat(from, term, sequence, matched, commit);
+            }
+            PulseMessage::HeartbeatAck { term, sequence, last, promise } => {
+                self.on_heartbeat_ack(from, term, sequence, last, promise);
+            }
+            PulseMessage::PreVote { proposed, last } => self.on_pre_vote(from, proposed, last),
+            PulseMessage::PreVoteAnswer { term, proposed, verdict } => {
+                self.on_pre_vote_answer(from, term, proposed, verdict);
+            }
+            PulseMessage::Vote { term, last, transfer } => self.on_vote(from, term, last, transfer),
+            PulseMessage::VoteAnswer { term, asked, verdict } => self.on_vote_answer(from, term, asked, verdict),
+        }
+        self.finish();
+    }
+
+    /// Takes a message of the stream plane of `from`, whose identity the caller has verified.
+    pub fn handle_stream(&mut self, now: Instant, from: NodeId, message: StreamMessage) {
+        self.advance(now);
+        if stream_term(&message) > TERM_MAX || from == self.options.me {
+            return;
+        }
+        match message {
+            StreamMessage::Append { term, previous, entries, commit } => {
+                self.on_append(from, term, previous, entries, commit);
+            }
+            StreamMessage::AppendAnswer { term, previous, outcome } => {
+                self.on_append_answer(from, term, previous, outcome);
+            }
+            StreamMessage::InstallSnapshot { term, snapshot } => self.on_install_snapshot(from, term, snapshot),
+            StreamMessage::SnapshotAnswer { term, through } => self.on_snapshot_answer(from, term, through),
+            StreamMessage::TimeoutNow { term, valid_through } => self.on_timeout_now(from, term, valid_through),
+        }
+        self.finish();
+    }
+
+    /// Lets time pass. It may be called at any time; [`Raft::poll_timeout`] says when it must be.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        self.advance(now);
+        match &self.standing {
+            Standing::Following => self.on_follower_timeout(),
+            Standing::Campaigning(_) => self.on_campaign_timeout(),
+            Standing::Leading(_) => self.on_leader_timeout(),
+        }
+        self.finish();
+    }
+
+    /// When [`Raft::handle_timeout`] is due next; [`Instant::FAR`] where only a message can change anything.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Instant {
+        match &self.standing {
+            Standing::Following => self.election_deadline,
+            Standing::Campaigning(campaign) => campaign.resend_at.min(campaign.deadline),
+            Standing::Leading(leading) => self.leader_deadline(leading),
+        }
+    }
+
+    /// The next thing to do, until there is none.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    fn advance(&mut self, now: Instant) {
+        self.now = self.now.max(now);
+    }
+
+    fn finish(&self) {
+        if cfg!(debug_assertions) {
+            self.check_invariants();
+        }
+    }
+
+    /// Proposes a command. It is appended and sent at once; [`Output::Committed`] tells that it is decided, and its
+    /// index and term that it is this one: after a change of leaders another command may take its index.
+    ///
+    /// A new leader may propose before it is ready: the command commits along with the leader's first entry.
+    pub fn propose(&mut self, now: Instant, command: Blob) -> Result<LogIndex, ProposeError> {
+        self.advance(now);
+        if command.len() > COMMAND_BYTES_MAX {
+            let length = command.len();
+            return Err(ProposeError::Refused(format!("{length} bytes, where {COMMAND_BYTES_MAX} are allowed")));
+        }
+        let proposed = self.propose_payload(Payload::Command(command));
+        self.finish();
+        proposed
+    }
+
+    /// Proposes other times for everybody.
+    pub fn propose_timing(&mut self, now: Instant, timing: Timing) -> Result<LogIndex, ProposeError> {
+        self.advance(now);
+        if !is_sane_timing(&timing) {
+            return Err(ProposeError::Refused(format!("times that can't work: {timing:?}")));
+        }
+        let proposed = self.propose_payload(Payload::Timing(timing));
+        self.finish();
+        proposed
+    }
+
+    /// Proposes `node` as a learner. It replaces a learner of another incarnation in the same slot; a voter there stays.
+    pub fn propose_learner(&mut self, now: Instant, node: NodeId) -> Result<LogIndex, ProposeError> {
+        self.advance(now);
+        let proposed = self.propose_members(|members| match members.contains(node) {
+            true => Err(format!("{node} is a member already")),
+            false => Ok(members.with_learner(node)),
+        });
+        self.finish();
+        proposed
+    }
+
+    /// Proposes that the learner `node` be a member no more.
+    pub fn propose_drop_learner(&mut self, now: Instant, node: NodeId) -> Result<LogIndex, ProposeError> {
+        self.advance(now);
+        let proposed = self.propose_members(|members| match members.learners.contains(&node) {
+            true => Ok(members.without_learner(node)),
+            false => Err(format!("{node} is no learner")),
+        });
+        self.finish();
+        proposed
+    }
+
+    /// Proposes that exactly `voters` vote, each of whom must be a voter or a learner now. The change is joint; the
+    /// leader itself ends it when the joint membership is committed. Voters that are left out are members no more.
+    ///
+    /// That a learner has caught up ([`Raft::match_index`]) is the caller's to see to: until it has, it can't help to
+    /// commit anything.
+    pub fn propose_voters(&mut self, now: Instant, voters: BTreeSet<NodeId>) -> Result<LogIndex, ProposeError> {
+        self.advance(now);
+        let proposed = self.propose_members(|members| {
+            if voters == members.voters {
+                return Err("these are the voters already".to_owned());
+            }
+            match voters.iter().find(|voter| !members.contains(**voter)) {
+                Some(stranger) => Err(format!("{stranger} is neither a voter nor a learner")),
+                None => Ok(members.joint(&voters)),
+            }
+        });
+        self.finish();
+        proposed
+    }
+
+    /// Hands over to the voter `to`: no proposals are taken, `to` is caught up and then told to campaign at once. Given
+    /// up after an election timeout.
+    ///
+    /// The votes of that campaign break promises, so leases that are based on them must be over before: stop granting
+    /// them and wait until then. [`Raft::quorum_contact`] is none from the moment when the election may begin.
+    pub fn transfer(&mut self, now: Instant, to: NodeId) -> Result<(), ProposeError> {
+        self.advance(now);
+        let begun = self.begin_transfer(to);
+        self.finish();
+        begun
+    }
+
+    /// Replaces the entries through `through`, which must be committed, by `state`: the state of the machine above with
+    /// all of them applied. It does nothing where a later snapshot exists.
+    pub fn compact(&mut self, through: LogIndex, state: Blob) {
+        let commit = self.commit_index;
+        assert!(through <= commit, "compaction through {through}, but only {commit} is committed");
+        if through > self.log.snapshot().index {
+            self.log.compact(through, state);
+        }
+        self.finish();
+    }
+
+    /// The latest term that this node knows.
+    #[must_use]
+    pub const fn term(&self) -> Term {
+        self.term
+    }
+
+    /// The leader of that term, if known. It may be this node.
+    #[must_use]
+    pub const fn leader(&self) -> Option<NodeId> {
+        self.leader
+    }
+
+    /// The membership in force: the latest in the log, committed or not.
+    #[must_use]
+    pub fn membership(&self) -> &Membership {
+        self.log.memberships().latest()
+    }
+
+    /// The times that this node keeps: while a change of times is not committed, the safest of old and new ones.
+    #[must_use]
+    pub const fn timing(&self) -> Timing {
+        self.timing
+    }
+
+    /// The last index of the log.
+    #[must_use]
+    pub fn last_index(&self) -> LogIndex {
+        self.log.last().index
+    }
+
+    /// The term there.
+    #[must_use]
+    pub fn last_term(&self) -> Term {
+        self.log.last().term
+    }
+
+    /// The last index that this node knows to be committed.
+    #[must_use]
+    pub const fn commit_index(&self) -> LogIndex {
+        self.commit_index
+    }
+
+    /// The last index that the snapshot stands for; 0 where there is none.
+    #[must_use]
+    pub const fn snapshot_index(&self) -> LogIndex {
+        self.log.snapshot().index
+    }
+
+    /// How many entries are kept.
+    #[must_use]
+    pub fn log_length(&self) -> usize {
+        self.log.len()
+    }
+
+    /// About how many bytes the entries take that are kept: with [`Raft::log_length`] the sign that it is time to
+    /// [`Raft::compact`].
+    #[must_use]
+    pub const fn log_bytes(&self) -> usize {
+        self.log.len_bytes()
+    }
+
+    /// The entry at `index`, if it is kept.
+    #[must_use]
+    pub fn entry(&self, index: LogIndex) -> Option<&Entry> {
+        self.log.entry(index)
+    }
+
+    /// Leader: through where the log of `of` is known to equal its own.
+    #[must_use]
+    pub fn match_index(&self, of: NodeId) -> Option<LogIndex> {
+        match self.role() == RaftRole::Leader && of == self.options.me {
+            true => Some(self.last_index()),
+            false => self.progress_of(of).map(|progress| progress.matched().index),
+        }
+    }
+
+    /// Whether it leads and an entry of its own term is committed: only then does it know everything that is committed.
+    #[must_use]
+    pub fn is_ready_leader(&self) -> bool {
+        matches!(&self.standing, Standing::Leading(leading) if leading.own_entry <= self.commit_index)
+    }
+
+    /// Leader: to whom it is handing over.
+    #[must_use]
+    pub fn transferring(&self) -> Option<NodeId> {
+        match &self.standing {
+            Standing::Leading(leading) => leading.transfer.map(|transfer| transfer.to),
+            Standing::Following | Standing::Campaigning(_) => None,
+        }
+    }
+
+    /// Follower: when the last valid heartbeat or append of the present leader arrived.
+    #[must_use]
+    pub const fn leader_heard_at(&self) -> Option<Instant> {
+        self.leader_heard_at
+    }
+
+    /// Leader: the latest moment such that a quorum has acked heartbeats that were *sent* then or later; the leader
+    /// itself counts as of the last call. For the election timeout from then on nobody else can be elected: the base of
+    /// leases. None also while a hand-over may force an election.
+    #[must_use]
+    pub fn quorum_contact(&self) -> Option<Instant> {
+        match &self.standing {
+            Standing::Leading(leading) if leading.forced.is_none() => self.contact(),
+            Standing::Leading(_) | Standing::Following | Standing::Campaigning(_) => None,
+        }
+    }
+
+    /// Leader: how long a lease may be that begins at [`Raft::quorum_contact`]. It is the shortest of all times that are
+    /// in force somewhere, and less where those who make up the contact have promised less than the election timeout
+    /// that belongs to it.
+    #[must_use]
+    pub fn lease(&self) -> Duration {
+        let promised = self.in_contact().into_iter().filter_map(|node| self.progress_of(node).map(Progress::promise));
+        match promised.min() {
+            Some(promise) if promise < self.timing.election => {
+                // The part of the promise that the lease is of the election timeout.
+                self.timing.lease.mul_f64(promise.as_secs_f64() / self.timing.election.as_secs_f64())
+            }
+            Some(_) | None => self.timing.lease,
+        }
+    }
+
+    /// Leader: when the latest heartbeat ack of `node` arrived.
+    #[must_use]
+    pub fn peer_acked_at(&self, node: NodeId) -> Option<Instant> {
+        self.progress_of(node).and_then(Progress::acked_at)
+    }
+
+    /// Leader: the time from sending `node` a heartbeat to its ack, smoothed.
+    #[must_use]
+    pub fn round_trip(&self, node: NodeId) -> Option<Duration> {
+        self.progress_of(node).and_then(Progress::round_trip)
+    }
+
+    /// Appends and truncations change the membership and the times in force.
+    fn after_log_changed(&mut self) {
+        let timings = self.log.timings();
+        let mut kept = *timings.at(self.commit_index);
+        for timing in timings.after(self.commit_index) {
+            kept.heartbeat = kept.heartbeat.min(timing.heartbeat);
+            kept.election = kept.election.max(timing.election);
+            kept.election_jitter = kept.election_jitter.max(timing.election_jitter);
+            kept.lease = kept.lease.min(timing.lease);
+            kept.down = kept.down.max(timing.down);
+        }
+        self.timing = kept;
+        if self.election_deadline == Instant::FAR && self.is_eligible() {
+            self.redraw_election_deadline();
+        }
+        self.report_role();
+    }
+
+    /// Commits through `index`, at most through the end of the log.
+    fn commit_through(&mut self, index: LogIndex) {
+        let index = index.min(self.log.last().index);
+        while self.commit_index < index {
+            let next = self.commit_index.next();
+            let Some(entry) = self.log.entry(next) else {
+                panic!("{next} is to be committed and isn't in a log through {}", self.log.last())
+            };
+            if let Standing::Leading(leading) = &mut self.standing {
+                leading.pending_bytes = leading.pending_bytes.saturating_sub(entry.payload.size_bytes());
+            }
+            self.outputs.push_back(Output::Committed(entry.clone()));
+            self.commit_index = next;
+            if matches!(entry.payload, Payload::Members(_) | Payload::Timing(_)) {
+                self.after_log_changed();
+            }
+        }
+    }
+
+    /// Begins anew from a leader's snapshot.
+    fn restore(&mut self, snapshot: Snapshot) {
+        assert!(snapshot.index > self.commit_index, "{} is before {}", snapshot.index, self.commit_index);
+        self.commit_index = snapshot.index;
+        self.log = Log::new(snapshot.clone());
+        self.outputs.push_back(Output::Restore(snapshot));
+        self.after_log_changed();
+    }
+
+    /// Panics where the machine contradicts itself.
+    pub fn check_invariants(&self) {
+        self.log.check_invariants();
+        let (first, last) = (self.log.snapshot().index, self.log.last());
+        let commit = self.commit_index;
+        assert!(first <= commit && commit <= last.index, "commit {commit} is outside of the log {first} to {last}");
+        assert!(last.term <= self.term, "the log ends with {last}, past the term {}", self.term);
+        assert!(self.leader_heard_at.is_none() || self.leader.is_some(), "heard from a leader that isn't known");
+        match &self.standing {
+            Standing::Following => {
+                assert_ne!(self.leader, Some(self.options.me), "follows itself in term {}", self.term);
+            }
+            Standing::Campaigning(campaign) => {
+                let own = if campaign.is_pre { self.term.next() } else { self.term };
+                assert_eq!(campaign.term, own, "campaigns in another term than its own, {}", self.term);
+                assert!(!self.membership().is_blank(), "campaigns without a membership");
+                assert_eq!(self.leader, None, "campaigns although it knows a leader");
+            }
+            Standing::Leading(leading) => {
+                assert_eq!(self.leader, Some(self.options.me), "leads and takes another one for the leader");
+                assert_eq!(self.voted_for, Some(self.options.me), "leads without its own vote");
+                for node in self.membership().everybody() {
+                    let known = node == self.options.me || leading.progress.contains_key(&node);
+                    assert!(known, "{node} is a member that the leader doesn't send to: {}", self.membership());
+                }
+                leading.progress.values().for_each(|progress| progress.check_invariants(last.index));
+            }
+        }
+    }
+}
+
+/// Whether `timing` can work: heartbeats well within the promise, the lease within it, and nothing so long that adding
+/// up would overflow.
+fn is_sane_timing(timing: &Timing) -> bool {
+    const LONGEST: Duration = Duration::from_secs(3600);
+    let Timing { heartbeat, election, election_jitter, lease, down } = *timing;
+    [heartbeat, election, election_jitter, lease, down].into_iter().all(|time| time <= LONGEST)
+        && heartbeat >= Duration::from_millis(1)
+        && heartbeat * 2 <= election
+        && lease < election
+}
+
+/// The latest term that a datagram names.
+fn pulse_term(message: &PulseMessage) -> Term {
+    match message {
+        PulseMessage::Heartbeat { term, .. }
+        | PulseMessage::HeartbeatAck { term, .. }
+        | PulseMessage::PreVoteAnswer { term, .. }
+        | PulseMessage::Vote { term, .. }
+        | PulseMessage::VoteAnswer { term, .. } => *term,
+        PulseMessage::PreVote { proposed, .. } => *proposed,
+    }
+}
+
+fn stream_term(message: &StreamMessage) -> Term {
+    match message {
+        StreamMessage::Append { term, .. }
+        | StreamMessage::AppendAnswer { term, .. }
+        | StreamMessage::InstallSnapshot { term, .. }
+        | StreamMessage::SnapshotAnswer { term, .. }
+        | StreamMessage::TimeoutNow { term, .. } => *term,
+    }
+}
