@@ -183,6 +183,12 @@ impl FrameDecoder {
         self.header.map_or(HEADER_BYTES, |header| header.payload_bytes).saturating_sub(buffered)
     }
 
+    /// Whether the header of the frame under way is there and sound.
+    #[must_use]
+    pub const fn has_header(&self) -> bool {
+        self.header.is_some()
+    }
+
     /// Whether a frame has begun and isn't complete, where `buffered` bytes wait in the buffer.
     #[must_use]
     pub const fn is_within_frame(&self, buffered: usize) -> bool {

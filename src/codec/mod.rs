@@ -40,3 +40,4 @@ pub mod frame;
 pub use door::{decode, encode_into};
 pub use envelope::{Envelope, NameHash};
 pub use error::CodecError;
+pub use frame::{Frame, FrameDecoder};

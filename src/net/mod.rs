@@ -1,1 +1,24 @@
-//! To come.
+//! Sockets. What comes in is handed on as bytes or frames; what goes out is taken from queues. Nothing here knows what a
+//! message means.
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | [`udp`] | [`udp::PulseSocket`]: the pulse plane. Never blocks; what doesn't fit is dropped, since pulses repeat |
+//! | [`tcp`] | the stream plane: a bounded queue and a writer for each peer, a listener with a reader for each connection |
+//! | [`listen`] | binding, with errors that name the address and the setting |
+//! | `counters` | [`Counters`]: what went in and out, and what was refused why |
+//!
+//! Addresses of peers are texts, `host:port`. They are resolved anew whenever a connection is dialed, because in many
+//! deployments a node that comes back has another address under the same name.
+//!
+//! Invariants:
+//! - nothing from outside panics, and nothing is allocated without a cap;
+//! - every queue is bounded, and what happens when it is full is said where it is filled;
+//! - no lock is held across an await; the one lock here (of an [`tcp::Outbox`]) takes no other.
+
+mod counters;
+pub mod listen;
+pub mod tcp;
+pub mod udp;
+
+pub use counters::{Counter, Counters};

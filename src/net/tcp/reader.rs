@@ -1,0 +1,103 @@
+//! The reading end: takes frames off one connection that came in.
+
+use std::io;
+
+use bytes::BytesMut;
+use thiserror::Error;
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout_at};
+
+use super::listener::{FrameSink, ListenerOptions};
+use crate::codec::{CodecError, FrameDecoder, NameHash};
+use crate::net::Counters;
+
+/// The least room that a read gets: a small read costs as much as one of this size.
+const READ_BYTES_MIN: usize = 64 << 10;
+/// The room that a read gets at most while a frame is under way: two full chunks of a writer.
+const READ_BYTES_MAX: usize = 256 << 10;
+
+/// Why a connection ended.
+#[derive(Debug, Error)]
+pub(super) enum End {
+    /// The peer closed it between two frames.
+    #[error("the peer closed it")]
+    Closed,
+    /// The peer closed it within a frame: it died, or gave up what it was writing.
+    #[error("the peer closed it within a frame")]
+    CutOff,
+    /// The connection broke.
+    #[error("it broke: {0}")]
+    Broken(io::Error),
+    /// The peer sent what is no frame.
+    #[error("refused: {0}")]
+    Refused(CodecError),
+    /// The connection's first header didn't come in time.
+    #[error("no frame came in time")]
+    NoFirstFrame,
+    /// A frame was begun and then not a byte of it came.
+    #[error("a frame stood still for too long")]
+    HalfFrame,
+}
+
+impl End {
+    /// The cause in one word where the peer is to blame: a label of metrics.
+    pub(super) const fn rejection(&self) -> Option<&'static str> {
+        match self {
+            Self::Closed | Self::CutOff | Self::Broken(_) => None,
+            Self::Refused(error) => Some(error.reason()),
+            Self::NoFirstFrame => Some("no_first_frame"),
+            Self::HalfFrame => Some("half_frame"),
+        }
+    }
+}
+
+/// Reads frames and hands them to `sink` until the connection ends.
+pub(super) async fn drive_reader<S: FrameSink>(
+    mut stream: TcpStream,
+    name: NameHash,
+    sink: &S,
+    counters: &Counters,
+    options: &ListenerOptions,
+) -> End {
+    let mut decoder = FrameDecoder::new(name);
+    let mut buffer = BytesMut::new();
+    let first_deadline = Instant::now() + options.first_frame;
+    let mut is_known = false;
+    loop {
+        // Grows with what has come, not with what a header promises: at most to twice the bytes that are really there.
+        let wanted = decoder.bytes_wanted(buffer.len());
+        buffer.reserve(wanted.clamp(READ_BYTES_MIN, READ_BYTES_MAX.max(buffer.len())));
+        let deadline = match (is_known, decoder.is_within_frame(buffer.len())) {
+            (false, _) => Some((first_deadline, End::NoFirstFrame)),
+            (true, true) => Some((Instant::now() + options.half_frame, End::HalfFrame)),
+            (true, false) => None,
+        };
+        let read = match deadline {
+            None => stream.read_buf(&mut buffer).await,
+            Some((at, end)) => match timeout_at(at, stream.read_buf(&mut buffer)).await {
+                Ok(read) => read,
+                Err(_) => return end,
+            },
+        };
+        match read {
+            Ok(0) if decoder.is_within_frame(buffer.len()) => return End::CutOff,
+            Ok(0) => return End::Closed,
+            Ok(bytes) => counters.stream_bytes_received.add(bytes as u64),
+            Err(error) => return End::Broken(error),
+        }
+        loop {
+            match decoder.decode(&mut buffer) {
+                Ok(Some(frame)) => {
+                    counters.frames_received.add(1);
+                    sink.handle_frame(frame);
+                    is_known = true;
+                }
+                Ok(None) => break,
+                Err(error) => return End::Refused(error),
+            }
+        }
+        // A sound header of this cluster is proof enough: a large first frame may take its time.
+        is_known |= decoder.has_header();
+    }
+}
