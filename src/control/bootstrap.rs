@@ -121,11 +121,13 @@ impl Bootstrap {
         if from.slot == self.me.slot || from.slot.index() >= self.heard.len() {
             return;
         }
-        let before = self.heard[from.slot.index()].replace(Heard { incarnation: from.incarnation, announcement, at: now });
+        let before =
+            self.heard[from.slot.index()].replace(Heard { incarnation: from.incarnation, announcement, at: now });
         let is_other_life = before.is_some_and(|before| before.incarnation != from.incarnation);
         if let Some(accepted) = self.accepted {
             // Whoever this process agreed with has died, or already belongs elsewhere: that cluster can't be founded.
-            let is_elsewhere = matches!(announcement, Announcement::Member { cluster, .. } if cluster != accepted.cluster);
+            let is_elsewhere =
+                matches!(announcement, Announcement::Member { cluster, .. } if cluster != accepted.cluster);
             if is_other_life || is_elsewhere {
                 self.give_up(now);
                 return;
@@ -171,7 +173,9 @@ impl Bootstrap {
 
     /// BLANK → ACCEPTED once every slot is heard, and none of them belongs to a cluster.
     fn maybe_accept(&mut self, now: Instant) {
-        if self.accepted.is_some() || !self.every_peer(now, |heard| !matches!(heard.announcement, Announcement::Member { .. })) {
+        if self.accepted.is_some()
+            || !self.every_peer(now, |heard| !matches!(heard.announcement, Announcement::Member { .. }))
+        {
             return;
         }
         let cluster = cluster_id(&self.cluster_name, &self.founders());
@@ -183,8 +187,7 @@ impl Bootstrap {
     /// ACCEPTED → member once everybody has accepted the same, or somebody has already begun because of that.
     fn maybe_begin(&mut self, now: Instant) {
         let Some(Accepted { cluster, .. }) = self.accepted else { return };
-        let has_begun =
-            |heard: &Heard| matches!(heard.announcement, Announcement::Member { cluster: theirs, .. } if theirs == cluster);
+        let has_begun = |heard: &Heard| matches!(heard.announcement, Announcement::Member { cluster: theirs, .. } if theirs == cluster);
         let has_accepted = |heard: &Heard| heard.announcement == Announcement::Accepted { cluster } || has_begun(heard);
         let somebody_began = self.heard.iter().flatten().any(has_begun);
         if somebody_began || self.every_peer(now, has_accepted) {
@@ -273,7 +276,9 @@ mod tests {
                                     self.nodes[to.index()].handle_announcement(self.now, me, announcement);
                                 }
                             }
-                            BootstrapOutput::Founded { cluster, founders } => self.founded[from] = Some((cluster, founders)),
+                            BootstrapOutput::Founded { cluster, founders } => {
+                                self.founded[from] = Some((cluster, founders))
+                            }
                             BootstrapOutput::Announce { .. } | BootstrapOutput::Reborn { .. } => {}
                         }
                     }
@@ -317,14 +322,17 @@ mod tests {
             world.run(Duration::from_secs(3), |_, _| rng.chance(500_000));
             world.run(Duration::from_secs(30), |_, _| true);
             assert!(world.founded[0].is_some(), "seed {seed}");
-            assert!(world.founded.iter().all(|founded| *founded == world.founded[0]), "seed {seed}: {:?}", world.founded);
+            assert!(
+                world.founded.iter().all(|founded| *founded == world.founded[0]),
+                "seed {seed}: {:?}",
+                world.founded
+            );
         }
     }
 
     #[test]
     fn a_restart_in_the_middle_starts_the_founding_anew() {
-        let mut bootstrap =
-            Bootstrap::new(NodeId::new(Slot(0), Incarnation(1)), 2, "test", Instant::ZERO, Rng::new(1));
+        let mut bootstrap = Bootstrap::new(NodeId::new(Slot(0), Incarnation(1)), 2, "test", Instant::ZERO, Rng::new(1));
         bootstrap.handle_announcement(Instant(1), NodeId::new(Slot(1), Incarnation(2)), Announcement::Blank);
         assert!(bootstrap.accepted.is_some());
         bootstrap.handle_announcement(Instant(2), NodeId::new(Slot(1), Incarnation(3)), Announcement::Blank);

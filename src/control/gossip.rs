@@ -120,6 +120,9 @@ mod tests {
         assert_eq!(view.entry(Slot(1)).map(|(entry, _)| entry.term), Some(Term(5)));
         assert!(view.entry(Slot(0)).is_none() && view.entry(Slot(9)).is_none());
         let told = view.entries_to_tell(now + Duration::from_millis(5), entry(0, 5, 0));
-        assert_eq!(told.iter().map(|entry| (entry.slot.0, entry.age.as_millis())).collect::<Vec<_>>(), [(0, 0), (1, 15)]);
+        assert_eq!(
+            told.iter().map(|entry| (entry.slot.0, entry.age.as_millis())).collect::<Vec<_>>(),
+            [(0, 0), (1, 15)]
+        );
     }
 }

@@ -161,7 +161,11 @@ mod tests {
         granter.handle_request(Instant(1000 * MS), holder(), LeaseRequest { asked_at: 5 });
         // The quorum was last heard 60 ms before the question: 40 ms of its promise are left, less the drift.
         let grant = granter.grant(holder(), Instant(940 * MS), &timing, LogIndex(3)).expect("some time is left");
-        assert!(grant.valid < Duration::from_millis(40) && grant.valid > Duration::from_millis(39), "{:?}", grant.valid);
+        assert!(
+            grant.valid < Duration::from_millis(40) && grant.valid > Duration::from_millis(39),
+            "{:?}",
+            grant.valid
+        );
         assert!(granter.ends_at(Slot(1)) > Instant(1000 * MS) + grant.valid);
         assert_eq!(granter.grant(holder(), Instant(940 * MS), &timing, LogIndex(3)), None, "one grant a question");
 

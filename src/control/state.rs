@@ -78,7 +78,7 @@ impl ControlState {
             Command::NodeUp { node } => self.on_node_up(epoch, *node),
             Command::NodeDown { node } => self.on_node_down(epoch, *node),
             Command::ChangeInSync(changes) => {
-                changes.iter().fold(false, |changed, change| self.on_change_in_sync(epoch, change) || changed)
+                changes.iter().filter(|change| self.on_change_in_sync(epoch, change)).count() > 0
             }
         };
         if cfg!(debug_assertions) {
@@ -169,7 +169,8 @@ impl ControlState {
         let is_current = record.epoch == change.epoch && record.change == change.change;
         let is_primary = record.primary.is_some_and(|slot| self.node(slot).node == Some(change.proposer));
         let added_learn = change.add.is_subset(record.learners);
-        let removed_may_go = change.remove.is_subset(record.in_sync) && !record.primary.is_some_and(|p| change.remove.contains(p));
+        let removed_may_go =
+            change.remove.is_subset(record.in_sync) && !record.primary.is_some_and(|p| change.remove.contains(p));
         if !(is_current && is_primary && added_learn && removed_may_go) {
             return false;
         }
@@ -248,7 +249,9 @@ impl ControlState {
             assert!(record.members().is_subset(registered), "p{partition}: {record:?} names an unregistered slot");
             assert!(record.learners.is_subset(up), "p{partition}: {record:?} has a learner that is down; up: {up:?}");
             match record.primary {
-                Some(primary) => assert!(up.contains(primary), "p{partition}: {record:?} has a dead primary; up: {up:?}"),
+                Some(primary) => {
+                    assert!(up.contains(primary), "p{partition}: {record:?} has a dead primary; up: {up:?}")
+                }
                 None => assert!(
                     record.in_sync.intersection(up).is_empty(),
                     "p{partition}: {record:?} has nobody promoted; up: {up:?}"
@@ -361,7 +364,8 @@ mod tests {
         let mut state = founded(3, 2);
         state.apply(LogIndex(2), &Command::NodeDown { node: node(0, 1) });
         state.apply(LogIndex(3), &Command::NodeUp { node: node(0, 2) });
-        let partition = state.table().iter().position(|record| record.learners.contains(Slot(0))).expect("it learns some");
+        let partition =
+            state.table().iter().position(|record| record.learners.contains(Slot(0))).expect("it learns some");
         let record = state.table()[partition];
         let primary = record.primary.expect("it has one");
         let change = InSyncChange {

@@ -20,7 +20,9 @@ use super::member::Member;
 use super::message::{ControlMessage, PulseMessage};
 use super::outbox::PulseOutbox;
 use super::{ControlEvent, Load, View};
-use crate::base::{ClusterId, Generation, InSyncChange, Incarnation, Instant, NodeId, Options, PartitionRecord, Rng, Slot};
+use crate::base::{
+    ClusterId, Generation, InSyncChange, Incarnation, Instant, NodeId, Options, PartitionRecord, Rng, Slot,
+};
 use crate::codec::{Envelope, NameHash, datagram};
 use crate::control::{Bootstrap, BootstrapOutput, ControlState, GossipView};
 use crate::raft::Raft;
@@ -307,12 +309,13 @@ impl ControlCore {
                     self.pulses.push(ClusterId::NONE, anybody, PulseMessage::Announce(announcement));
                 }
                 Some(BootstrapOutput::Founded { cluster, founders }) => {
-                    self.outputs.push_back(ControlOutput::Event(ControlEvent::Founded { cluster, nodes: founders.len() }));
+                    self.outputs
+                        .push_back(ControlOutput::Event(ControlEvent::Founded { cluster, nodes: founders.len() }));
                     let rng = self.rng.fork();
                     let member = Member::founder(&self.options, self.me, cluster, founders, now, rng);
                     self.phase = Phase::Member(Box::new(member));
                 }
-                Some(BootstrapOutput::Reborn { me }) => self.become(me),
+                Some(BootstrapOutput::Reborn { me }) => self.become_somebody(me),
                 None => break,
             }
         }
@@ -320,13 +323,14 @@ impl ControlCore {
 
     /// Dies as who it was and starts as somebody else, without a cluster.
     fn start_anew(&mut self, now: Instant) {
-        self.become(NodeId::new(self.me.slot, Incarnation(self.rng.bits_128())));
+        let incarnation = Incarnation(self.rng.bits_128());
+        self.become_somebody(NodeId::new(self.me.slot, incarnation));
         let rng = self.rng.fork();
         self.phase =
             Phase::Bootstrapping(Bootstrap::new(self.me, self.options.slots, &self.options.cluster_name, now, rng));
     }
 
-    fn become(&mut self, me: NodeId) {
+    fn become_somebody(&mut self, me: NodeId) {
         self.outputs.push_back(ControlOutput::Event(ControlEvent::Reborn { before: self.me, now: me }));
         self.me = me;
         self.options.me = me;
@@ -338,7 +342,8 @@ impl ControlCore {
 
     /// Gives out a new view or a longer lease, where there is one.
     fn tell_shards(&mut self) {
-        let is_new_phase = self.view.me != self.me || self.view.cluster != self.member().map_or(ClusterId::NONE, Member::cluster);
+        let is_new_phase =
+            self.view.me != self.me || self.view.cluster != self.member().map_or(ClusterId::NONE, Member::cluster);
         let has_changed = match &mut self.phase {
             Phase::Member(member) => std::mem::take(&mut member.changed),
             Phase::Bootstrapping(_) => false,
@@ -361,11 +366,8 @@ impl ControlCore {
         };
         let state = member.state();
         // Most views differ in who leads or how far the log is; the table is shared then.
-        let table: Arc<[PartitionRecord]> = if *self.view.table == *state.table() {
-            Arc::clone(&self.view.table)
-        } else {
-            Arc::from(state.table())
-        };
+        let table: Arc<[PartitionRecord]> =
+            if *self.view.table == *state.table() { Arc::clone(&self.view.table) } else { Arc::from(state.table()) };
         View {
             cluster: member.cluster(),
             generation: member.generation(),

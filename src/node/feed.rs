@@ -53,6 +53,11 @@ pub(super) struct FeedWish {
 }
 
 impl FeedWish {
+    /// No wish: nobody views.
+    pub(super) fn none() -> Self {
+        Self { ask_at: Instant::FAR, ..Self::default() }
+    }
+
     /// There are viewers from now on: the wish has this number.
     pub(super) fn begin(&mut self, now: Instant, id: RequestId) {
         *self = Self { id: Some(id), ask_at: now, ..Self::default() };
@@ -60,7 +65,7 @@ impl FeedWish {
 
     /// The last viewer is gone.
     pub(super) fn end(&mut self) {
-        *self = Self { ask_at: Instant::FAR, ..Self::default() };
+        *self = Self::none();
     }
 
     /// The wish's number; none while nobody views.
@@ -84,9 +89,9 @@ impl FeedWish {
 
     /// True once, when everybody who is up has confirmed.
     pub(super) fn maybe_live(&mut self, up: SlotSet, registered: &[Option<NodeId>]) -> bool {
-        let everybody = up.iter().all(|slot| {
-            registered.get(slot.index()).copied().flatten().is_some_and(|node| self.whole.contains(&node))
-        });
+        let everybody = up
+            .iter()
+            .all(|slot| registered.get(slot.index()).copied().flatten().is_some_and(|node| self.whole.contains(&node)));
         let is_live = self.id.is_some() && !up.is_empty() && everybody;
         is_live && !std::mem::replace(&mut self.was_live, is_live)
     }

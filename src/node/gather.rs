@@ -4,7 +4,7 @@
 //! spoken for. What nobody spoke for, because its primary is just moving, is asked for again. A page never silently lacks
 //! a partition.
 
-use super::message::{PartitionSet, Scan, Scanned};
+use super::message::{Scan, Scanned};
 use crate::api::{Item, Key, Page};
 use crate::base::{Instant, RequestId};
 
@@ -73,6 +73,7 @@ impl Gather {
 
 #[cfg(test)]
 mod tests {
+    use super::super::message::PartitionSet;
     use super::*;
     use crate::base::{Blob, PartitionId, Version};
 

@@ -7,7 +7,7 @@ use super::message::{ControlMessage, PulseMessage};
 use super::outbox::PulseOutbox;
 use super::supervisor::Supervisor;
 use super::{ControlEvent, Load};
-use crate::base::{Blob, ClusterId, Generation, InSyncChange, Instant, LogIndex, NodeId, Options, Rng, Slot, Term};
+use crate::base::{Blob, ClusterId, Generation, InSyncChange, Instant, NodeId, Options, Rng, Term};
 use crate::codec;
 use crate::control::{
     Announcement, Command, ControlState, GOSSIP_EVERY, GossipEntry, GossipView, LeaseGranter, LeaseHolder, NodeKind,
@@ -49,7 +49,14 @@ pub(super) struct Member {
 
 impl Member {
     /// A founder: everybody starts with the same membership.
-    pub(super) fn founder(options: &Options, me: NodeId, cluster: ClusterId, founders: Vec<NodeId>, now: Instant, mut rng: Rng) -> Self {
+    pub(super) fn founder(
+        options: &Options,
+        me: NodeId,
+        cluster: ClusterId,
+        founders: Vec<NodeId>,
+        now: Instant,
+        mut rng: Rng,
+    ) -> Self {
         let membership = Membership { voters: founders.into_iter().collect(), ..Membership::default() };
         let raft = Raft::founder(raft_options(options, me), membership, now, rng.fork());
         Self::new(options, me, cluster, Generation::ZERO, raft, now, rng)
@@ -68,7 +75,15 @@ impl Member {
         Self::new(options, me, cluster, generation, raft, now, rng)
     }
 
-    fn new(options: &Options, me: NodeId, cluster: ClusterId, generation: Generation, raft: Raft, now: Instant, mut rng: Rng) -> Self {
+    fn new(
+        options: &Options,
+        me: NodeId,
+        cluster: ClusterId,
+        generation: Generation,
+        raft: Raft,
+        now: Instant,
+        mut rng: Rng,
+    ) -> Self {
         Self {
             me,
             cluster,
@@ -95,6 +110,10 @@ impl Member {
 
     pub(super) const fn generation(&self) -> Generation {
         self.generation
+    }
+
+    fn is_leader(&self) -> bool {
+        self.raft.role() == RaftRole::Leader
     }
 
     pub(super) const fn raft(&self) -> &Raft {
@@ -144,7 +163,13 @@ impl Member {
     }
 
     /// A process without a cluster calls: it is told of this one, and a leader will let it in.
-    pub(super) fn handle_announcement(&mut self, now: Instant, from: NodeId, announcement: Announcement, out: &mut PulseOutbox) {
+    pub(super) fn handle_announcement(
+        &mut self,
+        now: Instant,
+        from: NodeId,
+        announcement: Announcement,
+        out: &mut PulseOutbox,
+    ) {
         if matches!(announcement, Announcement::Member { .. }) {
             return;
         }
@@ -178,7 +203,7 @@ impl Member {
 
     pub(super) fn poll_timeout(&self) -> Instant {
         let own = self.gossip_at.min(self.reborn_at);
-        let supervise_at = if self.raft.is_leader() { self.supervise_at } else { Instant::FAR };
+        let supervise_at = if self.is_leader() { self.supervise_at } else { Instant::FAR };
         self.raft.poll_timeout().min(own).min(supervise_at)
     }
 
@@ -195,17 +220,16 @@ impl Member {
         out: &mut Vec<ControlOutput>,
     ) -> bool {
         self.drain_raft(now, options, pulses, out);
-        if self.raft.is_leader() && now >= self.supervise_at {
+        if self.is_leader() && now >= self.supervise_at {
             self.supervise_at = now + options.timing.heartbeat / 2;
             self.supervisor.supervise(now, &mut self.raft, &self.state, &self.granter, options);
             out.extend(self.supervisor.take_events().into_iter().map(ControlOutput::Event));
             self.drain_raft(now, options, pulses, out);
         }
-        if self.raft.is_ready_leader() {
-            if let Some(contact) = self.raft.quorum_contact() {
+        if self.raft.is_ready_leader()
+            && let Some(contact) = self.raft.quorum_contact() {
                 self.leases.handle_own_contact(contact, &options.timing);
             }
-        }
         self.maybe_announce_leader(out);
         self.maybe_compact();
         self.maybe_gossip(now, load, pulses);
@@ -239,7 +263,14 @@ impl Member {
     }
 
     /// Sends a pulse, and what rides beside it: grants beside heartbeats, lease requests beside their acks.
-    fn send_pulse(&mut self, now: Instant, options: &Options, to: NodeId, message: raft::PulseMessage, pulses: &mut PulseOutbox) {
+    fn send_pulse(
+        &mut self,
+        now: Instant,
+        options: &Options,
+        to: NodeId,
+        message: raft::PulseMessage,
+        pulses: &mut PulseOutbox,
+    ) {
         let beside = match &message {
             raft::PulseMessage::Heartbeat { .. } => self.grant(to, options).map(PulseMessage::LeaseGrant),
             raft::PulseMessage::HeartbeatAck { .. } => Some(PulseMessage::LeaseRequest(LeaseHolder::request(now))),
@@ -285,8 +316,9 @@ impl Member {
     /// Says once a term who leads, as soon as that leader has had something committed.
     fn maybe_announce_leader(&mut self, out: &mut Vec<ControlOutput>) {
         let Some(leader) = self.raft.leader() else { return };
-        let has_committed = self.raft.commit_index() > LogIndex::ZERO && self.raft.is_term_committed();
-        if self.announced < self.raft.term() && has_committed && self.state.settings().is_some() {
+        let committed = self.raft.commit_index();
+        let is_own_term = self.raft.entry(committed).is_some_and(|entry| entry.term == self.raft.term());
+        if self.announced < self.raft.term() && is_own_term && self.state.settings().is_some() {
             self.announced = self.raft.term();
             let up = self.state.up().with(leader.slot).len();
             out.push(ControlOutput::Event(ControlEvent::Leader { leader, term: self.raft.term(), up }));
@@ -294,7 +326,7 @@ impl Member {
     }
 
     fn maybe_compact(&mut self) {
-        if self.raft.entries_kept() > LOG_ENTRIES_MAX {
+        if self.raft.log_length() > LOG_ENTRIES_MAX {
             let mut bytes = Vec::new();
             codec::encode_into(&self.state, &mut bytes).expect("the control state encodes");
             self.raft.compact(self.state.applied(), Blob::from(bytes));
@@ -306,7 +338,8 @@ impl Member {
             return;
         }
         self.gossip_at = now + GOSSIP_EVERY;
-        let peers: Vec<NodeId> = self.raft.membership().voters.iter().copied().filter(|&node| node != self.me).collect();
+        let peers: Vec<NodeId> =
+            self.raft.membership().voters.iter().copied().filter(|&node| node != self.me).collect();
         if peers.is_empty() {
             return;
         }
@@ -345,12 +378,11 @@ impl Member {
     pub(super) fn check_invariants(&self) {
         self.state.check_invariants();
         self.raft.check_invariants();
-        assert!(self.state.applied() <= self.raft.commit_index(), "applied {} before it was committed", self.state.applied());
-    }
-
-    /// The entry of the registry for `slot`.
-    pub(super) fn registered(&self, slot: Slot) -> Option<NodeId> {
-        self.state.node(slot).node
+        assert!(
+            self.state.applied() <= self.raft.commit_index(),
+            "applied {} before it was committed",
+            self.state.applied()
+        );
     }
 }
 

@@ -24,7 +24,7 @@ use super::message::{AnswerMessage, Forward, NodeMessage, PartitionSet, PeerMess
 use super::scan;
 use crate::api::{Consistency, Error, FeedEvent, Operation, Request, Response};
 use crate::base::{
-    ClusterId, Epoch, FollowerMode, InSyncChange, Instant, NodeId, Options, PartitionId, RequestId, ShardId, Slot, limits,
+    Epoch, FollowerMode, InSyncChange, Instant, NodeId, Options, PartitionId, RequestId, ShardId, Slot, limits,
 };
 use crate::placement;
 use crate::replica::{self, Replica, ReplicaOptions};
@@ -166,7 +166,7 @@ impl ShardCore {
             waiting: VecDeque::new(),
             gathers: BTreeMap::new(),
             subscribers: Subscribers::default(),
-            wish: FeedWish { ask_at: Instant::FAR, ..FeedWish::default() },
+            wish: FeedWish::none(),
             sweep_at: Instant::ZERO,
             next_id: u64::from(id.0),
             retry: false,
@@ -380,10 +380,9 @@ impl ShardCore {
             }
         }
         match &request.operation {
-            Operation::Put { value, .. } if value.len() > options.value_bytes_max => Err(Error::ValueTooLarge {
-                bytes: value.len() as u64,
-                bytes_max: options.value_bytes_max as u64,
-            }),
+            Operation::Put { value, .. } if value.len() > options.value_bytes_max => {
+                Err(Error::ValueTooLarge { bytes: value.len() as u64, bytes_max: options.value_bytes_max as u64 })
+            }
             Operation::List { limit, .. } if *limit == 0 || *limit as usize > limits::PAGE_ITEMS_MAX => {
                 let most = limits::PAGE_ITEMS_MAX;
                 Err(Error::BadRequest(format!("limit is {limit}; a page has 1 to {most} keys")))
@@ -418,16 +417,10 @@ impl ShardCore {
         if primary == Some(self.view.me) {
             return self.execute(now, partition, work);
         }
-        let is_copy = record.in_sync.contains(self.view.me.slot) && self.view.registered(self.view.me.slot) == Some(self.view.me);
         if let Operation::Get { key, consistency: Consistency::Stale } = &work.request.operation
-            && is_copy
+            && let Ok(value) = self.replicas[self.index(partition)].read_stale(now, key)
         {
-            let value = self.replicas[self.index(partition)].read_stale(now, key);
-            let response = value.map_or(Response::NotFound, |mut value| {
-                value.stale = true;
-                Response::Value(value)
-            });
-            return self.answered(work.origin, Ok(response));
+            return self.answered(work.origin, Ok(value.map_or(Response::NotFound, Response::Value)));
         }
         match self.next_hop(&work, primary) {
             Some(to) => {
@@ -469,7 +462,10 @@ impl ShardCore {
                 if let Operation::Put { key, value, .. } = &operation {
                     let bytes_max = self.options.memory_bytes_max / u64::from(self.options.shards);
                     if self.table_bytes + (key.as_bytes().len() + value.len()) as u64 > bytes_max {
-                        return self.answered(work.origin, Err(Error::MemoryFull { bytes_max: self.options.memory_bytes_max }));
+                        return self.answered(
+                            work.origin,
+                            Err(Error::MemoryFull { bytes_max: self.options.memory_bytes_max }),
+                        );
                     }
                 }
                 // A client's number serves for the replica too; a peer's request needs one of this shard's.
@@ -676,11 +672,12 @@ impl ShardCore {
         let index = self.index(partition);
         let mut out = std::mem::take(&mut self.scratch);
         let replica = &mut self.replicas[index];
-        let (keys, bytes, was_serving) = (replica.keys(), replica.bytes(), replica.is_serving());
+        let before = replica.status();
         act(replica, &mut out);
-        self.table_keys = self.table_keys + replica.keys() - keys;
-        self.table_bytes = self.table_bytes + replica.bytes() - bytes;
-        self.retry |= !was_serving && replica.is_serving();
+        let after = replica.status();
+        self.table_keys = self.table_keys + after.records as u64 - before.records as u64;
+        self.table_bytes = self.table_bytes + after.bytes as u64 - before.bytes as u64;
+        self.retry |= !before.serving && after.serving;
         let due = replica.next_deadline();
         if due < self.armed[index] {
             self.timers.remove(&(self.armed[index], index as u16));
@@ -725,13 +722,12 @@ impl ShardCore {
     fn open_partitions(&mut self) {
         let Some(settings) = self.view.settings.filter(|_| self.replicas.is_empty()) else { return };
         let options = Arc::new(ReplicaOptions {
-            me: self.view.me,
             tail_effects_max: self.options.tail_effects_max,
             min_copies: settings.min_copies,
-            ..ReplicaOptions::default()
+            ..ReplicaOptions::new(self.view.me)
         });
         let mine = (self.id.0..settings.partitions).step_by(usize::from(self.options.shards));
-        self.replicas = mine.map(|partition| Replica::new(PartitionId(partition), Arc::clone(&options))).collect();
+        self.replicas = mine.map(|partition| Replica::new(PartitionId(partition), &options)).collect();
         self.armed = vec![Instant::FAR; self.replicas.len()];
     }
 
@@ -746,7 +742,9 @@ impl ShardCore {
             if before.record(partition) == Some(&record) && same_people {
                 continue;
             }
-            self.with_replica(now, partition, |replica, out| replica.handle_record(now, record, &view.registered, out));
+            self.with_replica(now, partition, |replica, out| {
+                replica.handle_record(now, &record, &view.registered, out)
+            });
         }
     }
 
@@ -792,16 +790,13 @@ impl ShardCore {
     fn sweep(&mut self, now: Instant) {
         self.sweep_at = now + SWEEP_EVERY;
         self.subscribers.sweep(now);
-        let late: Vec<RequestId> = self
-            .in_flight
-            .iter()
-            .filter(|(_, in_flight)| now >= in_flight.deadline())
-            .map(|(id, _)| *id)
-            .collect();
+        let late: Vec<RequestId> =
+            self.in_flight.iter().filter(|(_, in_flight)| now >= in_flight.deadline()).map(|(id, _)| *id).collect();
         for id in late {
             let Some(in_flight) = self.in_flight.remove(&id) else { continue };
             let detail = "the deadline passed while it was under way".to_owned();
-            let error = if in_flight.is_write() { Error::OutcomeUnknown(detail) } else { Error::DeadlineBefore(detail) };
+            let error =
+                if in_flight.is_write() { Error::OutcomeUnknown(detail) } else { Error::DeadlineBefore(detail) };
             self.reply(in_flight.origin(), Err(error));
         }
         self.retry |= self.waiting.iter().any(|work| now >= work.deadline);
@@ -844,17 +839,11 @@ impl ShardCore {
         PartitionId((index * usize::from(self.options.shards)) as u16 + self.id.0)
     }
 
-    const fn unix_micros(&self, now: Instant) -> u64 {
+    fn unix_micros(&self, now: Instant) -> u64 {
         self.options.unix_micros_at_zero + now.0 / 1000
     }
 
     fn reject(&mut self, reason: &'static str) {
         *self.rejected.entry(reason).or_default() += 1;
     }
-}
-
-/// Whether a view is of no cluster.
-#[must_use]
-pub const fn is_blank(view: &View) -> bool {
-    view.cluster.0 == ClusterId::NONE.0
 }

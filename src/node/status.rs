@@ -1,12 +1,13 @@
 //! The cluster as one node sees it, for people: what `/v1/cluster` and `jumpgate status` show.
 
+use std::time::Duration;
+
 use super::ControlCore;
 use super::member::node_kind;
 use crate::api::{ClusterStatus, NodeStatus, PartitionCounts, Role};
 use crate::base::{ClusterId, Instant, NodeId, Slot};
 use crate::control::NodeKind;
-use crate::raft::Raft;
-use std::time::Duration;
+use crate::raft::{Raft, RaftRole};
 
 /// A node that nobody has heard of for this long is shown as dead.
 const DEAD_AFTER: Duration = Duration::from_secs(1);
@@ -40,7 +41,7 @@ impl ControlCore {
     pub fn has_quorum(&self, now: Instant) -> bool {
         let Some(raft) = self.raft() else { return false };
         let election = self.options().timing.election + self.options().timing.election_jitter;
-        let contact = if raft.is_leader() { raft.quorum_contact() } else { raft.leader_heard_at() };
+        let contact = if raft.role() == RaftRole::Leader { raft.quorum_contact() } else { raft.leader_heard_at() };
         contact.is_some_and(|contact| now.since(contact) <= election)
     }
 

@@ -19,7 +19,7 @@ use super::ControlEvent;
 use crate::base::{Blob, InSyncChange, Instant, LogIndex, NodeId, Options, Slot, Term};
 use crate::codec;
 use crate::control::{Command, ControlState, LeaseGranter, Settings};
-use crate::raft::{ProposeError, Raft};
+use crate::raft::{ProposeError, Raft, RaftRole};
 
 /// Changes of in-sync sets in one entry: a rejoining node causes one for most partitions.
 const CHANGES_PER_ENTRY: usize = 512;
@@ -77,7 +77,7 @@ impl Supervisor {
 
     /// Notes that this node leads from now on, or no more.
     pub(super) fn handle_role(&mut self, now: Instant, raft: &Raft, predecessor: Option<(NodeId, Instant)>) {
-        if !raft.is_leader() {
+        if raft.role() != RaftRole::Leader {
             self.reign = None;
             self.proposals.clear();
         } else if self.reign.as_ref().is_none_or(|reign| reign.term != raft.term()) {
@@ -101,7 +101,7 @@ impl Supervisor {
         granter: &LeaseGranter,
         options: &Options,
     ) {
-        if self.reign.is_none() || !raft.is_leader() {
+        if self.reign.is_none() || raft.role() != RaftRole::Leader {
             return;
         }
         self.propose_deaths(now, raft, state, granter, options);
@@ -149,12 +149,11 @@ impl Supervisor {
             let Some(node) = entry.node.filter(|&node| entry.up && node != options.me) else { continue };
             let heard_at = reign.heard_at(node, raft);
             let is_dead = now.since(heard_at) > options.timing.down && now > granter.ends_at(node.slot);
-            if is_dead && !reign.is_proposed(node, false, state) {
-                if let Some(index) = propose(now, raft, &Command::NodeDown { node }) {
+            if is_dead && !reign.is_proposed(node, false, state)
+                && let Some(index) = propose(now, raft, &Command::NodeDown { node }) {
                     reign.node_states.insert(node, (index, false));
                     self.events.push(ControlEvent::NodeSilent { node, silent_for: now.since(heard_at) });
                 }
-            }
         }
     }
 
@@ -173,12 +172,11 @@ impl Supervisor {
             let is_here = node == options.me
                 || raft.peer_acked_at(node).is_some_and(|acked| now.since(acked) < options.timing.down / 2)
                     && raft.match_index(node) >= Some(raft.commit_index());
-            if is_here && !reign.is_proposed(node, true, state) {
-                if let Some(index) = propose(now, raft, &Command::NodeUp { node }) {
+            if is_here && !reign.is_proposed(node, true, state)
+                && let Some(index) = propose(now, raft, &Command::NodeUp { node }) {
                     reign.node_states.insert(node, (index, true));
                     self.events.push(ControlEvent::NodeReturned { node });
                 }
-            }
         }
     }
 
@@ -259,8 +257,5 @@ impl Reign {
 fn propose(now: Instant, raft: &mut Raft, command: &Command) -> Option<LogIndex> {
     let mut bytes = Vec::new();
     codec::encode_into(command, &mut bytes).expect("a command of bounded size encodes");
-    match raft.propose(now, Blob::from(bytes)) {
-        Ok(index) => Some(index),
-        Err(ProposeError::NotLeader { .. } | ProposeError::Busy | ProposeError::NotReady | ProposeError::Refused(_)) => None,
-    }
+    raft.propose(now, Blob::from(bytes)).ok()
 }

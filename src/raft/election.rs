@@ -22,6 +22,7 @@ use super::{LogPosition, PulseSequence, Raft, RaftRole, Standing};
 use crate::base::{Instant, NodeId, Term};
 
 /// A campaign under way.
+#[derive(Debug)]
 pub(super) struct Campaign {
     /// Only asking.
     pub(super) is_pre: bool,

@@ -13,6 +13,7 @@ use crate::base::{Instant, LogIndex, NodeId, Term};
 const TRANSFER_SEQUENCES: u64 = 1 << 20;
 
 /// What only a leader has.
+#[derive(Debug)]
 pub(super) struct Leading {
     /// When this began. A new leader has no acks yet; it gets an election timeout's grace.
     pub(super) elected_at: Instant,

@@ -12,6 +12,7 @@ use crate::base::{LogIndex, Term, Timing};
 /// - the entries are contiguous and begin right after the snapshot;
 /// - terms never fall along the log;
 /// - the membership and the times in force are those of the latest entries that set them, else the snapshot's.
+#[derive(Debug)]
 pub(super) struct Log {
     snapshot: Snapshot,
     entries: VecDeque<Entry>,

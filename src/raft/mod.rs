@@ -81,6 +81,7 @@ impl fmt::Display for ProposeError {
 impl std::error::Error for ProposeError {}
 
 /// What a node is occupied with.
+#[derive(Debug)]
 enum Standing {
     Following,
     Campaigning(Campaign),
@@ -88,6 +89,7 @@ enum Standing {
 }
 
 /// One member's consensus machine.
+#[derive(Debug)]
 pub struct Raft {
     options: RaftOptions,
     rng: Rng,

@@ -384,6 +384,12 @@ impl Replica {
         matches!(self.role, ReplicaRole::Primary | ReplicaRole::Backup) && self.following.filling.is_none()
     }
 
+    /// Which partition it is a copy of.
+    #[must_use]
+    pub const fn partition(&self) -> PartitionId {
+        self.partition
+    }
+
     /// The last record that was handled.
     #[must_use]
     pub const fn record(&self) -> &PartitionRecord {

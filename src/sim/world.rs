@@ -10,13 +10,12 @@ use bytes::BytesMut;
 use super::clients::Clients;
 use super::network::Network;
 use crate::api::{Error, Request, Response};
-use crate::base::{
-    FollowerMode, Incarnation, Instant, NodeId, Options, RequestId, Rng, ShardId, Slot, Term, Timing,
-};
+use crate::base::{FollowerMode, Incarnation, Instant, NodeId, Options, RequestId, Rng, ShardId, Slot, Term, Timing};
 use crate::codec::frame::{self, FrameDecoder};
 use crate::codec::{self, NameHash};
 use crate::node::message::PeerMessage;
 use crate::node::{ControlEvent, Node, NodeOutput, Submitted};
+use crate::raft::RaftRole;
 
 const NAME: &str = "simulated";
 /// Lines of the trace that are kept: what led to a failure is in the last of them.
@@ -178,7 +177,7 @@ impl World {
             names,
             partitions: self.options.partitions,
             replicas: Options::replicas_auto(nodes),
-            min_copies: 1,
+            min_copies: 2,
             timing: Timing::default(),
             followers: FollowerMode::Relay,
             shards: self.options.shards,
@@ -320,7 +319,7 @@ impl World {
         }
         let view = std::sync::Arc::clone(node.view());
         let wake_at = node.poll_timeout();
-        let leads = node.control().raft().filter(|raft| raft.is_leader()).map(|raft| raft.term());
+        let leads = node.control().raft().filter(|raft| raft.role() == RaftRole::Leader).map(|raft| raft.term());
         if let Some(term) = leads {
             let leader = *self.leaders.entry(term).or_insert(view.me);
             assert_eq!(leader, view.me, "two leaders in term {term}");
