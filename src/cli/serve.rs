@@ -1,0 +1,39 @@
+//! `jumpgate serve`: one node of a cluster.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::Failure;
+
+/// The arguments of `serve`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The node runs until SIGINT or SIGTERM, hands over what it leads, and ends with exit code 0. Nothing is written to disk: a
+node that starts again is empty and is filled by the others.
+
+Examples:
+  jumpgate serve --config cluster.toml --node n1
+  JUMPGATE_NODE=n1 jumpgate serve
+  JUMPGATE_LIMITS_MEMORY=4GiB jumpgate serve --node n1     override a setting of the file")]
+pub struct Serve {
+    /// The cluster's configuration, the same file for every node
+    #[arg(long, value_name = "FILE", default_value = "cluster.toml")]
+    pub config: PathBuf,
+    /// Which of the file's nodes this one is
+    #[arg(long, value_name = "NODE", env = "JUMPGATE_NODE")]
+    pub node: String,
+    /// Start without a secret although the node is reachable from other machines
+    #[arg(long)]
+    pub insecure: bool,
+}
+
+impl Serve {
+    /// Runs the node until it is told to stop.
+    ///
+    /// # Errors
+    /// Where the configuration is wrong or the node can't start.
+    pub fn run(self) -> Result<(), Failure> {
+        Err(Failure::Failed("serve is not wired yet".to_owned()))
+    }
+}
