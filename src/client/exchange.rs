@@ -24,6 +24,9 @@ const BODY_BYTES_MAX: usize = 64 << 20;
 const _: () = assert!((limits::PAGE_BYTES_MAX + limits::VALUE_BYTES_MAX) / 3 * 4 < BODY_BYTES_MAX);
 const _: () = assert!(limits::PAGE_BYTES_MAX * 6 < BODY_BYTES_MAX);
 
+/// The kind of problem of a value that no node has any more: a 503, but not one that waiting would mend.
+const PROBLEM_LOST: &str = "urn:jumpgate:problem:partition-lost";
+
 /// Whether a call may be made twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Safety {
@@ -125,6 +128,9 @@ impl Reply {
             return Ok(self);
         }
         let problem = self.problem();
+        if problem.as_ref().is_some_and(|problem| problem.kind == PROBLEM_LOST) {
+            return Ok(self);
+        }
         let outcome = problem.as_ref().and_then(|problem| problem.outcome.as_deref());
         let gateway_gave_up = matches!(status, StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT);
         match (call.safety, outcome) {
