@@ -3,7 +3,7 @@
 #[path = "cli/mock_gateway.rs"]
 mod mock_gateway;
 
-use std::io::Write as _;
+use std::io::{BufRead as _, Write as _};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
@@ -301,6 +301,39 @@ fn an_import_does_again_what_may_be_done_twice() {
     gateway.answer_next(Canned::problem(504, Some("unknown")));
     succeed(&gateway, &["import"], b"{\"key\":\"k\",\"value\":\"dg==\"}\n");
     assert_eq!(gateway.entry("k").map(|entry| entry.value), Some(b"v".to_vec()));
+}
+
+#[test]
+fn a_write_is_not_sent_again_after_its_connection_broke() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    let server = std::thread::spawn(move || {
+        let (stream, _) = listener.accept().expect("a connection");
+        // The request's head has arrived, so the write may have happened.
+        let mut lines = std::io::BufReader::new(stream).lines();
+        while lines.next().expect("a line").expect("text") != "" {}
+        listener
+    });
+    let put = run_command(program(&["put", "k", "v", "--url", &url]), b"");
+    assert_eq!(put.code, 1);
+    assert!(put.stderr.contains("not known whether the write happened"), "{}", put.stderr);
+    let listener = server.join().expect("the server saw the request");
+    listener.set_nonblocking(true).expect("a socket can be made non-blocking");
+    assert!(listener.accept().is_err(), "the write was sent a second time");
+}
+
+#[test]
+fn a_gateway_that_hangs_leaves_time_for_another() {
+    // Connections to it are made by the system; nobody ever reads them.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let hanging = format!("http://{}", listener.local_addr().expect("an address"));
+    let gateway = MockGateway::start();
+    gateway.store("k", b"v");
+    let urls = format!("{hanging},{}", gateway.url);
+    let get = run_command(program(&["get", "k", "--url", &urls, "--timeout", "3s"]), b"");
+    assert_eq!((get.code, get.stdout), (0, b"v".to_vec()), "{}", get.stderr);
+    let put = run_command(program(&["put", "k", "w", "--url", &urls, "--timeout", "100ms"]), b"");
+    assert!(put.code == 1 && put.stderr.contains("not known whether"), "{put:?}");
 }
 
 #[test]

@@ -34,6 +34,8 @@ const _: () = assert!(limits::VALUE_BYTES_MAX / 3 * 4 + limits::KEY_BYTES_MAX * 
 const LINES_AHEAD: usize = 8;
 /// Values in flight together, in bytes: enough to keep any network busy, little enough for any machine.
 const IN_FLIGHT_BYTES_MAX: usize = 64 << 20;
+/// Bytes of a file that are read at once.
+const READ_AHEAD_BYTES: usize = 1 << 20;
 /// How often the progress bar is drawn anew.
 const TICK: Duration = Duration::from_millis(100);
 
@@ -64,10 +66,10 @@ pub struct Import {
 impl Import {
     pub(super) async fn run(self) -> Result<(), Failure> {
         let client = self.target.client()?;
-        let (source, name, bytes_total) = open(self.file)?;
+        let Source { reader, name, bytes_total } = Source::open(self.file)?;
         let (sender, mut lines) = mpsc::channel(LINES_AHEAD);
         // Never joined: it may be waiting for a terminal's next line when the import has stopped already.
-        std::thread::spawn(move || read_lines(source, &sender));
+        std::thread::spawn(move || read_lines(reader, &sender));
         let mut importer = Importer {
             client,
             name,
@@ -87,20 +89,31 @@ impl Import {
     }
 }
 
-/// The source, its name for messages, and its size where that is known.
-fn open(path: Option<PathBuf>) -> Result<(Box<dyn BufRead + Send>, String, Option<u64>), Failure> {
-    let Some(path) = path.filter(|path| path.as_os_str() != "-") else {
-        return Ok((Box::new(BufReader::new(io::stdin())), "stdin".to_owned(), None));
-    };
-    let name = path.display().to_string();
-    let cannot = |error: io::Error| Failure::Failed(format!("cannot read {name}: {error}"));
-    let file = File::open(&path).map_err(cannot)?;
-    let metadata = file.metadata().map_err(cannot)?;
-    if metadata.is_dir() {
-        return Err(Failure::Failed(format!("cannot read {name}: it is a directory")));
+/// What is imported.
+struct Source {
+    reader: Box<dyn BufRead + Send>,
+    /// For messages.
+    name: String,
+    /// Its size where that is known.
+    bytes_total: Option<u64>,
+}
+
+impl Source {
+    fn open(path: Option<PathBuf>) -> Result<Self, Failure> {
+        let Some(path) = path.filter(|path| path.as_os_str() != "-") else {
+            let reader = Box::new(BufReader::new(io::stdin()));
+            return Ok(Self { reader, name: "stdin".to_owned(), bytes_total: None });
+        };
+        let name = path.display().to_string();
+        let cannot = |error: io::Error| Failure::Failed(format!("cannot read {name}: {error}"));
+        let file = File::open(&path).map_err(cannot)?;
+        let metadata = file.metadata().map_err(cannot)?;
+        if metadata.is_dir() {
+            return Err(Failure::Failed(format!("cannot read {name}: it is a directory")));
+        }
+        let bytes_total = metadata.is_file().then_some(metadata.len());
+        Ok(Self { reader: Box::new(BufReader::with_capacity(READ_AHEAD_BYTES, file)), name, bytes_total })
     }
-    let size = metadata.is_file().then_some(metadata.len());
-    Ok((Box::new(BufReader::with_capacity(1 << 20, file)), name, size))
 }
 
 fn progress_bar(bytes_total: Option<u64>) -> ProgressBar {
