@@ -451,6 +451,26 @@ fn wrong_usage_has_its_own_exit_code() {
 }
 
 #[test]
+fn serve_refuses_a_wrong_configuration_and_names_the_place() {
+    let scratch = Scratch::new("serve");
+    let file = scratch.file("cluster.toml");
+    let printed = run_command(program(&["dev", "--print-config", "--nodes", "2"]), b"");
+    assert_eq!(printed.code, 0, "{}", printed.stderr);
+    let said = |text: &str, node: &str| {
+        std::fs::write(&file, text).expect("a file");
+        let serve = run_command(program(&["serve", "--config", &file, "--node", node]), b"");
+        assert_eq!(serve.code, 2, "{}", serve.stderr);
+        serve.stderr
+    };
+    let stranger = said(printed.text(), "n9");
+    assert!(stranger.contains("n9") && stranger.contains("n1, n2"), "{stranger}");
+    let misspelt = said(&format!("colour = 1\n{}", printed.text()), "n1");
+    assert!(misspelt.contains("cluster.toml:1: "), "{misspelt}");
+    let missing = run_command(program(&["serve", "--config", &scratch.file("none"), "--node", "n1"]), b"");
+    assert_eq!(missing.code, 2, "{}", missing.stderr);
+}
+
+#[test]
 fn help_teaches_with_examples() {
     let overview = run_command(program(&["--help"]), b"");
     assert_eq!(overview.code, 0);

@@ -1,11 +1,10 @@
 //! `jumpgate dev`: a whole cluster on loopback in one process.
 
-use std::fmt::Write as _;
-
 use clap::Args;
 
 use super::Failure;
 use super::output::Output;
+use crate::config::{Config, Ports};
 
 /// The most nodes that `dev` starts: more would measure the machine rather than the cluster.
 const NODES_MAX: u16 = 16;
@@ -48,29 +47,27 @@ impl Dev {
         }
         if self.print_config {
             let mut output = Output::new();
-            output.bytes(configuration(self.nodes, self.port).as_bytes())?;
+            output.bytes(configuration(self.nodes, self.port).to_toml().as_bytes())?;
             return output.flush();
         }
-        Err(Failure::Failed("dev is not wired yet".to_owned()))
+        run_server(self.nodes, self.port)
     }
 }
 
-/// The cluster.toml of a loopback cluster.
-fn configuration(nodes: u16, port: u16) -> String {
-    // One node can't keep two copies.
-    let min_copies = nodes.min(2);
-    let mut text = format!("[cluster]\nname = \"dev\"\nreplicas = \"auto\"\nmin_copies = {min_copies}\n");
-    for number in 1..=nodes {
-        let gateway = port + number;
-        let (pulse, stream) = (gateway + PULSE_ABOVE, gateway + STREAM_ABOVE);
-        let written = write!(
-            text,
-            "\n[[node]]\nid = \"n{number}\"\npulse = \"127.0.0.1:{pulse}\"\nstream = \"127.0.0.1:{stream}\"\n\
-             gateway = \"127.0.0.1:{gateway}\"\nadvertise = \"http://127.0.0.1:{gateway}\"\n"
-        );
-        written.expect("writing to a string can't fail");
-    }
-    text
+fn run_server(nodes: u16, port: u16) -> Result<(), Failure> {
+    Err(Failure::Failed(format!("dev is not wired yet ({nodes} nodes above port {port})")))
+}
+
+/// The configuration of a loopback cluster. Unlike that of a cluster that `dev` runs, its ports of the pulse and the
+/// stream plane must be known beforehand.
+fn configuration(nodes: u16, port: u16) -> Config {
+    let ports: Vec<Ports> = (1..=nodes)
+        .map(|number| {
+            let gateway = port + number;
+            Ports { pulse: gateway + PULSE_ABOVE, stream: gateway + STREAM_ABOVE, gateway }
+        })
+        .collect();
+    Config::loopback("dev", &ports)
 }
 
 #[cfg(test)]
@@ -78,17 +75,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_printed_configuration_is_toml_with_every_node_on_ports_of_its_own() {
-        let parsed: toml::Table = configuration(5, 9000).parse().expect("valid TOML");
-        let nodes = parsed["node"].as_array().expect("an array of nodes");
-        assert_eq!(nodes.len(), 5);
-        assert_eq!(nodes[0]["gateway"].as_str(), Some("127.0.0.1:9001"));
-        let mut addresses: Vec<&str> = Vec::new();
-        for node in nodes {
-            addresses.extend(["pulse", "stream", "gateway"].map(|field| node[field].as_str().expect("an address")));
-        }
-        addresses.sort_unstable();
-        addresses.dedup();
-        assert_eq!(addresses.len(), 15);
+    fn the_printed_configuration_is_one_that_serve_reads() {
+        let printed = configuration(5, 9000);
+        let (read, warnings) =
+            Config::parse("cluster.toml", &printed.to_toml(), std::iter::empty()).expect("a configuration");
+        assert_eq!((&read, warnings.len()), (&printed, 0));
+        assert_eq!(read.nodes.len(), 5);
+        assert_eq!(read.nodes[0].advertise, "http://127.0.0.1:9001");
     }
 }

@@ -5,6 +5,9 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::Failure;
+use super::output::{note, one_line};
+use crate::base::Slot;
+use crate::config::{Config, ConfigError};
 
 /// The arguments of `serve`.
 #[derive(Debug, Args)]
@@ -34,6 +37,23 @@ impl Serve {
     /// # Errors
     /// Where the configuration is wrong or the node can't start.
     pub fn run(self) -> Result<(), Failure> {
-        Err(Failure::Failed("serve is not wired yet".to_owned()))
+        let name = self.config.display().to_string();
+        let text = std::fs::read_to_string(&self.config)
+            .map_err(|error| Failure::Usage(format!("cannot read the configuration {name}: {error}")))?;
+        // A variable that is no text can't be a setting, so it is none of ours.
+        let environment =
+            std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+        let usage = |error: ConfigError| Failure::Usage(error.to_string());
+        let (config, warnings) = Config::parse(&name, &text, environment).map_err(usage)?;
+        for warning in warnings {
+            note(&one_line(&warning.to_string()));
+        }
+        let slot = config.node(&self.node).map_err(usage)?;
+        run_server(config, slot)
     }
+}
+
+fn run_server(config: Config, slot: Slot) -> Result<(), Failure> {
+    let node = config.nodes[slot.index()].id.clone();
+    Err(Failure::Failed(format!("{node}: serve is not wired yet")))
 }
