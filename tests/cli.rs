@@ -311,7 +311,7 @@ fn a_write_is_not_sent_again_after_its_connection_broke() {
         let (stream, _) = listener.accept().expect("a connection");
         // The request's head has arrived, so the write may have happened.
         let mut lines = std::io::BufReader::new(stream).lines();
-        while lines.next().expect("a line").expect("text") != "" {}
+        while !lines.next().expect("a line").expect("text").is_empty() {}
         listener
     });
     let put = run_command(program(&["put", "k", "v", "--url", &url]), b"");
