@@ -1,1 +1,149 @@
-//! To come.
+//! The command line: what `jumpgate` understands, and how its client commands are carried out.
+//!
+//! Results go to stdout, everything said about them to stderr, one line each that begins with `jumpgate: `. A pipe gets
+//! plain lines, a terminal gets tables and progress bars. Control characters of keys and values never reach a terminal
+//! as they are.
+//!
+//! | exit code | means |
+//! |---|---|
+//! | 0 | done; also when the reader of stdout had enough, and after Ctrl-C where a command goes on for ever |
+//! | 1 | failed |
+//! | 2 | wrong usage or configuration |
+//! | 3 | there is no such key |
+//!
+//! | file | commands |
+//! |---|---|
+//! | `serve`, `dev` | the server: one node, or a whole cluster on loopback |
+//! | `values` | `get`, `put`, `delete` |
+//! | `list`, `watch` | `list`; `watch` |
+//! | `status` | `status`, `health` |
+//! | `export`, `import` | all values as lines of JSON |
+//! | `target` | the options that all client commands share |
+//! | `failure`, `output` | exit codes; stdout and stderr |
+
+mod dev;
+mod export;
+mod failure;
+mod import;
+mod list;
+mod output;
+mod serve;
+mod status;
+mod target;
+mod values;
+mod watch;
+
+use clap::{Parser, Subcommand};
+
+pub use dev::Dev;
+pub use export::Export;
+pub use failure::Failure;
+pub use import::Import;
+pub use list::List;
+pub use serve::Serve;
+pub use status::{Health, Status};
+pub use target::Target;
+pub use values::{Delete, Get, Put};
+pub use watch::Watch;
+
+/// The whole command line.
+#[derive(Debug, Parser)]
+#[command(
+    name = "jumpgate",
+    version,
+    about = "A distributed in-memory key-value datastore that survives losing half of its servers",
+    after_help = "\
+Examples:
+  jumpgate dev                         a cluster of three nodes on this machine, nothing to configure
+  jumpgate put greeting hello          store a value
+  jumpgate get greeting                read it back
+  jumpgate watch                       see every change as it happens
+  jumpgate status                      see the nodes and what they hold
+
+Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 no such key.
+`jumpgate help COMMAND` shows a command's options and examples."
+)]
+pub struct Arguments {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run one node of a cluster
+    Serve(Serve),
+    /// Run a whole cluster on this machine, with nothing to configure
+    Dev(Dev),
+    /// A command that talks to a running cluster.
+    #[command(flatten)]
+    Client(ClientCommand),
+}
+
+/// The commands that talk to a running cluster.
+#[derive(Debug, Subcommand)]
+pub enum ClientCommand {
+    /// Write a key's value to stdout
+    Get(Get),
+    /// Store a value
+    Put(Put),
+    /// Remove a key and its value
+    Delete(Delete),
+    /// List keys
+    List(List),
+    /// Print changes as they happen
+    Watch(Watch),
+    /// Show the nodes, their roles and what they hold
+    Status(Status),
+    /// Store the values of an export
+    Import(Import),
+    /// Write all values as lines of JSON
+    Export(Export),
+    /// Check that a node is ready, for health checks of containers
+    Health(Health),
+}
+
+impl ClientCommand {
+    /// Carries it out.
+    ///
+    /// # Errors
+    /// What the user is told, with the exit code.
+    pub async fn run(self) -> Result<(), Failure> {
+        match self {
+            Self::Get(get) => get.run().await,
+            Self::Put(put) => put.run().await,
+            Self::Delete(delete) => delete.run().await,
+            Self::List(list) => list.run().await,
+            Self::Watch(watch) => watch.run().await,
+            Self::Status(status) => status.run().await,
+            Self::Import(import) => import.run().await,
+            Self::Export(export) => export.run().await,
+            Self::Health(health) => health.run().await,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_of_the_command_line_is_sound() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_teaches_with_examples() {
+        for command in Arguments::command().get_subcommands() {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(
+                help.contains(&format!("jumpgate {}", command.get_name())),
+                "{} has no example",
+                command.get_name()
+            );
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! `jumpgate serve`: one node of a cluster.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::Failure;
+use super::output::{note, one_line};
+use crate::base::Slot;
+use crate::config::{Config, ConfigError};
+
+/// The arguments of `serve`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The node runs until SIGINT or SIGTERM, hands over what it leads, and ends with exit code 0. Nothing is written to disk: a
+node that starts again is empty and is filled by the others.
+
+Examples:
+  jumpgate serve --config cluster.toml --node n1
+  JUMPGATE_NODE=n1 jumpgate serve
+  JUMPGATE_LIMITS_MEMORY=4GiB jumpgate serve --node n1     override a setting of the file")]
+pub struct Serve {
+    /// The cluster's configuration, the same file for every node
+    #[arg(long, value_name = "FILE", default_value = "cluster.toml")]
+    pub config: PathBuf,
+    /// Which of the file's nodes this one is
+    #[arg(long, value_name = "NODE", env = "JUMPGATE_NODE")]
+    pub node: String,
+    /// Start without a secret although the node is reachable from other machines
+    #[arg(long)]
+    pub insecure: bool,
+}
+
+impl Serve {
+    /// Runs the node until it is told to stop.
+    ///
+    /// # Errors
+    /// Where the configuration is wrong or the node can't start.
+    pub fn run(self) -> Result<(), Failure> {
+        let name = self.config.display().to_string();
+        let text = std::fs::read_to_string(&self.config)
+            .map_err(|error| Failure::Usage(format!("cannot read the configuration {name}: {error}")))?;
+        // A variable that is no text can't be a setting, so it is none of ours.
+        let environment =
+            std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+        let usage = |error: ConfigError| Failure::Usage(error.to_string());
+        let (config, warnings) = Config::parse(&name, &text, environment).map_err(usage)?;
+        for warning in warnings {
+            note(&one_line(&warning.to_string()));
+        }
+        let slot = config.node(&self.node).map_err(usage)?;
+        run_server(config, slot)
+    }
+}
+
+fn run_server(config: Config, slot: Slot) -> Result<(), Failure> {
+    let node = config.nodes[slot.index()].id.clone();
+    Err(Failure::Failed(format!("{node}: serve is not wired yet")))
+}

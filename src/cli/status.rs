@@ -1,0 +1,241 @@
+//! `jumpgate status` and `jumpgate health`.
+
+use std::io::{self, IsTerminal as _};
+use std::time::Duration;
+
+use clap::Args;
+use comfy_table::{CellAlignment, Table, presets};
+use indicatif::BinaryBytes;
+
+use super::output::{Output, printable};
+use super::{Failure, Target};
+use crate::api::{ClusterStatus, NodeStatus, PartitionCounts};
+
+/// How often `--watch` asks again.
+const WATCH_INTERVAL: Duration = Duration::from_secs(1);
+
+const HEADER: [&str; 10] =
+    ["NODE", "ROLE", "TERM", "LOG/COMMIT", "HEARD", "ROUND TRIP", "PRIMARY/IN SYNC/LEARNING", "KEYS", "MEMORY", "URL"];
+
+/// The arguments of `status`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The table is the view of the node that answers. A role in brackets belongs to a node that has no vote. LOG/COMMIT are the
+last entry of the node's control log and how far it is committed; HEARD is how long ago the answering node heard of it;
+then come the partitions that the node is the primary of, is in sync with, and is being filled with.
+
+Examples:
+  jumpgate status
+  jumpgate status --watch
+  jumpgate status --json | jq -r .leader
+  jumpgate status --url http://127.0.0.1:7402     as the second node sees it")]
+pub struct Status {
+    /// Print what the node says as JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Show it again every second until Ctrl-C
+    #[arg(long, short)]
+    pub watch: bool,
+    /// The cluster.
+    #[command(flatten)]
+    pub target: Target,
+}
+
+impl Status {
+    pub(super) async fn run(self) -> Result<(), Failure> {
+        let client = self.target.client()?;
+        let mut output = Output::new();
+        let for_people = io::stdout().is_terminal();
+        loop {
+            let status = client.status().await?;
+            if self.watch && for_people {
+                // Home, then clear to the end: the table stays where it is.
+                output.bytes(b"\x1b[H\x1b[J")?;
+            }
+            output.line(if self.json { as_json(&status, self.watch) } else { as_table(&status, for_people) })?;
+            output.flush()?;
+            if !self.watch {
+                return Ok(());
+            }
+            tokio::select! {
+                () = tokio::time::sleep(WATCH_INTERVAL) => {}
+                _ = tokio::signal::ctrl_c() => return Ok(()),
+            }
+        }
+    }
+}
+
+/// On one line where one follows the other.
+fn as_json(status: &ClusterStatus, one_line: bool) -> String {
+    let text = if one_line { serde_json::to_string(status) } else { serde_json::to_string_pretty(status) };
+    text.expect("a status has a JSON form")
+}
+
+fn as_table(status: &ClusterStatus, for_people: bool) -> String {
+    let mut table = Table::new();
+    table.load_style(if for_people { presets::UTF8_FULL_CONDENSED } else { presets::NOTHING });
+    table.set_header(HEADER);
+    for node in &status.nodes {
+        table.add_row(row(node));
+    }
+    for column in 2..9 {
+        if let Some(column) = table.column_mut(column) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    let rows: Vec<String> = table.lines().map(|line| line.trim_end().to_owned()).collect();
+    format!("{}\n{}", summary(status), rows.join("\n"))
+}
+
+fn row(node: &NodeStatus) -> [String; 10] {
+    let role = if node.voter { node.role.to_string() } else { format!("({})", node.role) };
+    let milliseconds = |milliseconds: u64| match milliseconds {
+        0..1000 => format!("{milliseconds} ms"),
+        _ => format!("{:.1} s", milliseconds as f64 / 1000.0),
+    };
+    let partitions = format!("{}/{}/{}", node.primaries, node.in_sync, node.learning);
+    [
+        printable(&node.name).into_owned(),
+        role,
+        or_dash(node.term),
+        format!("{}/{}", or_dash(node.last_index), or_dash(node.commit_index)),
+        or_dash(node.last_heard_ms.map(milliseconds)),
+        or_dash(node.round_trip_us.map(|microseconds| format!("{:.2} ms", microseconds as f64 / 1000.0))),
+        partitions,
+        or_dash(node.keys),
+        or_dash(node.memory_bytes.map(BinaryBytes)),
+        printable(&node.url).into_owned(),
+    ]
+}
+
+fn or_dash(value: Option<impl std::fmt::Display>) -> String {
+    value.map_or_else(|| "-".to_owned(), |value| value.to_string())
+}
+
+/// The line above the table: who leads, and how the partitions are.
+fn summary(status: &ClusterStatus) -> String {
+    let leader = match (&status.leader, status.quorum) {
+        (Some(leader), true) => format!("{} leads (term {})", printable(leader), status.term),
+        (Some(leader), false) => format!("{} led last (term {}), no quorum", printable(leader), status.term),
+        (None, true) => format!("no leader yet (term {})", status.term),
+        (None, false) => format!("no leader and no quorum (term {})", status.term),
+    };
+    let PartitionCounts { total, full, reduced, unavailable, lost } = status.partitions;
+    let mut partitions = format!("{total} partitions");
+    if full == total {
+        partitions.push_str(", all full");
+    } else {
+        partitions.push_str(&format!(": {full} full"));
+        for (count, state) in [(reduced, "reduced"), (unavailable, "unavailable"), (lost, "LOST")] {
+            if count > 0 {
+                partitions.push_str(&format!(", {count} {state}"));
+            }
+        }
+    }
+    let copies = format!("{} copies, at least {}", status.replicas, status.min_copies);
+    format!("{}: {leader}; {partitions}; {copies}; seen by {}", printable(&status.name), printable(&status.node))
+}
+
+/// The arguments of `health`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Asks one node, the first URL's, and ends with exit code 0 when it is able to serve.
+
+Examples:
+  jumpgate health --url http://127.0.0.1:7501
+  HEALTHCHECK CMD [\"jumpgate\", \"health\", \"--url\", \"http://127.0.0.1:7501\"]     in a Dockerfile")]
+pub struct Health {
+    /// The cluster.
+    #[command(flatten)]
+    pub target: Target,
+}
+
+impl Health {
+    pub(super) async fn run(self) -> Result<(), Failure> {
+        self.target.client()?.ready().await?;
+        let mut output = Output::new();
+        output.line("ready")?;
+        output.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::Role;
+
+    fn cluster() -> ClusterStatus {
+        let leader = NodeStatus {
+            name: "n1".to_owned(),
+            role: Role::Leader,
+            voter: true,
+            url: "http://127.0.0.1:7401".to_owned(),
+            term: Some(3),
+            last_index: Some(17),
+            commit_index: Some(16),
+            round_trip_us: Some(150),
+            primaries: 2048,
+            in_sync: 4096,
+            keys: Some(12),
+            memory_bytes: Some(3 << 20),
+            ..NodeStatus::default()
+        };
+        let dead = NodeStatus {
+            name: "n2".to_owned(),
+            role: Role::Dead,
+            last_heard_ms: Some(12_345),
+            ..NodeStatus::default()
+        };
+        ClusterStatus {
+            name: "store".to_owned(),
+            node: "n1".to_owned(),
+            leader: Some("n1".to_owned()),
+            term: 3,
+            quorum: true,
+            partitions: PartitionCounts { total: 4096, full: 4000, reduced: 96, unavailable: 0, lost: 0 },
+            replicas: 2,
+            min_copies: 2,
+            nodes: vec![leader, dead],
+            ..ClusterStatus::default()
+        }
+    }
+
+    #[test]
+    fn in_a_pipe_each_node_is_one_plain_line() {
+        let text = as_table(&cluster(), false);
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines.len(), 4, "{text}");
+        assert_eq!(
+            lines[0],
+            "store: n1 leads (term 3); 4096 partitions: 4000 full, 96 reduced; 2 copies, at least 2; seen by n1"
+        );
+        let leader: Vec<&str> = lines[2].split_whitespace().collect();
+        let expected = [
+            "n1",
+            "leader",
+            "3",
+            "17/16",
+            "-",
+            "0.15",
+            "ms",
+            "2048/4096/0",
+            "12",
+            "3.00",
+            "MiB",
+            "http://127.0.0.1:7401",
+        ];
+        assert_eq!(leader, expected);
+        assert!(lines[3].contains("(dead)") && lines[3].contains("12.3 s"), "{text}");
+    }
+
+    #[test]
+    fn the_summary_says_what_is_wrong() {
+        let mut status = cluster();
+        status.quorum = false;
+        status.partitions = PartitionCounts { total: 8, full: 4, reduced: 1, unavailable: 2, lost: 1 };
+        let line = summary(&status);
+        assert!(line.contains("no quorum") && line.contains("2 unavailable, 1 LOST"), "{line}");
+        status.partitions = PartitionCounts { total: 8, full: 8, ..PartitionCounts::default() };
+        assert!(summary(&status).contains("8 partitions, all full"));
+    }
+}
