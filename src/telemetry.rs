@@ -1,1 +1,55 @@
-//! To come.
+//! Logging for the parts that touch the outside. Pure modules write no log lines: they return events and counters, and
+//! whoever drives them decides what is worth a line.
+//!
+//! Lines go to the error stream, so that a command's own output stays clean. `RUST_LOG` chooses what is shown, in the
+//! notation of `tracing` (`RUST_LOG=jumpgate=debug,hyper=warn`); without it, everything from level info up.
+
+use std::io::IsTerminal as _;
+
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::util::SubscriberInitExt as _;
+
+/// How log lines are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people: one line of text, in colour where the error stream is a terminal.
+    #[default]
+    Text,
+    /// For machines: one JSON object a line.
+    Json,
+}
+
+/// Starts logging to the error stream. True when this call started it; false where the process logs already (a test
+/// that started several nodes, or a program that uses this library and has its own subscriber), which changes nothing.
+pub fn start_logging(format: LogFormat) -> bool {
+    let (filter, complaint) = match std::env::var(EnvFilter::DEFAULT_ENV) {
+        Ok(directives) if !directives.trim().is_empty() => match EnvFilter::try_new(&directives) {
+            Ok(filter) => (filter, None),
+            Err(error) => (EnvFilter::new(LEVEL_DEFAULT), Some(format!("RUST_LOG={directives:?} is ignored: {error}"))),
+        },
+        _ => (EnvFilter::new(LEVEL_DEFAULT), None),
+    };
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let started = match format {
+        LogFormat::Text => lines.with_ansi(std::io::stderr().is_terminal()).finish().try_init().is_ok(),
+        LogFormat::Json => lines.json().flatten_event(true).finish().try_init().is_ok(),
+    };
+    if let Some(complaint) = complaint {
+        tracing::warn!("{complaint}");
+    }
+    started
+}
+
+/// What is logged where nobody says otherwise.
+const LEVEL_DEFAULT: &str = "info";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_start_changes_nothing_and_says_so() {
+        start_logging(LogFormat::Text);
+        assert!(!start_logging(LogFormat::Json), "logging was started twice");
+    }
+}

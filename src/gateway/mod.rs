@@ -1,1 +1,67 @@
-//! To come.
+//! The gateway: how people and programs reach the store, over HTTP and WebSocket.
+//!
+//! A gateway turns requests of a protocol that the world speaks into [`crate::api::Request`]s, hands them through the
+//! [`crate::port::Core`] door, and turns the answers back. It decides nothing about data: who leads, where a key lives
+//! and whether a write happened are the core's affair. What it does decide is what a client may do to this process: how
+//! large, how slow and how many its requests may be.
+//!
+//! # The way of a request
+//!
+//! ```text
+//! TCP ─▶ listen   permits, back-off, shutdown
+//!        wire     header, idle and write time-outs; scan refuses ambiguous framing
+//!        (hyper)  HTTP/1.1 and HTTP/2
+//!        front    Host and Origin
+//!        routes   warp: key-value routes first, then the feed, then what is answered here
+//!          kv, list ─▶ api::Request ─▶ port::Core ─▶ api::Response ─▶ HTTP
+//!          feed     ─▶ port::Core::subscribe ─▶ one JSON message an event
+//!          local    cluster, health
+//!        problem  every failure, as RFC 9457 problem+json
+//! ```
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | `options` | [`GatewayOptions`]: limits and time-outs |
+//! | `listen` | [`Gateway`]: the accept loop and one connection's life |
+//! | `wire`, `scan` | the byte stream under the HTTP parser, and what is checked on it |
+//! | `front` | the Host and Origin checks |
+//! | `routes` | the warp filters; what all handlers share |
+//! | `target` | percent-decoding and query parameters |
+//! | `body` | reading a request's body within bounds |
+//! | `conditional` | entity tags, preconditions, ranges |
+//! | `kv`, `list`, `local`, `feed` | the handlers |
+//! | `problem` | failures as HTTP |
+//!
+//! # Invariants
+//!
+//! - Nothing that a client sends is buffered beyond a limit in [`GatewayOptions`], and nothing is waited for without a
+//!   time-out.
+//! - Every failure is a problem with a name that programs may compare, and on writes with the outcome: `definite` where
+//!   it is certain that nothing was written, `unknown` otherwise. A write that was handed to the core and not answered is
+//!   `unknown`.
+//! - A key is the rest of the raw path, decoded once. No layer normalises it: `a//b`, `..` and an encoded slash are
+//!   ordinary parts of keys.
+//!
+//! # What is left out
+//!
+//! TLS and tokens; they belong between `listen` and `routes`. Range requests for several ranges (they are answered with
+//! the whole value, which RFC 9110 allows). WebSockets over HTTP/2. CORS: pages of other origins may neither write nor
+//! watch.
+
+mod body;
+mod conditional;
+mod feed;
+mod front;
+mod kv;
+mod list;
+mod listen;
+mod local;
+mod options;
+mod problem;
+mod routes;
+mod scan;
+mod target;
+mod wire;
+
+pub use listen::Gateway;
+pub use options::GatewayOptions;

@@ -1,0 +1,255 @@
+//! The accept loop, and the life of one connection.
+//!
+//! ```text
+//!             a permit is free ──▶ served ──▶ (upgraded to a WebSocket) ──▶ closed, permit given back
+//! accepted ──┤
+//!             none is ──▶ 503, closed
+//! ```
+//!
+//! Beyond the limit a connection is told so at once: a client that is refused can go to another node, one that waits
+//! in a queue can't know why. Shutdown stops accepting, lets requests that are under way finish, tells viewers to go, and
+//! after the drain time-out cuts off whoever is left.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
+
+use super::GatewayOptions;
+use super::body::BodyBytes;
+use super::front::{Front, Hosts};
+use super::routes::{Shared, routes};
+use super::wire::Wire;
+use crate::base::limits;
+use crate::port::Core;
+
+/// The pause after a first failed accept, and after many: out of file descriptors, the loop must not spin.
+const BACK_OFF_MIN: Duration = Duration::from_millis(5);
+const BACK_OFF_MAX: Duration = Duration::from_secs(1);
+
+/// The parser takes no smaller buffer than this.
+const HEAD_BYTES_MIN: usize = 8 << 10;
+
+/// Requests at once on one HTTP/2 connection.
+const STREAMS_MAX: u32 = 256;
+
+/// Connections that are being told 503 at once; one more is closed without a word.
+const REFUSALS_MAX: usize = 64;
+/// How long a refused client may take to hang up.
+const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
+const REFUSAL: &[u8] =
+    b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/problem+json\r\nretry-after: 1\r\n\
+    connection: close\r\ncontent-length: 142\r\n\r\n{\"type\":\"urn:jumpgate:problem:busy\",\"title\":\"Busy\",\
+    \"status\":503,\"detail\":\"this node has as many connections as it takes\",\"outcome\":\"definite\"}";
+
+/// The HTTP and WebSocket gateway.
+#[derive(Debug)]
+pub struct Gateway;
+
+/// One connection: what is given back when nobody holds it any more.
+pub(super) struct Connection {
+    pub(super) shared: Arc<Shared>,
+    is_upgraded: AtomicBool,
+    _permit: OwnedSemaphorePermit,
+    _token: TaskTrackerToken,
+}
+
+impl Connection {
+    /// It becomes a WebSocket: from here on it isn't HTTP any more.
+    pub(super) fn on_upgrade(&self) {
+        self.is_upgraded.store(true, Ordering::Release);
+    }
+
+    /// Whether it became a WebSocket.
+    pub(super) fn is_upgraded(&self) -> bool {
+        self.is_upgraded.load(Ordering::Acquire)
+    }
+}
+
+impl Gateway {
+    /// Serves `core` on `listener` until `shutdown` is cancelled, then until everybody has gone or the drain time-out
+    /// has passed.
+    pub async fn serve(
+        listener: TcpListener,
+        core: Arc<dyn Core>,
+        options: GatewayOptions,
+        shutdown: CancellationToken,
+    ) {
+        let server = Server::new(core, options, shutdown);
+        server.accept(listener).await;
+        server.drain().await;
+    }
+}
+
+struct Server {
+    shared: Arc<Shared>,
+    builder: Arc<auto::Builder<TokioExecutor>>,
+    permits: Arc<Semaphore>,
+    refusals: Arc<Semaphore>,
+    tracker: TaskTracker,
+}
+
+impl Server {
+    fn new(core: Arc<dyn Core>, mut options: GatewayOptions, shutdown: CancellationToken) -> Self {
+        options.value_bytes_max = options.value_bytes_max.min(limits::VALUE_BYTES_MAX);
+        options.key_bytes_max = options.key_bytes_max.min(limits::KEY_BYTES_MAX);
+        options.head_bytes_max = options.head_bytes_max.max(HEAD_BYTES_MIN);
+        let mut builder = auto::Builder::new(TokioExecutor::new());
+        builder
+            .http1()
+            .timer(TokioTimer::new())
+            // The wire keeps this time itself: the parser's timer would also end connections that merely rest.
+            .header_read_timeout(None)
+            .max_buf_size(options.head_bytes_max)
+            // A client that has said everything may close its half and wait for the answer.
+            .half_close(true);
+        builder
+            .http2()
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(STREAMS_MAX)
+            .max_header_list_size(u32::try_from(options.head_bytes_max).unwrap_or(u32::MAX))
+            .keep_alive_interval(options.ping_interval)
+            .keep_alive_timeout(options.ping_interval);
+        let permits = Arc::new(Semaphore::new(options.connections_max.min(Semaphore::MAX_PERMITS)));
+        let hosts = Hosts::new(&options.hosts);
+        let abort = CancellationToken::new();
+        let shared = Shared { core, options, hosts, body_bytes: BodyBytes::default(), shutdown, abort };
+        Self {
+            shared: Arc::new(shared),
+            builder: Arc::new(builder),
+            permits,
+            refusals: Arc::new(Semaphore::new(REFUSALS_MAX)),
+            tracker: TaskTracker::new(),
+        }
+    }
+
+    async fn accept(&self, listener: TcpListener) {
+        let mut back_off = BACK_OFF_MIN;
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = self.shared.shutdown.cancelled() => return,
+            };
+            match accepted {
+                Ok((stream, peer)) => {
+                    back_off = BACK_OFF_MIN;
+                    self.on_stream(stream, peer);
+                }
+                Err(error) if is_of_one_connection(&error) => {}
+                Err(error) => {
+                    tracing::warn!(%error, "connections can't be accepted at the moment");
+                    tokio::select! {
+                        () = sleep(back_off) => {}
+                        () = self.shared.shutdown.cancelled() => return,
+                    }
+                    back_off = (2 * back_off).min(BACK_OFF_MAX);
+                }
+            }
+        }
+    }
+
+    fn on_stream(&self, stream: TcpStream, peer: SocketAddr) {
+        // An answer is one write; it must not wait for the peer to acknowledge an earlier one.
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%peer, %error, "TCP_NODELAY can't be set");
+        }
+        let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else {
+            if let Ok(refusal) = Arc::clone(&self.refusals).try_acquire_owned() {
+                self.tracker.spawn(async move {
+                    let _ = timeout(REFUSAL_TIMEOUT, refuse(stream)).await;
+                    drop(refusal);
+                });
+            }
+            return;
+        };
+        let connection = Arc::new(Connection {
+            shared: Arc::clone(&self.shared),
+            is_upgraded: AtomicBool::new(false),
+            _permit: permit,
+            _token: self.tracker.token(),
+        });
+        tokio::spawn(serve(Arc::clone(&self.builder), stream, peer, connection));
+    }
+
+    async fn drain(self) {
+        self.tracker.close();
+        if timeout(self.shared.options.drain_timeout, self.tracker.wait()).await.is_err() {
+            tracing::warn!(connections = self.tracker.len(), "the drain time-out has passed; connections are cut off");
+            self.shared.abort.cancel();
+            self.tracker.wait().await;
+        }
+    }
+}
+
+/// Serves one connection to its end.
+async fn serve(
+    builder: Arc<auto::Builder<TokioExecutor>>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    connection: Arc<Connection>,
+) {
+    let shared = Arc::clone(&connection.shared);
+    let service = TowerToHyperService::new(warp::service(routes(&connection)));
+    let service = Front::new(Arc::clone(&connection), service);
+    let wire = TokioIo::new(Wire::new(stream, connection));
+    let served = builder.serve_connection_with_upgrades(wire, service);
+    tokio::pin!(served);
+    let result = tokio::select! {
+        result = served.as_mut() => result,
+        () = shared.abort.cancelled() => return,
+        () = shared.shutdown.cancelled() => {
+            served.as_mut().graceful_shutdown();
+            tokio::select! {
+                result = served.as_mut() => result,
+                () = shared.abort.cancelled() => return,
+            }
+        }
+    };
+    if let Err(error) = result {
+        // Clients hang up, stall and send rubbish all day long; none of that is this node's trouble.
+        tracing::debug!(%peer, error, "a connection ended in an error");
+    }
+}
+
+/// Tells a client that there is no room, and waits for it to hang up: closing with unread bytes would reset the
+/// connection before it has read the answer.
+async fn refuse(mut stream: TcpStream) -> io::Result<()> {
+    stream.write_all(REFUSAL).await?;
+    stream.shutdown().await?;
+    let mut thrown_away = [0; 1024];
+    while stream.read(&mut thrown_away).await? > 0 {}
+    Ok(())
+}
+
+/// Whether a failed accept concerns only the connection that would have been accepted.
+fn is_of_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::json::ProblemJson;
+
+    #[test]
+    fn the_refusal_says_its_own_length() {
+        let text = std::str::from_utf8(REFUSAL).expect("it is ASCII");
+        let (head, body) = text.split_once("\r\n\r\n").expect("it has a head and a body");
+        assert!(head.contains(&format!("content-length: {}", body.len())), "the body has {} bytes", body.len());
+        let problem: ProblemJson = serde_json::from_str(body).expect("it is a problem");
+        assert_eq!(problem.status, 503);
+    }
+}

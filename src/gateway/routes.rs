@@ -1,0 +1,228 @@
+//! The warp filters, and what all handlers share.
+//!
+//! The order is the order of traffic: key-value routes first, then the feed, then what this node answers itself. Each
+//! route takes a [`Call`] apart and dispatches on path and method in plain code: a filter a method would cost more and
+//! say less. A new family of paths is one more route before `local`, which answers 404 to whatever is left.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Buf;
+use futures_util::Stream;
+use tokio_util::sync::CancellationToken;
+use warp::Filter;
+use warp::http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
+use warp::http::{HeaderMap, Method, StatusCode};
+use warp::path::FullPath;
+use warp::reply::Response;
+
+use super::body::{Body, BodyBytes};
+use super::front::Hosts;
+use super::listen::Connection;
+use super::problem::Problem;
+use super::target::Query;
+use super::{GatewayOptions, feed, kv, list, local};
+use crate::api::{self, Error, Operation};
+use crate::base::FollowerMode;
+use crate::port::{Answer, Core};
+
+/// What all connections of a gateway share.
+pub(super) struct Shared {
+    pub(super) core: Arc<dyn Core>,
+    pub(super) options: GatewayOptions,
+    pub(super) hosts: Hosts,
+    pub(super) body_bytes: BodyBytes,
+    /// Finish what you are doing.
+    pub(super) shutdown: CancellationToken,
+    /// Stop whatever you are doing.
+    pub(super) abort: CancellationToken,
+}
+
+/// One request without its body.
+pub(super) struct Call {
+    pub(super) method: Method,
+    path: FullPath,
+    query: String,
+    /// Whether there is a query at all: `/x` and `/x?` are two targets, and a redirect repeats its target exactly.
+    has_query: bool,
+    pub(super) headers: HeaderMap,
+}
+
+/// The answer of a handler.
+pub(super) type Reply = Result<Response, Problem>;
+
+/// The grace that an answer has beyond the request's deadline before the gateway stops waiting: the core answers on its
+/// own at the deadline, and its answer says more than the gateway's.
+const GRACE: Duration = Duration::from_millis(250);
+
+/// All routes, for one connection.
+pub(super) fn routes(
+    connection: &Arc<Connection>,
+) -> impl Filter<Extract = (impl warp::Reply,), Error = Infallible> + Clone + Send + Sync + 'static {
+    let with_connection = {
+        let connection = Arc::clone(connection);
+        move || Arc::clone(&connection)
+    };
+    let (for_store, for_feed, for_local) = (with_connection.clone(), with_connection.clone(), with_connection);
+
+    let store = warp::path("v1").and(warp::path("kv")).and(call()).then(move |call: Call, mut body: Body<_>| {
+        let connection = for_store();
+        async move {
+            let reply = store(&connection.shared, &call, &mut body).await;
+            finish(&call, body, reply)
+        }
+    });
+    let feed = warp::path!("v1" / "feed").and(call()).and(handshake()).then(move |call: Call, body, handshake| {
+        let connection = for_feed();
+        async move {
+            let reply = feed::handle(&connection, &call, handshake).await;
+            finish(&call, body, reply)
+        }
+    });
+    let local = call().then(move |call: Call, body| {
+        let connection = for_local();
+        async move {
+            let reply = local::handle(&connection.shared, &call).await;
+            finish(&call, body, reply)
+        }
+    });
+    // Nothing above rejects but by mistake; a rejection's own words are for programmers, so they go to the log.
+    store.or(feed).unify().or(local).unify().recover(async |rejection: warp::Rejection| {
+        tracing::error!(?rejection, "a route rejected a request that it should have answered");
+        Ok::<_, Infallible>(Problem::internal().into_response(&Method::GET))
+    })
+}
+
+/// `/v1/kv/{key}` and `/v1/kv`.
+async fn store<S, B>(shared: &Shared, call: &Call, body: &mut Body<S>) -> Reply
+where
+    S: Stream<Item = Result<B, warp::Error>> + Send + Unpin + 'static,
+    B: Buf,
+{
+    match call.path.as_str().strip_prefix("/v1/kv") {
+        Some("") => list::handle(shared, call).await,
+        _ => kv::handle(shared, call, body).await,
+    }
+}
+
+/// Takes a request apart.
+fn call() -> impl Filter<
+    Extract = (Call, Body<impl Stream<Item = Result<impl Buf, warp::Error>> + Send + Unpin + 'static>),
+    Error = warp::Rejection,
+> + Clone {
+    let query = warp::query::raw().map(Some).or(warp::any().map(|| None)).unify();
+    warp::method()
+        .and(warp::path::full())
+        .and(query)
+        .and(warp::header::headers_cloned())
+        .and(warp::body::stream())
+        .map(|method, path, query: Option<String>, headers, stream| {
+            let body = Body::new(stream, &headers);
+            let has_query = query.is_some();
+            (Call { method, path, query: query.unwrap_or_default(), has_query, headers }, body)
+        })
+        .untuple_one()
+}
+
+/// The WebSocket handshake, if the request is one.
+fn handshake() -> impl Filter<Extract = (Option<warp::ws::Ws>,), Error = Infallible> + Clone {
+    warp::ws().map(Some).or(warp::any().map(|| None)).unify()
+}
+
+impl Call {
+    /// The raw path.
+    pub(super) fn path(&self) -> &str {
+        self.path.as_str()
+    }
+
+    /// The parameters.
+    pub(super) fn query(&self) -> Query<'_> {
+        Query(&self.query)
+    }
+
+    /// How long the client waits: `?timeout=`, or the default.
+    pub(super) fn timeout(&self, options: &GatewayOptions) -> Result<Duration, Problem> {
+        let timeout = self.query().duration("timeout")?.unwrap_or(options.timeout_default);
+        Ok(timeout.min(options.timeout_max))
+    }
+
+    /// Refuses where the leader should be asked instead of this node, which then is a follower that redirects.
+    ///
+    /// Reads that find no leader are not refused: without a quorum every node answers them itself.
+    pub(super) fn redirect(&self, shared: &Shared) -> Result<(), Problem> {
+        let leadership = shared.core.leadership();
+        if leadership.followers != FollowerMode::Redirect || leadership.is_leader {
+            return Ok(());
+        }
+        let Some(leader_url) = leadership.leader_url else {
+            let is_read = matches!(self.method, Method::GET | Method::HEAD) && self.path() != feed::PATH;
+            let no_leader = || Error::NoQuorum("this node sends clients to the leader and knows none".to_owned());
+            return if is_read { Ok(()) } else { Err(no_leader().into()) };
+        };
+        let mark = if self.has_query { "?" } else { "" };
+        let location = format!("{}{}{mark}{}", leader_url.trim_end_matches('/'), self.path(), self.query);
+        let location = HeaderValue::try_from(location).map_err(|_| Problem::internal())?;
+        Err(Problem::elsewhere(location))
+    }
+}
+
+/// The answer as it is sent.
+fn finish<S, B>(call: &Call, body: Body<S>, reply: Reply) -> Response
+where
+    S: Stream<Item = Result<B, warp::Error>> + Send + Unpin + 'static,
+    B: Buf,
+{
+    let mut response = reply.unwrap_or_else(|problem| problem.into_response(&call.method));
+    if call.method == Method::HEAD {
+        strip_body(&mut response);
+    }
+    body.let_go();
+    response
+}
+
+/// The answer to HEAD: what GET would say, without the body. HTTP/1.1 would drop the body anyway; HTTP/2 would not.
+fn strip_body(response: &mut Response) {
+    use hyper::body::Body as _;
+    let length = response.body().size_hint().exact();
+    if let Some(length) = length.filter(|&length| length > 0) {
+        response.headers_mut().entry(CONTENT_LENGTH).or_insert(HeaderValue::from(length));
+        *response.body_mut() = Default::default();
+    }
+}
+
+impl Shared {
+    /// Hands an operation to the core and waits for the answer, at most for `timeout` and a grace.
+    pub(super) async fn submit(&self, operation: Operation, timeout: Duration) -> Result<api::Response, Error> {
+        let timeout_ms = u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX);
+        match self.core.submit(api::Request { operation, timeout_ms }) {
+            Answer::Now(result) => result,
+            later @ Answer::Later(_) => {
+                let answer = tokio::time::timeout(timeout + GRACE.min(timeout), later.wait()).await;
+                answer.unwrap_or_else(|_| {
+                    let waited = humantime::format_duration(timeout);
+                    Err(Error::OutcomeUnknown(format!("no answer came within {waited}")))
+                })
+            }
+        }
+    }
+}
+
+/// The answer to OPTIONS.
+pub(super) fn options(allowed: &'static str) -> Response {
+    let mut response = Response::default();
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    response.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
+    response
+}
+
+/// An answer of JSON.
+pub(super) fn json(value: &impl serde::Serialize) -> Reply {
+    let body = serde_json::to_vec(value).map_err(|error| {
+        tracing::error!(%error, "an answer can't be written as JSON");
+        Problem::internal()
+    })?;
+    let mut response = Response::new(body.into());
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    Ok(response)
+}
