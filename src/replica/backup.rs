@@ -156,6 +156,9 @@ impl Replica {
                 ReplicaRole::Learner => self.following.attached,
                 ReplicaRole::None | ReplicaRole::Primary => false,
             };
+            if self.following.primary == Some(from) && !has_begun {
+                self.maybe_tell_detached(from, out);
+            }
             return has_begun && self.following.primary == Some(from);
         }
         false

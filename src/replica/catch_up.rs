@@ -1,13 +1,11 @@
-//! Filling a learner: the live stream from a point on, and a scan of the table behind it.
+//! The learner's side of its filling: the live stream from a point on, and a scan of the table behind it.
 
 use std::time::Duration;
 
-use super::members::Stream;
 use super::message::{AttachId, Message, ScannedRecord};
-use super::primary::Office;
 use super::{COUNTER_SANE_MAX, Output, Replica, ReplicaRole};
 use crate::api::Key;
-use crate::base::{ChangeNumber, Epoch, Instant, NodeId, Position, Seq, Version};
+use crate::base::{ChangeNumber, Epoch, Instant, NodeId, Position, Version};
 use crate::store::Record;
 
 /// How far a learner's scan is, at the learner. It asks for what comes after the key that it has reached; so a chunk that
@@ -42,7 +40,8 @@ impl Replica {
         }
         if epoch == self.epoch && self.following.attached && self.following.attach == (epoch, attach) {
             if self.following.primary == Some(from) {
-                self.acknowledge(from, out);
+                self.heard = self.heard.max(change);
+                self.tell_scan(from, out);
             }
             return;
         }
@@ -54,7 +53,11 @@ impl Replica {
             && previous.seq.0 < COUNTER_SANE_MAX
             && version_max.0 < COUNTER_SANE_MAX
             && attach != AttachId::default();
-        if (is_known && self.following.primary != Some(from)) || !is_learner || !is_new || !is_sane {
+        if (is_known && self.following.primary != Some(from)) || !is_learner || !is_sane {
+            return;
+        }
+        if !is_new {
+            self.maybe_tell_detached(from, out);
             return;
         }
         if epoch > self.epoch {
@@ -67,7 +70,7 @@ impl Replica {
         self.following.primary = Some(from);
         self.following.attach = (epoch, attach);
         self.following.attached = true;
-        self.acknowledge(from, out);
+        self.tell_scan(from, out);
     }
 
     /// A part of the primary's table.
@@ -98,39 +101,35 @@ impl Replica {
                 self.table.end_scan();
             }
         }
+        self.tell_scan(from, out);
+    }
+
+    /// Tells the primary that what it builds on is gone. Between the record that it acts on and the one that is known
+    /// here, this replica left and came back:
+    ///
+    /// 1. record 5: n4 is a learner, and is filled under number 3;
+    /// 2. record 6: n4 is no member. It drops everything;
+    /// 3. record 7: n4 is a learner again. The primary goes from 5 to 7 at once, by a snapshot, and takes filling 3 for
+    ///    good.
+    ///
+    /// Without this answer n4 would never be filled. And if the primary didn't ask, after each change, whether a filling
+    /// still stands, it would propose an empty replica for the in-sync set.
+    pub(super) fn maybe_tell_detached(&self, to: NodeId, out: &mut Vec<Output>) {
+        let (epoch, attach) = self.following.attach;
+        if self.role == ReplicaRole::Learner && !self.following.attached && epoch == self.epoch {
+            out.push(Output::Send { to, message: Message::Detached { epoch, attach } });
+        }
+    }
+
+    /// Tells the primary how far the scan is, and that its filling stands.
+    fn tell_scan(&self, to: NodeId, out: &mut Vec<Output>) {
+        let (epoch, attach) = self.following.attach;
         let (done, after) = match &self.following.filling {
             Some(scanning) => (false, scanning.reached.clone()),
             None => (true, None),
         };
-        out.push(Output::Send { to: from, message: Message::ScanAck { epoch, attach, after, done } });
-    }
-
-    /// A learner has taken in a part of the scan.
-    pub(super) fn on_scan_ack(
-        &mut self,
-        now: Instant,
-        from: NodeId,
-        (epoch, attach): (Epoch, AttachId),
-        after: Option<Key>,
-        done: bool,
-        out: &mut Vec<Output>,
-    ) {
-        if epoch != self.epoch {
-            return;
-        }
-        let Some(Office { primary, context, table, .. }) = self.office(now) else { return };
-        let Some(member) = primary.member_mut(from, attach).filter(|member| member.stream != Stream::Greeting) else {
-            return;
-        };
-        let Some(filling) = member.filling.as_mut().filter(|filling| !filling.done) else { return };
-        if done {
-            member.on_scan_done();
-        } else if after > filling.acked {
-            // An answer that says nothing new is one to a duplicate: another chunk for it would double the stream.
-            filling.acked = after;
-            member.send_chunk(context, table, out);
-        }
-        self.maybe_propose(now, out);
+        let message = Message::ScanAck { epoch, attach, heard: self.heard, after, done };
+        out.push(Output::Send { to, message });
     }
 
     fn begin_filling(&mut self, previous: Position) {
@@ -142,96 +141,5 @@ impl Replica {
         self.following.matched = previous.seq;
         self.following.nudge_at = Instant::FAR;
         self.following.filling = Some(Scanning::default());
-    }
-}
-
-/// What the primary makes of a member's answers.
-impl Replica {
-    /// A member of the new epoch tells what it has.
-    pub(super) fn on_new_epoch_ack(
-        &mut self,
-        now: Instant,
-        from: NodeId,
-        epoch: Epoch,
-        applied: Position,
-        runs: &[Position],
-        out: &mut Vec<Output>,
-    ) {
-        if epoch != self.epoch {
-            return;
-        }
-        let Some(Office { primary, context, .. }) = self.office(now) else { return };
-        let Some(member) = primary.member_mut(from, AttachId::default()) else { return };
-        if member.stream != Stream::Greeting || member.is_learner() {
-            return;
-        }
-        // Without a match the member lacks what was committed while it was in sync. It can't be helped from here, and it
-        // stays unacked.
-        if let Some(position) = context.tail.last_match(applied, runs) {
-            member.begin_streaming(context, position.seq, out);
-            self.advance_commit(now, out);
-        }
-    }
-
-    /// A member holds everything up to `seq`.
-    pub(super) fn on_ack(
-        &mut self,
-        now: Instant,
-        from: NodeId,
-        (epoch, attach): (Epoch, AttachId),
-        seq: Seq,
-        commit: Seq,
-        out: &mut Vec<Output>,
-    ) {
-        if epoch != self.epoch {
-            return;
-        }
-        let Some(Office { primary, context, table, .. }) = self.office(now) else { return };
-        let Some(member) = primary.member_mut(from, attach) else { return };
-        if member.stream == Stream::Greeting {
-            let attached = member.filling.as_ref().filter(|filling| !filling.lapsed && filling.previous.seq == seq);
-            if attached.is_some() {
-                member.begin_streaming(context, seq, out);
-                member.send_chunk(context, table, out);
-            }
-            return;
-        }
-        member.on_matched(context, seq, out);
-        if commit < member.told {
-            // The news was lost, or crosses this answer; to say it again does no harm.
-            member.told = commit;
-            primary.notice_soon(context);
-        }
-        self.advance_commit(now, out);
-        self.release_retained();
-        self.maybe_propose(now, out);
-    }
-
-    /// A member can't append what it was sent.
-    pub(super) fn on_reject(
-        &mut self,
-        now: Instant,
-        from: NodeId,
-        (epoch, attach): (Epoch, AttachId),
-        seq: Seq,
-        out: &mut Vec<Output>,
-    ) {
-        if epoch > self.epoch {
-            // Somebody else is primary, or will be: serve no more, and wait for the table.
-            if self.primary.is_some() {
-                self.fence(epoch, out);
-            }
-            return;
-        }
-        if epoch < self.epoch {
-            return;
-        }
-        let Some(Office { primary, context, .. }) = self.office(now) else { return };
-        let Some(member) = primary.member_mut(from, attach) else { return };
-        if member.stream != Stream::Greeting {
-            member.on_gap(context, seq, out);
-        }
-        self.advance_commit(now, out);
-        self.maybe_propose(now, out);
     }
 }

@@ -4,7 +4,7 @@ use super::message::{AttachId, Message, ScannedRecord};
 use super::tail::Tail;
 use super::{Output, ReplicaOptions};
 use crate::api::Key;
-use crate::base::{ChangeNumber, Epoch, Instant, NodeId, Position, Seq, Version};
+use crate::base::{ChangeNumber, Epoch, Instant, NodeId, PartitionRecord, Position, Seq, Version};
 use crate::store::Table;
 
 /// One other replica, as the primary of an epoch sees it.
@@ -48,10 +48,12 @@ pub struct Filling {
     pub previous: Position,
     /// The last key that it has acked.
     pub acked: Option<Key>,
-    /// When its chunk is sent again. It has a timer of its own: the acks of a busy live stream say nothing of the scan.
+    /// When its chunk, or the question whether it stands, is sent again. It has a timer of its own: the acks of a busy live stream say nothing of the scan.
     pub resend_at: Option<Instant>,
     /// It has seen the end of the table.
     pub done: bool,
+    /// Under this change of the record it still stood.
+    pub confirmed: ChangeNumber,
     /// It fell so far behind that effects it needs are gone: it has to begin anew.
     pub lapsed: bool,
 }
@@ -136,7 +138,11 @@ impl Member {
             },
         };
         out.push(Output::Send { to: self.node, message });
-        self.resend_at = context.now + context.options.resend_after;
+        let again_at = context.now + context.options.resend_after;
+        match &mut self.filling {
+            Some(filling) if self.stream != Stream::Greeting => filling.resend_at = Some(again_at),
+            _ => self.resend_at = again_at,
+        }
     }
 
     /// The member shares the primary's history up to `matched`: streaming begins behind it.
@@ -223,11 +229,32 @@ impl Member {
         filling.resend_at = Some(context.now + context.options.resend_after);
     }
 
-    /// The end of the scan is acked.
-    pub fn on_scan_done(&mut self) {
-        if let Some(filling) = &mut self.filling {
-            filling.done = true;
-            filling.resend_at = None;
+    /// The learner tells how far it is. What it has `heard` of can't undo its filling any more.
+    pub fn on_scanned(
+        &mut self,
+        context: StreamContext<'_>,
+        table: &Table,
+        (record, heard): (&PartitionRecord, ChangeNumber),
+        (after, done): (Option<Key>, bool),
+        out: &mut Vec<Output>,
+    ) {
+        let Some(filling) = self.filling.as_mut().filter(|filling| !filling.lapsed) else { return };
+        filling.confirmed = filling.confirmed.max(heard);
+        if self.stream == Stream::Greeting {
+            let previous = filling.previous.seq;
+            self.begin_streaming(context, previous, out);
+            self.send_chunk(context, table, out);
+            return;
+        }
+        filling.done |= done;
+        if filling.done {
+            if filling.confirmed >= record.change {
+                filling.resend_at = None;
+            }
+        } else if after > filling.acked {
+            // An answer that says nothing new is one to a duplicate: another chunk for it would double the stream.
+            filling.acked = after;
+            self.send_chunk(context, table, out);
         }
     }
 
@@ -236,15 +263,34 @@ impl Member {
         self.resend_at.min(self.scan_deadline())
     }
 
-    /// The clock has reached the deadline, and it isn't a greeting that is outstanding.
-    pub fn on_deadline(&mut self, context: StreamContext<'_>, table: &Table, out: &mut Vec<Output>) {
+    /// The clock has reached the deadline, and it isn't a first greeting that is outstanding.
+    pub fn on_deadline(
+        &mut self,
+        context: StreamContext<'_>,
+        table: &Table,
+        (record, version_max): (&PartitionRecord, Version),
+        out: &mut Vec<Output>,
+    ) {
         if self.resend_at <= context.now {
             self.resend(context, out);
             self.rest(context, true);
         }
-        if self.scan_deadline() <= context.now {
+        if self.scan_deadline() > context.now {
+            return;
+        }
+        if self.filling.as_ref().is_some_and(|filling| filling.confirmed < record.change) {
+            self.greet(context, record.change, version_max, out);
+        }
+        if self.filling.as_ref().is_some_and(|filling| !filling.done) {
             self.send_chunk(context, table, out);
         }
+    }
+
+    /// Whether it is a learner that may be proposed under `record`: filled, up to date, and not made to leave meanwhile.
+    pub fn is_caught_up(&self, record: &PartitionRecord, committed: Seq) -> bool {
+        self.stream != Stream::Greeting
+            && self.matched >= committed
+            && self.filling.as_ref().is_some_and(|filling| filling.done && filling.confirmed >= record.change)
     }
 
     fn scan_deadline(&self) -> Instant {

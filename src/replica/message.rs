@@ -69,7 +69,8 @@ pub enum Message {
         /// Up to here.
         seq: Seq,
     },
-    /// Primary to a learner: forget what you have; the live stream and a scan of the table begin here.
+    /// Primary to a learner: forget what you have; the live stream and a scan of the table begin here. Sent again under the
+    /// same number where the record has changed: does the filling still stand?
     AttachLearner {
         /// The primary's epoch.
         epoch: Epoch,
@@ -95,16 +96,26 @@ pub enum Message {
         /// Nothing comes after these.
         last: bool,
     },
-    /// How far the learner has come with the scan.
+    /// The filling stands, and so far the learner has come with the scan.
     ScanAck {
         /// The primary's epoch.
         epoch: Epoch,
         /// The number of this filling.
         attach: AttachId,
+        /// The newest change of the record that the learner has heard of. No record up to this one can make it drop the
+        /// filling any more.
+        heard: ChangeNumber,
         /// The last key that it has reached.
         after: Option<Key>,
         /// It has seen the end.
         done: bool,
+    },
+    /// The learner holds nothing of this filling any more: a record that the primary hasn't seen had it leave meanwhile.
+    Detached {
+        /// The primary's epoch.
+        epoch: Epoch,
+        /// The number of the filling that came to nothing.
+        attach: AttachId,
     },
 }
 
@@ -121,7 +132,8 @@ impl Message {
             | Self::Commit { epoch, .. }
             | Self::AttachLearner { epoch, .. }
             | Self::ScanChunk { epoch, .. }
-            | Self::ScanAck { epoch, .. } => *epoch,
+            | Self::ScanAck { epoch, .. }
+            | Self::Detached { epoch, .. } => *epoch,
         }
     }
 }

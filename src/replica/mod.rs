@@ -26,7 +26,8 @@
 //!  learner:         AttachLearner ───────────────────────────────────▶ │ empty the table
 //!                   Prepare, Prepare, … (live)                         │
 //!                   ScanChunk ⇄ ScanAck, one at a time                 │ keep what is newer; tombstones
-//!                   caught up: propose it to the control log; from then on its acks are required
+//!                   caught up, and the filling stands under the newest record:
+//!                   propose it to the control log; from then on its acks are required
 //! ```
 //!
 //! | role | it is | its tail |
@@ -60,8 +61,10 @@
 //! | `primary` | taking office, writes, commit, in-sync proposals, timers |
 //! | `members` | what a primary knows of one other replica; streaming to it |
 //! | `backup` | fencing, appending, following the commit point |
-//! | `catch_up` | the learner's side of its filling, and the primary's |
+//! | `answers` | what a primary makes of its members' answers |
+//! | `catch_up` | the learner's side of its filling |
 
+mod answers;
 mod backup;
 mod catch_up;
 mod members;
@@ -309,9 +312,10 @@ impl Replica {
             }
             Message::Ack { epoch, attach, seq, commit } => self.on_ack(now, from, (epoch, attach), seq, commit, out),
             Message::Reject { epoch, attach, seq } => self.on_reject(now, from, (epoch, attach), seq, out),
-            Message::ScanAck { epoch, attach, after, done } => {
-                self.on_scan_ack(now, from, (epoch, attach), after, done, out);
+            Message::ScanAck { epoch, attach, heard, after, done } => {
+                self.on_scan_ack(now, from, (epoch, attach), heard, (after, done), out);
             }
+            Message::Detached { epoch, attach } => self.on_detached(now, from, (epoch, attach), out),
         }
     }
 

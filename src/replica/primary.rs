@@ -71,6 +71,17 @@ impl Primary {
         (member.attach == attach).then_some(member)
     }
 
+    /// A number that no filling of this epoch has had.
+    pub fn next_attach(&mut self) -> AttachId {
+        self.attach_last.0 += 1;
+        self.attach_last
+    }
+
+    /// Whether this learner's acks are required already.
+    pub fn has_proposed(&self, slot: Slot) -> bool {
+        self.proposed.contains(slot)
+    }
+
     fn member(&self, slot: Slot) -> Option<&Member> {
         self.members.iter().find(|(other, _)| *other == slot).map(|(_, member)| member)
     }
@@ -178,7 +189,8 @@ impl Replica {
     ) {
         let me = self.options.me.slot;
         let Some(Office { primary, context, record, applied, version_max, .. }) = self.office(now) else { return };
-        if record.change > primary.proposed_under {
+        let is_changed = record.change > primary.proposed_under;
+        if is_changed {
             // Whatever was proposed under an older change number is decided: in the record, or refused.
             primary.proposed = SlotSet::EMPTY;
             primary.proposed_under = record.change;
@@ -198,11 +210,11 @@ impl Replica {
                 Some(member) if member.is_learner() => member,
                 _ => Member::new(node, AttachId::default(), is_learner.then(Filling::default)),
             };
-            if member.resend_at == Instant::FAR && member.stream == Stream::Greeting {
-                if is_learner {
-                    primary.attach_last.0 += 1;
-                    member.attach_anew(primary.attach_last, applied);
-                }
+            let is_new = member.stream == Stream::Greeting && member.resend_at == Instant::FAR;
+            if is_new && is_learner {
+                member.attach_anew(primary.next_attach(), applied);
+            }
+            if is_new || (is_changed && is_learner && member.stream != Stream::Greeting) {
                 member.greet(context, record.change, version_max, out);
             }
             primary.members.push((slot, member));
@@ -311,12 +323,9 @@ impl Replica {
             return;
         }
         let Some(Office { primary, context, record, applied, .. }) = self.office(now) else { return };
-        let caught_up = |(slot, member): &(Slot, Member)| {
-            let is_filled = member.filling.as_ref().is_some_and(|filling| filling.done && !filling.lapsed);
-            (is_filled && member.stream != Stream::Greeting && member.matched >= applied.seq).then_some(*slot)
-        };
-        let ready: SlotSet = primary.members.iter().filter_map(caught_up).collect();
-        if ready.intersection(record.learners).is_subset(primary.proposed) {
+        let ready = primary.members.iter().filter(|(_, member)| member.is_caught_up(record, applied.seq));
+        let ready: SlotSet = ready.map(|(slot, _)| *slot).collect();
+        if ready.is_subset(primary.proposed) {
             return;
         }
         primary.proposed = primary.proposed.union(ready);
@@ -344,13 +353,14 @@ impl Replica {
         for (_, member) in primary.members.iter_mut().filter(|(_, member)| member.deadline() <= now) {
             if member.stream == Stream::Greeting {
                 if member.filling.as_ref().is_some_and(|filling| filling.lapsed) {
+                    // `members` is borrowed here, so that `next_attach` can't be called.
                     primary.attach_last.0 += 1;
                     member.attach_anew(primary.attach_last, applied);
                 }
                 member.greet(context, record.change, version_max, out);
                 continue;
             }
-            member.on_deadline(context, table, out);
+            member.on_deadline(context, table, (record, version_max), out);
         }
         if primary.propose_at <= now {
             primary.propose_at = now + context.options.propose_after;
