@@ -15,8 +15,9 @@ const TRANSFER_SEQUENCES: u64 = 1 << 20;
 /// What only a leader has.
 #[derive(Debug)]
 pub(super) struct Leading {
-    /// When this began. A new leader has no acks yet; it gets an election timeout's grace.
-    pub(super) elected_at: Instant,
+    /// When this began, or when the members changed last. Who leads new voters may have no acks of theirs yet and gets
+    /// an election timeout's grace.
+    pub(super) grace_from: Instant,
     /// The first entry of its own term.
     pub(super) own_entry: LogIndex,
     pub(super) heartbeat_at: Instant,
@@ -50,7 +51,7 @@ pub(super) struct Forced {
 impl Leading {
     pub(super) const fn new(now: Instant, own_entry: LogIndex, pending_bytes: usize) -> Self {
         Self {
-            elected_at: now,
+            grace_from: now,
             own_entry,
             heartbeat_at: now,
             pending_since: None,
@@ -73,9 +74,10 @@ impl Raft {
         self.membership().quorum_value(of).flatten()
     }
 
-    /// Until when this leader counts as in contact with its quorum. A new one has an election timeout's grace.
+    /// Until when this leader counts as in contact with its quorum. A new one has an election timeout's
+    /// grace.
     pub(super) fn contact_ends_at(&self, leading: &Leading) -> Instant {
-        self.contact().map_or(leading.elected_at, |contact| contact.max(leading.elected_at)) + self.timing.election
+        self.contact().map_or(leading.grace_from, |contact| contact.max(leading.grace_from)) + self.timing.election
     }
 
     /// When a leader whose stream plane stands still steps down; never while no entry waits.

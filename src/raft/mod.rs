@@ -9,6 +9,10 @@ mod message;
 mod progress;
 mod quorum;
 mod replication;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
@@ -60,7 +64,7 @@ pub enum ProposeError {
     },
     /// A change of members is in flight, leadership is being handed over, or too much is uncommitted.
     Busy,
-    /// No entry of the leader's own term is committed yet.
+    /// No entry of the leader's own term is committed yet, or one who is to vote hasn't caught up. Later it may do.
     NotReady,
     /// It can't be done, now or later.
     Refused(String),
@@ -72,7 +76,7 @@ impl fmt::Display for ProposeError {
             Self::NotLeader { leader: Some(leader) } => write!(f, "not the leader; that is {leader}"),
             Self::NotLeader { leader: None } => f.write_str("not the leader, and none is known"),
             Self::Busy => f.write_str("busy with earlier changes"),
-            Self::NotReady => f.write_str("the leader is new and not ready yet"),
+            Self::NotReady => f.write_str("the leader, or a voter to be, is new and not ready yet"),
             Self::Refused(why) => write!(f, "refused: {why}"),
         }
     }
@@ -288,10 +292,13 @@ impl Raft {
     /// Proposes that exactly `voters` vote, each of whom must be a voter or a learner now. The change is joint; the
     /// leader itself ends it when the joint membership is committed. Voters that are left out are members no more.
     ///
-    /// That a learner has caught up ([`Raft::match_index`]) is the caller's to see to: until it has, it can't help to
-    /// commit anything.
+    /// A learner must have received the first entry of this leader's term. How far behind it may still be is the
+    /// caller's to judge ([`Raft::match_index`]): until it has caught up, it can't help to commit anything.
     pub fn propose_voters(&mut self, now: Instant, voters: BTreeSet<NodeId>) -> Result<LogIndex, ProposeError> {
         self.advance(now);
+        if !self.have_caught_up(&voters) {
+            return Err(ProposeError::NotReady);
+        }
         let proposed = self.propose_members(|members| {
             if voters == members.voters {
                 return Err("these are the voters already".to_owned());

@@ -252,7 +252,7 @@ impl Progress {
     ) {
         self.stream_heard_at = Some(now);
         let expected = match self.mode {
-            Mode::Probe { .. } => previous.next() == self.next,
+            Mode::Probe { .. } => previous.0 == self.next.0 - 1,
             Mode::Pipeline => previous > self.matched.index && previous < self.next,
             Mode::Snapshot { .. } => false,
         };

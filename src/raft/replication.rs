@@ -1,5 +1,7 @@
 //! How entries reach the peers and become committed: the leader's side.
 
+use std::collections::BTreeSet;
+
 use super::leader::Leading;
 use super::message::{AppendOutcome, Output, Payload};
 use super::progress::{self, Progress, Sending};
@@ -27,13 +29,19 @@ impl Raft {
     /// Appends an entry of the own term and sends it to everybody.
     fn append_own(&mut self, payload: Payload) -> LogIndex {
         let index = self.log.last().index.next();
+        let changes_members = matches!(payload, Payload::Members(_));
         if let Standing::Leading(leading) = &mut self.standing {
             leading.pending_since = leading.pending_since.or(Some(self.now));
             leading.pending_bytes += payload.size_bytes();
+            if changes_members {
+                leading.grace_from = self.now;
+            }
         }
         self.log.append(Entry { index, term: self.term, payload });
+        if changes_members {
+            self.adopt_peers();
+        }
         self.after_log_changed();
-        self.adopt_peers();
         self.maybe_heartbeat();
         self.send_appends();
         // Alone, it is a majority at once.
@@ -80,6 +88,14 @@ impl Raft {
             return Err(ProposeError::Refused(format!("{changed} is no membership")));
         }
         self.propose_payload(Payload::Members(changed))
+    }
+
+    /// Whether every learner among `voters` has received the first entry of this leader's term. One that has nothing
+    /// can't vote, so with too many of those the cluster could be left without a possible leader.
+    pub(super) fn have_caught_up(&self, voters: &BTreeSet<NodeId>) -> bool {
+        let Standing::Leading(leading) = &self.standing else { return true };
+        let lags = |node| leading.progress.get(node).is_some_and(|peer| peer.matched().index < leading.own_entry);
+        !self.membership().learners.intersection(voters).any(lags)
     }
 
     /// Sends what is due on the stream plane to every peer.

@@ -1,0 +1,8 @@
+//! What the consensus machine promises, one test a promise.
+
+mod changes;
+mod golden;
+mod hostile;
+mod paper;
+mod planes;
+mod random;
