@@ -1,3 +1,5 @@
+//! Good and bad files, each bad one with its message.
+
 use super::*;
 
 /// Three good nodes and nothing else; five lines each, with an empty line between.

@@ -1,3 +1,5 @@
+//! What owners and maps promise, for small clusters exhaustively.
+
 use proptest::prelude::*;
 
 use super::*;
