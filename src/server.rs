@@ -1,1 +1,501 @@
-//! To come.
+//! The composition root: makes a node out of its configuration, and is the only place that names the adapters.
+//!
+//! ```text
+//! Config ─▶ Options ─▶ ControlCore on its thread ◀──▶ PulseSocket
+//!                  └─▶ Engine (shards)           ◀──▶ one Outbox and writer a peer, one listener
+//!                          ▲
+//!                          └── Gateway (HTTP, WebSocket)
+//! ```
+//!
+//! Sockets are bound first and the node is made of them afterwards, so that a busy port ends the start with its name
+//! before anything else happens, and so that a cluster on free ports can be written down before it starts.
+
+use std::collections::BTreeSet;
+use std::io::{self, Write as _};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use thiserror::Error;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{info, warn};
+
+use crate::base::{Incarnation, NodeId, Options, ShardId, Slot, Term, limits};
+use crate::codec::frame::Frame;
+use crate::codec::{Envelope, NameHash};
+use crate::config::{Config, Ports, Transport};
+use crate::gateway::{Gateway, GatewayOptions};
+use crate::net::listen::{self, BindError};
+use crate::net::tcp::{self, FrameSink, Link, LinkOptions, ListenerOptions, Outbox};
+use crate::net::udp::PulseSocket;
+use crate::net::{Addresses, Counters};
+use crate::node::message::PeerMessage;
+use crate::node::{ControlCore, ControlEvent};
+use crate::port::Core;
+use crate::runtime::{Clock, Engine, EventSink, Links, PulseLink, PulseThread};
+use crate::telemetry::{self, LogFormat};
+
+/// Bytes that may wait for one peer. Replication holds as much in its tails anyway; beyond it a peer is too slow to be
+/// helped by a longer queue.
+const OUTBOX_BYTES_MAX: usize = 64 << 20;
+/// Requests that one shard keeps waiting.
+const REQUESTS_MAX: usize = 16 << 10;
+/// Effects that one partition may have in flight.
+const TAIL_EFFECTS_MAX: usize = 4096;
+/// The name of a cluster that `dev` runs.
+const DEV_NAME: &str = "dev";
+
+/// Why a node could not start, or had to stop.
+#[derive(Debug, Error)]
+pub enum ServerError {
+    /// The configuration asks for something that this node can't or won't do.
+    #[error("{0}")]
+    Refused(String),
+    /// A socket could not be bound.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The system refused something else.
+    #[error("{what}: {source}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// What it said.
+        source: io::Error,
+    },
+}
+
+impl ServerError {
+    /// Whether the configuration is to blame.
+    #[must_use]
+    pub const fn is_usage(&self) -> bool {
+        matches!(self, Self::Refused(_))
+    }
+
+    fn system(what: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::System { what, source }
+    }
+}
+
+/// The bound sockets of one node.
+#[derive(Debug)]
+pub struct Sockets {
+    pulse: UdpSocket,
+    stream: TcpListener,
+    gateway: TcpListener,
+}
+
+impl Sockets {
+    /// Binds what the node in `slot` listens on.
+    ///
+    /// # Errors
+    /// Where an address is taken or can't be had: the error names it and its setting.
+    pub fn bind(config: &Config, slot: Slot) -> Result<Self, BindError> {
+        let node = &config.nodes[slot.index()];
+        let what = |plane: &str| format!("{plane} of node {}, setting [[node]] {plane}", node.id);
+        Ok(Self {
+            pulse: listen::udp(&what("pulse"), &node.bind_pulse.to_string())?,
+            stream: listen::tcp(&what("stream"), &node.bind_stream.to_string())?,
+            gateway: listen::tcp(&what("gateway"), &node.bind_gateway.to_string())?,
+        })
+    }
+
+    /// Binds a node on loopback: free ports for its planes, `gateway` for clients (0: a free one too).
+    ///
+    /// # Errors
+    /// Where `gateway` is taken.
+    pub fn bind_loopback(gateway: u16) -> Result<Self, BindError> {
+        Ok(Self {
+            pulse: listen::udp("pulse", "127.0.0.1:0")?,
+            stream: listen::tcp("stream", "127.0.0.1:0")?,
+            gateway: listen::tcp("gateway, --port", &format!("127.0.0.1:{gateway}"))?,
+        })
+    }
+
+    /// The ports that they have.
+    ///
+    /// # Errors
+    /// Where the system can't tell.
+    pub fn ports(&self) -> Result<Ports, ServerError> {
+        let port = |address: io::Result<SocketAddr>| address.map(|address| address.port());
+        let read = || {
+            Ok(Ports {
+                pulse: port(self.pulse.local_addr())?,
+                stream: port(self.stream.local_addr())?,
+                gateway: port(self.gateway.local_addr())?,
+            })
+        };
+        read().map_err(ServerError::system("reading a socket's address"))
+    }
+}
+
+/// A node that runs.
+pub struct Server {
+    engine: Arc<Engine>,
+    pulse: PulseThread,
+    counters: Arc<Counters>,
+    gateway_shutdown: CancellationToken,
+    gateway: TaskTracker,
+    shutdown: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Server {
+    /// Starts the node in `slot` on its sockets. Must be called inside a runtime. `events` hears what the node has to say
+    /// to people.
+    ///
+    /// # Errors
+    /// Where the configuration asks for what isn't there yet, or the system refuses.
+    pub fn start(config: &Config, slot: Slot, sockets: Sockets, events: EventSink) -> Result<Self, ServerError> {
+        refuse_what_is_missing(config)?;
+        let options = options(config, slot);
+        let name = NameHash::of(&options.cluster_name);
+        let counters = Arc::new(Counters::default());
+        let (shutdown, tasks) = (CancellationToken::new(), TaskTracker::new());
+
+        let links = Arc::new(StreamLinks::start(config, slot, name, &counters, &shutdown, &tasks));
+        let clock = Clock::start();
+        let inbox = PulseThread::inbox();
+        let engine = Engine::new(options.clone(), clock, links, inbox.0.clone(), events);
+        for shard in 0..options.shards {
+            tasks.spawn(Arc::clone(&engine).drive_shard(ShardId(shard), shutdown.clone()));
+        }
+        let sink = Arc::new(Sink { engine: Arc::clone(&engine), counters: Arc::clone(&counters) });
+        let (listener, listener_counters, listener_shutdown) =
+            (sockets.stream, Arc::clone(&counters), shutdown.clone());
+        tasks.spawn(async move {
+            let limits = ListenerOptions::default();
+            if let Err(error) =
+                tcp::run_listener(listener, name, sink, listener_counters, limits, listener_shutdown).await
+            {
+                warn!("the stream listener ended: {error}");
+            }
+        });
+
+        let pulses = config.nodes.iter().map(|node| node.pulse.to_string()).collect();
+        let addresses = Arc::new(Addresses::new(pulses));
+        tasks.spawn(Arc::clone(&addresses).resolve(shutdown.clone()));
+        let (socket, pulse_counters) = (sockets.pulse, Arc::clone(&counters));
+        let core = ControlCore::new(options, engine.now());
+        let link = move || Ok(UdpLink { socket: PulseSocket::new(socket, pulse_counters)?, addresses });
+        let pulse = PulseThread::start(core, Arc::clone(&engine), inbox, link)
+            .map_err(ServerError::system("starting the pulse thread"))?;
+
+        let gateway_shutdown = CancellationToken::new();
+        let gateway = TaskTracker::new();
+        let listener = tokio::net::TcpListener::from_std(sockets.gateway)
+            .map_err(ServerError::system("watching the gateway's listener"))?;
+        let core: Arc<dyn Core> = Arc::<Engine>::clone(&engine);
+        gateway.spawn(Gateway::serve(listener, core, gateway_options(config), gateway_shutdown.clone()));
+        Ok(Self { engine, pulse, counters, gateway_shutdown, gateway, shutdown, tasks })
+    }
+
+    /// The node, as gateways see it.
+    #[must_use]
+    pub fn core(&self) -> Arc<dyn Core> {
+        Arc::<Engine>::clone(&self.engine)
+    }
+
+    /// What the node's sockets have counted.
+    #[must_use]
+    pub const fn counters(&self) -> &Arc<Counters> {
+        &self.counters
+    }
+
+    /// Stops in order: clients are answered first, then the node falls silent.
+    pub async fn stop(self) {
+        self.gateway_shutdown.cancel();
+        self.gateway.close();
+        self.gateway.wait().await;
+        self.pulse.stop().await;
+        self.shutdown.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}
+
+/// Runs one node until SIGINT or SIGTERM.
+///
+/// # Errors
+/// Where it can't start.
+pub fn serve(config: Config, slot: Slot, insecure: bool) -> Result<(), ServerError> {
+    refuse_open_network(&config, slot, insecure)?;
+    telemetry::start_logging(LogFormat::Text);
+    let sockets = Sockets::bind(&config, slot)?;
+    runtime()?.block_on(async move {
+        let leaders = LeaderLines::default();
+        let events: EventSink = Arc::new(move |event, options| leaders.tell(event, options));
+        let server = Server::start(&config, slot, sockets, events)?;
+        let node = &config.nodes[slot.index()];
+        info!("{} answers at {}; {}", node.id, node.advertise, guarantee(&config));
+        until_told_to_stop().await.map_err(ServerError::system("waiting for signals"))?;
+        info!("{} stops", node.id);
+        server.stop().await;
+        Ok(())
+    })
+}
+
+/// Runs a whole cluster on loopback until SIGINT or SIGTERM. Node i's gateway is at `port` + i.
+///
+/// # Errors
+/// Where it can't start.
+pub fn dev(nodes: u16, port: u16) -> Result<(), ServerError> {
+    telemetry::start_logging(LogFormat::Text);
+    let sockets =
+        (1..=nodes).map(|node| Sockets::bind_loopback(port + node)).collect::<Result<Vec<Sockets>, BindError>>()?;
+    let ports = sockets.iter().map(Sockets::ports).collect::<Result<Vec<Ports>, ServerError>>()?;
+    let config = Config::loopback(DEV_NAME, &ports);
+    runtime()?.block_on(async move {
+        let leaders = Arc::new(LeaderLines::default());
+        let mut servers = Vec::new();
+        for (slot, sockets) in sockets.into_iter().enumerate() {
+            let leaders = Arc::clone(&leaders);
+            let events: EventSink = Arc::new(move |event, options| leaders.tell(event, options));
+            servers.push(Server::start(&config, Slot(slot as u8), sockets, events)?);
+        }
+        let told = async {
+            until_ready(&servers).await;
+            introduce(&config);
+        };
+        let stopped = tokio::select! {
+            stopped = until_told_to_stop() => stopped,
+            stopped = async { told.await; until_told_to_stop().await } => stopped,
+        };
+        stopped.map_err(ServerError::system("waiting for signals"))?;
+        futures_util::future::join_all(servers.into_iter().map(Server::stop)).await;
+        Ok(())
+    })
+}
+
+/// What a node of this configuration is built with.
+fn options(config: &Config, slot: Slot) -> Options {
+    let shards = std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(64) as u16;
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Options {
+        cluster_name: config.cluster.name.clone(),
+        me: NodeId::new(slot, Incarnation(rand::random())),
+        slots: config.nodes.len(),
+        names: config.nodes.iter().map(|node| node.id.clone()).collect(),
+        advertised: config.nodes.iter().map(|node| node.advertise.clone()).collect(),
+        partitions: config.cluster.partitions,
+        replicas: config.replicas(),
+        min_copies: config.cluster.min_copies,
+        timing: config.timing.timing(),
+        followers: config.gateway.followers,
+        shards: shards.min(config.cluster.partitions),
+        value_bytes_max: config.limits.value_bytes.min(limits::VALUE_BYTES_MAX),
+        key_bytes_max: config.limits.key_bytes.min(limits::KEY_BYTES_MAX),
+        memory_bytes_max: config.limits.memory_bytes,
+        requests_max: REQUESTS_MAX,
+        tail_effects_max: TAIL_EFFECTS_MAX,
+        unix_micros_at_zero: since_epoch.as_micros() as u64,
+        seed: rand::random(),
+    }
+}
+
+fn gateway_options(config: &Config) -> GatewayOptions {
+    let advertised = config.nodes.iter().map(|node| node.advertise.clone());
+    GatewayOptions {
+        value_bytes_max: config.limits.value_bytes,
+        key_bytes_max: config.limits.key_bytes,
+        connections_max: config.limits.connections,
+        hosts: advertised.chain(config.gateway.hosts.iter().cloned()).collect(),
+        ..GatewayOptions::default()
+    }
+}
+
+/// A setting that this version would silently not obey is refused: a promise that isn't kept is worse than none.
+fn refuse_what_is_missing(config: &Config) -> Result<(), ServerError> {
+    let security = &config.security;
+    let missing = [
+        ("[security] secret_file: nodes can't authenticate each other", security.secret_file.is_some()),
+        ("[security] tls_cert: the gateway can't speak TLS", security.tls_cert.is_some() || security.tls_key.is_some()),
+        ("[security] tokens_file: the gateway can't check tokens", security.tokens_file.is_some()),
+        ("[gateway] ftp: there is no FTP server", config.gateway.ftp.is_some()),
+        ("[stream] transport = \"quic\": streams can't run over QUIC", config.stream.transport == Transport::Quic),
+    ];
+    match missing.into_iter().find(|(_, is_set)| *is_set) {
+        Some((what, _)) => Err(ServerError::Refused(format!("{what} yet; remove the setting"))),
+        None => Ok(()),
+    }
+}
+
+/// Off loopback anybody who reaches the ports could speak as a node.
+fn refuse_open_network(config: &Config, slot: Slot, insecure: bool) -> Result<(), ServerError> {
+    let node = &config.nodes[slot.index()];
+    let open = [("pulse", &node.bind_pulse), ("stream", &node.bind_stream)].into_iter().find(|(_, a)| !a.is_loopback());
+    match open {
+        Some((plane, address)) if !insecure && config.security.secret_file.is_none() => {
+            Err(ServerError::Refused(format!(
+                "node {} would listen on {address} ({plane}) without a secret: anybody who reaches it could speak as a \
+                 node; set [security] secret_file, or start with --insecure where the network is trusted",
+                node.id
+            )))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// What the number of copies promises, in words.
+fn guarantee(config: &Config) -> String {
+    let (copies, nodes) = (usize::from(config.replicas()), config.nodes.len());
+    match copies - 1 {
+        0 => format!("1 copy of each value on {nodes} node(s): no node may be lost"),
+        survived => format!("{copies} copies of each value on {nodes} nodes: any {survived} may vanish at once"),
+    }
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, ServerError> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(ServerError::system("starting the runtime"))
+}
+
+async fn until_told_to_stop() -> io::Result<()> {
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    tokio::select! {
+        interrupted = tokio::signal::ctrl_c() => interrupted,
+        _ = terminate.recv() => Ok(()),
+    }
+}
+
+async fn until_ready(servers: &[Server]) {
+    while !servers.iter().all(|server| server.engine.health().ready) {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Tells a newcomer where the cluster is and what to try.
+fn introduce(config: &Config) {
+    let mut text = String::new();
+    for node in &config.nodes {
+        text += &format!("  {}  {}  (pulse {}, stream {})\n", node.id, node.advertise, node.pulse, node.stream);
+    }
+    let last = config.nodes.last().map_or("", |node| node.advertise.as_str());
+    text += &format!("{}\n", guarantee(config));
+    text += &format!("try  curl -X PUT --data-binary 'hello' {}/v1/kv/greeting\n", config.nodes[0].advertise);
+    text += &format!("     curl {last}/v1/kv/greeting\n");
+    print(&text);
+}
+
+/// Writes to stdout; whoever closed it doesn't want to read it.
+fn print(text: &str) {
+    let mut out = io::stdout().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
+/// Prints each leader once, however many nodes of this process say so, and logs everything else.
+#[derive(Default)]
+struct LeaderLines {
+    told: Mutex<BTreeSet<(Slot, Term)>>,
+}
+
+impl LeaderLines {
+    fn tell(&self, event: &ControlEvent, options: &Options) {
+        let node = options.name(options.me.slot);
+        if let ControlEvent::Leader { leader, term, .. } = event {
+            let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+            if told.insert((leader.slot, *term)) {
+                print(&format!("{}\n", event.describe(options)));
+            }
+        } else if event.is_warning() {
+            warn!(node, "{}", event.describe(options));
+        } else {
+            info!(node, "{}", event.describe(options));
+        }
+    }
+}
+
+/// The stream plane to all peers.
+struct StreamLinks {
+    outboxes: Vec<Option<Arc<Outbox>>>,
+}
+
+impl StreamLinks {
+    fn start(
+        config: &Config,
+        me: Slot,
+        name: NameHash,
+        counters: &Arc<Counters>,
+        shutdown: &CancellationToken,
+        tasks: &TaskTracker,
+    ) -> Self {
+        let outbox = |(slot, node): (usize, &crate::config::NodeConfig)| {
+            let slot = Slot(slot as u8);
+            if slot == me {
+                return None;
+            }
+            let outbox = Arc::new(Outbox::new(OUTBOX_BYTES_MAX, Arc::clone(counters)));
+            let link = Link {
+                slot,
+                address: node.stream.to_string(),
+                name,
+                outbox: Arc::clone(&outbox),
+                counters: Arc::clone(counters),
+                on_event: Arc::new(|_| {}),
+                options: LinkOptions { seed: rand::random(), ..LinkOptions::default() },
+            };
+            tasks.spawn(tcp::run_writer(link, shutdown.clone()));
+            Some(outbox)
+        };
+        Self { outboxes: config.nodes.iter().enumerate().map(outbox).collect() }
+    }
+
+    fn outbox(&self, slot: Slot) -> Option<&Arc<Outbox>> {
+        self.outboxes.get(slot.index())?.as_ref()
+    }
+}
+
+impl Links for StreamLinks {
+    fn send(&self, envelope: &Envelope, message: &PeerMessage) -> bool {
+        self.outbox(envelope.to.slot).is_some_and(|outbox| outbox.push(envelope, message).is_ok())
+    }
+
+    fn peer_changed(&self, slot: Slot, envelope: Option<&Envelope>) {
+        if let Some(outbox) = self.outbox(slot) {
+            outbox.discard(|queued| Some(queued) == envelope);
+            if envelope.is_some() {
+                outbox.hint_reachable();
+            }
+        }
+    }
+}
+
+/// The pulse plane over UDP.
+struct UdpLink {
+    socket: PulseSocket,
+    addresses: Arc<Addresses>,
+}
+
+impl PulseLink for UdpLink {
+    async fn recv(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.socket.recv(buffer).await.map(|(length, _)| length)
+    }
+
+    fn try_recv(&self, buffer: &mut [u8]) -> Option<usize> {
+        self.socket.try_recv(buffer).map(|(length, _)| length)
+    }
+
+    fn send(&self, to: Slot, bytes: &[u8]) {
+        if let Some(address) = self.addresses.at(to.index()) {
+            self.socket.send_to(bytes, address);
+        }
+    }
+}
+
+/// Frames of all peers, on their way to the engine.
+struct Sink {
+    engine: Arc<Engine>,
+    counters: Arc<Counters>,
+}
+
+impl FrameSink for Sink {
+    fn handle_frame(&self, frame: Frame) {
+        self.engine.handle_frame(&frame);
+    }
+
+    fn handle_rejected(&self, reason: &'static str) {
+        self.counters.add_rejection(reason);
+    }
+}

@@ -5,6 +5,7 @@ use clap::Args;
 use super::Failure;
 use super::output::Output;
 use crate::config::{Config, Ports};
+use crate::server;
 
 /// The most nodes that `dev` starts: more would measure the machine rather than the cluster.
 const NODES_MAX: u16 = 16;
@@ -50,12 +51,8 @@ impl Dev {
             output.bytes(configuration(self.nodes, self.port).to_toml().as_bytes())?;
             return output.flush();
         }
-        run_server(self.nodes, self.port)
+        server::dev(self.nodes, self.port).map_err(Failure::from)
     }
-}
-
-fn run_server(nodes: u16, port: u16) -> Result<(), Failure> {
-    Err(Failure::Failed(format!("dev is not wired yet ({nodes} nodes above port {port})")))
 }
 
 /// The configuration of a loopback cluster. Unlike that of a cluster that `dev` runs, its ports of the pulse and the

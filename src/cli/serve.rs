@@ -6,8 +6,8 @@ use clap::Args;
 
 use super::Failure;
 use super::output::{note, one_line};
-use crate::base::Slot;
 use crate::config::{Config, ConfigError};
+use crate::server::{self, ServerError};
 
 /// The arguments of `serve`.
 #[derive(Debug, Args)]
@@ -49,11 +49,12 @@ impl Serve {
             note(&one_line(&warning.to_string()));
         }
         let slot = config.node(&self.node).map_err(usage)?;
-        run_server(config, slot)
+        server::serve(config, slot, self.insecure).map_err(Failure::from)
     }
 }
 
-fn run_server(config: Config, slot: Slot) -> Result<(), Failure> {
-    let node = config.nodes[slot.index()].id.clone();
-    Err(Failure::Failed(format!("{node}: serve is not wired yet")))
+impl From<ServerError> for Failure {
+    fn from(error: ServerError) -> Self {
+        if error.is_usage() { Self::Usage(error.to_string()) } else { Self::Failed(error.to_string()) }
+    }
 }

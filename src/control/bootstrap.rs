@@ -83,6 +83,7 @@ pub struct Bootstrap {
     cluster_name: String,
     heard: Vec<Option<Heard>>,
     accepted: Option<Accepted>,
+    has_founded: bool,
     announce_at: Instant,
     outputs: Vec<BootstrapOutput>,
     rng: Rng,
@@ -110,6 +111,7 @@ impl Bootstrap {
             cluster_name: cluster_name.to_owned(),
             heard: vec![None; slots],
             accepted: None,
+            has_founded: false,
             announce_at: now,
             outputs: Vec::new(),
             rng,
@@ -118,7 +120,7 @@ impl Bootstrap {
 
     /// Takes a peer's announcement.
     pub fn handle_announcement(&mut self, now: Instant, from: NodeId, announcement: Announcement) {
-        if from.slot == self.me.slot || from.slot.index() >= self.heard.len() {
+        if self.has_founded || from.slot == self.me.slot || from.slot.index() >= self.heard.len() {
             return;
         }
         let before =
@@ -186,13 +188,14 @@ impl Bootstrap {
 
     /// ACCEPTED → member once everybody has accepted the same, or somebody has already begun because of that.
     fn maybe_begin(&mut self, now: Instant) {
-        let Some(Accepted { cluster, .. }) = self.accepted else { return };
+        let Some(Accepted { cluster, .. }) = self.accepted.filter(|_| !self.has_founded) else { return };
         let has_begun = |heard: &Heard| matches!(heard.announcement, Announcement::Member { cluster: theirs, .. } if theirs == cluster);
         let has_accepted = |heard: &Heard| heard.announcement == Announcement::Accepted { cluster } || has_begun(heard);
         let somebody_began = self.heard.iter().flatten().any(has_begun);
         if somebody_began || self.every_peer(now, has_accepted) {
             // A last word, so that the others needn't wait for the next announcement.
             self.announce(now);
+            self.has_founded = true;
             self.outputs.push(BootstrapOutput::Founded { cluster, founders: self.founders() });
         }
     }

@@ -16,9 +16,11 @@
 //! - every queue is bounded, and what happens when it is full is said where it is filled;
 //! - no lock is held across an await; the one lock here (of an [`tcp::Outbox`]) takes no other.
 
+mod addresses;
 mod counters;
 pub mod listen;
 pub mod tcp;
 pub mod udp;
 
+pub use addresses::Addresses;
 pub use counters::{Counter, Counters};

@@ -227,9 +227,10 @@ impl Member {
             self.drain_raft(now, options, pulses, out);
         }
         if self.raft.is_ready_leader()
-            && let Some(contact) = self.raft.quorum_contact() {
-                self.leases.handle_own_contact(contact, &options.timing);
-            }
+            && let Some(contact) = self.raft.quorum_contact()
+        {
+            self.leases.handle_own_contact(contact, &options.timing);
+        }
         self.maybe_announce_leader(out);
         self.maybe_compact();
         self.maybe_gossip(now, load, pulses);

@@ -19,7 +19,7 @@ use super::ControlEvent;
 use crate::base::{Blob, InSyncChange, Instant, LogIndex, NodeId, Options, Slot, Term};
 use crate::codec;
 use crate::control::{Command, ControlState, LeaseGranter, Settings};
-use crate::raft::{ProposeError, Raft, RaftRole};
+use crate::raft::{Raft, RaftRole};
 
 /// Changes of in-sync sets in one entry: a rejoining node causes one for most partitions.
 const CHANGES_PER_ENTRY: usize = 512;
@@ -149,11 +149,13 @@ impl Supervisor {
             let Some(node) = entry.node.filter(|&node| entry.up && node != options.me) else { continue };
             let heard_at = reign.heard_at(node, raft);
             let is_dead = now.since(heard_at) > options.timing.down && now > granter.ends_at(node.slot);
-            if is_dead && !reign.is_proposed(node, false, state)
-                && let Some(index) = propose(now, raft, &Command::NodeDown { node }) {
-                    reign.node_states.insert(node, (index, false));
-                    self.events.push(ControlEvent::NodeSilent { node, silent_for: now.since(heard_at) });
-                }
+            if is_dead
+                && !reign.is_proposed(node, false, state)
+                && let Some(index) = propose(now, raft, &Command::NodeDown { node })
+            {
+                reign.node_states.insert(node, (index, false));
+                self.events.push(ControlEvent::NodeSilent { node, silent_for: now.since(heard_at) });
+            }
         }
     }
 
@@ -172,11 +174,13 @@ impl Supervisor {
             let is_here = node == options.me
                 || raft.peer_acked_at(node).is_some_and(|acked| now.since(acked) < options.timing.down / 2)
                     && raft.match_index(node) >= Some(raft.commit_index());
-            if is_here && !reign.is_proposed(node, true, state)
-                && let Some(index) = propose(now, raft, &Command::NodeUp { node }) {
-                    reign.node_states.insert(node, (index, true));
-                    self.events.push(ControlEvent::NodeReturned { node });
-                }
+            if is_here
+                && !reign.is_proposed(node, true, state)
+                && let Some(index) = propose(now, raft, &Command::NodeUp { node })
+            {
+                reign.node_states.insert(node, (index, true));
+                self.events.push(ControlEvent::NodeReturned { node });
+            }
         }
     }
 

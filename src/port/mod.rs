@@ -85,9 +85,10 @@ pub struct Leadership {
 }
 
 /// One viewer's place in the feed.
-#[derive(Debug)]
 pub struct FeedSubscription {
     events: broadcast::Receiver<Arc<FeedEvent>>,
+    /// Dropped with the subscription: how the core counts its viewers.
+    _viewer: Box<dyn std::any::Any + Send + Sync>,
 }
 
 /// Why a feed ended.
@@ -105,10 +106,10 @@ pub enum FeedEnd {
 }
 
 impl FeedSubscription {
-    /// A subscription that reads from `events`.
+    /// A subscription that reads from `events`; `viewer` is dropped with it.
     #[must_use]
-    pub const fn new(events: broadcast::Receiver<Arc<FeedEvent>>) -> Self {
-        Self { events }
+    pub fn new(events: broadcast::Receiver<Arc<FeedEvent>>, viewer: impl Send + Sync + 'static) -> Self {
+        Self { events, _viewer: Box::new(viewer) }
     }
 
     /// The next change. Every subscription gets every change.

@@ -202,7 +202,7 @@ impl Core for MockCore {
             open.wait_for(|open| *open).await.map_err(|_| Error::Busy("the test is over".to_owned()))?;
             let events = self.events.lock().expect("not poisoned");
             let events = events.as_ref().ok_or_else(|| Error::Busy("the feed has ended".to_owned()))?;
-            Ok(FeedSubscription::new(events.subscribe()))
+            Ok(FeedSubscription::new(events.subscribe(), ()))
         })
     }
 }

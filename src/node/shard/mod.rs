@@ -1,0 +1,404 @@
+//! A shard: the partitions of this node whose number modulo the count of shards is its own.
+//!
+//! It takes clients' requests, messages of other nodes, views of the cluster and the passing of time. A request ends in one
+//! of four ways:
+//!
+//! ```text
+//! request ──▶ route ──▶ my partition, I serve ──▶ read: answered in the call          (lease valid)
+//!                  │                        └──▶ write: to the replica, answered when committed
+//!                  ├──▶ somebody else's      ──▶ forwarded (leader or primary), at most two hops
+//!                  └──▶ nobody's at the moment ─▶ waits for a newer view, a lease, a finished takeover, or its deadline
+//! ```
+//!
+//! Invariants: a read is answered from a partition only while the lease holds and its epoch has begun; every request is
+//! answered once, at its deadline at the latest; what waits is bounded by `requests_max`.
+
+mod listings;
+mod partitions;
+mod requests;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::View;
+use super::feed::{FeedWish, Subscribers};
+use super::gather::Gather;
+use super::message::{AnswerMessage, NodeMessage, PeerMessage, ShardMessage};
+use crate::api::{Error, FeedEvent, Operation, Request, Response};
+use crate::base::{Epoch, InSyncChange, Instant, NodeId, Options, PartitionId, RequestId, ShardId};
+use crate::replica::{self, Replica};
+
+/// How often deadlines are looked at: a request is answered at most this much after its deadline.
+const SWEEP_EVERY: Duration = Duration::from_millis(20);
+
+/// What a shard gives out.
+#[derive(Clone, Debug)]
+pub enum ShardOutput {
+    /// Send this over the stream plane.
+    Peer {
+        /// To whom.
+        to: NodeId,
+        /// What.
+        message: PeerMessage,
+    },
+    /// Hand this to every shard of this node, this one included.
+    EveryShard(NodeMessage),
+    /// Hand this to the shard of this node that gave out the number.
+    Answer(RequestId, AnswerMessage),
+    /// The answer to a client's request.
+    Reply {
+        /// Which.
+        request: RequestId,
+        /// What.
+        result: Result<Response, Error>,
+    },
+    /// A committed change, for this node's viewers.
+    Event(FeedEvent),
+    /// Everybody sends changes here from now on.
+    FeedLive,
+    /// A wish of a primary, for the control core.
+    Propose(InSyncChange),
+}
+
+/// What became of a request in the call that handed it in.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Submitted {
+    /// It is answered.
+    Now(Result<Response, Error>),
+    /// A [`ShardOutput::Reply`] with this number will answer it.
+    Later(RequestId),
+}
+
+/// One shard of one node.
+#[derive(Debug)]
+pub struct ShardCore {
+    id: ShardId,
+    options: Arc<Options>,
+    view: Arc<View>,
+    lease_until: Instant,
+    /// By partition divided by the count of shards.
+    replicas: Vec<Replica>,
+    /// When each replica's timer is armed; and the same in the order of time. A timer is only ever armed for earlier, so
+    /// that a busy partition doesn't move it at every write; it looks again when it fires.
+    armed: Vec<Instant>,
+    timers: BTreeSet<(Instant, u16)>,
+    table_bytes: u64,
+    table_keys: u64,
+    in_flight: BTreeMap<RequestId, InFlight>,
+    waiting: VecDeque<Work>,
+    gathers: BTreeMap<RequestId, Gather>,
+    subscribers: Subscribers,
+    wish: FeedWish,
+    sweep_at: Instant,
+    next_id: u64,
+    retry: bool,
+    outputs: VecDeque<ShardOutput>,
+    scratch: Vec<replica::Output>,
+    rejected: BTreeMap<&'static str, u64>,
+}
+
+/// A request and who waits for its answer.
+#[derive(Debug)]
+struct Work {
+    origin: Origin,
+    request: Request,
+    deadline: Instant,
+    hops: u8,
+    epoch_min: Epoch,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Origin {
+    Client(RequestId),
+    Peer { node: NodeId, id: RequestId },
+}
+
+/// A request that somebody works on.
+#[derive(Debug)]
+enum InFlight {
+    /// A replica of this shard: the write is on its way to the copies.
+    Writing { origin: Origin, deadline: Instant },
+    /// Another node.
+    Forwarded { to: NodeId, work: Box<Work> },
+}
+
+impl InFlight {
+    const fn deadline(&self) -> Instant {
+        match self {
+            Self::Writing { deadline, .. } => *deadline,
+            Self::Forwarded { work, .. } => work.deadline,
+        }
+    }
+
+    const fn origin(&self) -> Origin {
+        match self {
+            Self::Writing { origin, .. } => *origin,
+            Self::Forwarded { work, .. } => work.origin,
+        }
+    }
+
+    fn is_write(&self) -> bool {
+        match self {
+            Self::Writing { .. } => true,
+            Self::Forwarded { work, .. } => work.request.operation.is_write(),
+        }
+    }
+}
+
+impl ShardCore {
+    /// A shard that knows no cluster yet.
+    #[must_use]
+    pub fn new(id: ShardId, options: Arc<Options>) -> Self {
+        Self {
+            id,
+            view: Arc::new(View { me: options.me, ..View::default() }),
+            options,
+            lease_until: Instant::ZERO,
+            replicas: Vec::new(),
+            armed: Vec::new(),
+            timers: BTreeSet::new(),
+            table_bytes: 0,
+            table_keys: 0,
+            in_flight: BTreeMap::new(),
+            waiting: VecDeque::new(),
+            gathers: BTreeMap::new(),
+            subscribers: Subscribers::default(),
+            wish: FeedWish::none(),
+            sweep_at: Instant::ZERO,
+            next_id: u64::from(id.0),
+            retry: false,
+            outputs: VecDeque::new(),
+            scratch: Vec::new(),
+            rejected: BTreeMap::new(),
+        }
+    }
+
+    /// The shard, of `shards`, that gave out `request`.
+    #[must_use]
+    pub const fn of_request(request: RequestId, shards: u16) -> ShardId {
+        ShardId((request.0 % shards as u64) as u16)
+    }
+
+    // ---- what comes in -----------------------------------------------------------------------------------------
+
+    /// Takes a client's request. It must be about a key of this shard, or be a listing.
+    pub fn handle_request(&mut self, now: Instant, request: Request) -> Submitted {
+        if let Err(error) = self.check(&request) {
+            return Submitted::Now(Err(error));
+        }
+        let id = self.new_id();
+        let deadline = now + Duration::from_millis(u64::from(request.timeout_ms));
+        if let Operation::List { .. } = request.operation {
+            self.begin_gather(now, id, request, deadline);
+            return Submitted::Later(id);
+        }
+        let work = Work { origin: Origin::Client(id), request, deadline, hops: 0, epoch_min: Epoch::ZERO };
+        match self.route(now, work) {
+            Some(result) => Submitted::Now(result),
+            None => Submitted::Later(id),
+        }
+    }
+
+    /// Takes a message about one partition of this shard.
+    pub fn handle_message(&mut self, now: Instant, from: NodeId, partition: PartitionId, message: ShardMessage) {
+        match message {
+            ShardMessage::Replica(message) => {
+                if self.view.registered(from.slot) != Some(from) {
+                    self.reject("replica message from somebody unregistered");
+                } else if self.owns(partition) {
+                    self.with_replica(now, partition, |replica, out| replica.handle_message(now, from, message, out));
+                } else {
+                    self.reject("partition of another shard");
+                }
+            }
+            ShardMessage::Forward(forward) => self.on_forward(now, from, partition, forward),
+            ShardMessage::Events(events) => self.outputs.extend(events.into_iter().map(ShardOutput::Event)),
+        }
+        self.maybe_retry(now);
+    }
+
+    /// Takes a message that concerns every shard.
+    pub fn handle_node_message(&mut self, now: Instant, from: NodeId, message: NodeMessage) {
+        match message {
+            NodeMessage::Scan(scan) => {
+                let part = self.scan(now, &scan);
+                self.answer(from, scan.id, AnswerMessage::Scanned(part));
+            }
+            NodeMessage::FeedWanted { id } => {
+                self.subscribers.handle_wanted(now, from);
+                let granted = AnswerMessage::FeedGranted { shard: self.id.0, shards: self.options.shards };
+                self.answer(from, id, granted);
+            }
+        }
+    }
+
+    /// Takes the answer to something that this shard asked.
+    pub fn handle_answer(&mut self, now: Instant, from: NodeId, id: RequestId, answer: AnswerMessage) {
+        match answer {
+            AnswerMessage::Forwarded(result) => {
+                // Only whom it was sent to may answer; a late answer finds nothing.
+                if matches!(self.in_flight.get(&id), Some(InFlight::Forwarded { to, .. }) if *to == from)
+                    && let Some(in_flight) = self.in_flight.remove(&id)
+                {
+                    self.reply(in_flight.origin(), result);
+                }
+            }
+            AnswerMessage::Scanned(part) => {
+                if self.gathers.get_mut(&id).is_some_and(|gather| gather.handle_part(part)) {
+                    self.finish_gather(id);
+                }
+            }
+            AnswerMessage::FeedGranted { shard, shards } => {
+                if self.wish.id() == Some(id) {
+                    self.wish.handle_granted(from, shard, shards);
+                    self.maybe_feed_live();
+                }
+            }
+        }
+        self.maybe_retry(now);
+    }
+
+    /// Takes a new state of the cluster.
+    pub fn handle_view(&mut self, now: Instant, view: &Arc<View>) {
+        let before = std::mem::replace(&mut self.view, Arc::clone(view));
+        if before.me != view.me || before.cluster != view.cluster {
+            self.forget_cluster();
+        }
+        self.open_partitions();
+        if !Arc::ptr_eq(&before.table, &view.table) || before.registered != view.registered {
+            self.tell_replicas(now, &before);
+        }
+        self.reroute_from_dead(now);
+        if before.up != view.up {
+            self.ask_for_feed(now);
+        }
+        self.maybe_feed_live();
+        self.retry = true;
+        self.maybe_retry(now);
+    }
+
+    /// Reads may be served until then.
+    pub fn handle_lease(&mut self, now: Instant, until: Instant) {
+        self.retry |= now >= self.lease_until && now < until;
+        self.lease_until = until;
+        self.maybe_retry(now);
+    }
+
+    /// This node has viewers, or has none any more. (One shard of a node is told.)
+    pub fn handle_feed_wanted(&mut self, now: Instant, wanted: bool) {
+        if wanted {
+            let id = self.new_id();
+            self.wish.begin(now, id);
+            self.ask_for_feed(now);
+        } else {
+            self.wish.end();
+        }
+    }
+
+    /// Does what is due. It may be called at any time.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        while let Some(&(at, index)) = self.timers.first() {
+            if at > now {
+                break;
+            }
+            self.timers.pop_first();
+            self.armed[usize::from(index)] = Instant::FAR;
+            let unix_micros = self.unix_micros(now);
+            let partition = self.partition(usize::from(index));
+            self.with_replica(now, partition, |replica, out| replica.handle_timeout(now, unix_micros, out));
+        }
+        if now >= self.sweep_at {
+            self.sweep(now);
+        }
+        if now >= self.wish.ask_at {
+            self.ask_for_feed(now);
+        }
+        self.maybe_retry(now);
+    }
+
+    /// When something is due next.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Instant {
+        let timer = self.timers.first().map_or(Instant::FAR, |(at, _)| *at);
+        let is_busy = !(self.in_flight.is_empty()
+            && self.waiting.is_empty()
+            && self.gathers.is_empty()
+            && self.subscribers.is_empty());
+        let sweep_at = if is_busy { self.sweep_at } else { Instant::FAR };
+        timer.min(sweep_at).min(self.wish.ask_at)
+    }
+
+    /// What the inputs caused.
+    pub fn poll_output(&mut self) -> Option<ShardOutput> {
+        self.outputs.pop_front()
+    }
+
+    // ---- what others may look at -------------------------------------------------------------------------------
+
+    /// What its tables hold.
+    #[must_use]
+    pub const fn load(&self) -> super::Load {
+        super::Load { keys: self.table_keys, memory_bytes: self.table_bytes }
+    }
+
+    /// The replica of `partition`, which must be one of this shard's.
+    #[must_use]
+    pub fn replica(&self, partition: PartitionId) -> Option<&Replica> {
+        self.owns(partition).then(|| &self.replicas[self.index(partition)])
+    }
+
+    /// Whether every partition that this node leads is served, and it may serve reads.
+    #[must_use]
+    pub fn is_serving_all(&self, now: Instant) -> bool {
+        let mine = |replica: &&Replica| self.view.primary(replica.partition()) == Some(self.view.me);
+        now < self.lease_until && self.replicas.iter().filter(mine).all(Replica::is_serving)
+    }
+
+    /// How many inputs were refused, by reason.
+    #[must_use]
+    pub const fn rejected(&self) -> &BTreeMap<&'static str, u64> {
+        &self.rejected
+    }
+
+    /// Panics where the shard contradicts itself.
+    pub fn check_invariants(&self) {
+        for replica in &self.replicas {
+            replica.check_invariants();
+        }
+        assert!(self.waiting.len() <= self.options.requests_max, "{} requests wait", self.waiting.len());
+    }
+
+    // ---- small things ------------------------------------------------------------------------------------------
+
+    fn new_id(&mut self) -> RequestId {
+        let id = RequestId(self.next_id);
+        self.next_id += u64::from(self.options.shards);
+        id
+    }
+
+    /// Partitions of the cluster; before one is known, those that this node would found one with.
+    fn partitions(&self) -> u16 {
+        self.view.settings.map_or(self.options.partitions, |settings| settings.partitions)
+    }
+
+    fn owns(&self, partition: PartitionId) -> bool {
+        ShardId::of(partition, self.options.shards) == self.id && self.index(partition) < self.replicas.len()
+    }
+
+    fn index(&self, partition: PartitionId) -> usize {
+        partition.index() / usize::from(self.options.shards)
+    }
+
+    fn partition(&self, index: usize) -> PartitionId {
+        PartitionId((index * usize::from(self.options.shards)) as u16 + self.id.0)
+    }
+
+    fn unix_micros(&self, now: Instant) -> u64 {
+        self.options.unix_micros_at_zero + now.0 / 1000
+    }
+
+    fn reject(&mut self, reason: &'static str) {
+        *self.rejected.entry(reason).or_default() += 1;
+    }
+}

@@ -1,0 +1,111 @@
+//! The shard's replicas: opened, told of the cluster, woken at their times, and their outputs carried on.
+
+use std::sync::Arc;
+
+use super::{ShardCore, ShardOutput};
+use crate::api::Error;
+use crate::base::{Instant, NodeId, PartitionId, Slot};
+use crate::node::View;
+use crate::node::message::{PeerMessage, ShardMessage};
+use crate::replica::{self, Replica, ReplicaOptions};
+
+impl ShardCore {
+    /// Lets `act` act on a replica, and draws the consequences.
+    pub(super) fn with_replica(
+        &mut self,
+        now: Instant,
+        partition: PartitionId,
+        act: impl FnOnce(&mut Replica, &mut Vec<replica::Output>),
+    ) {
+        let index = self.index(partition);
+        let mut out = std::mem::take(&mut self.scratch);
+        let replica = &mut self.replicas[index];
+        let before = replica.status();
+        act(replica, &mut out);
+        let after = replica.status();
+        self.table_keys = self.table_keys + after.records as u64 - before.records as u64;
+        self.table_bytes = self.table_bytes + after.bytes as u64 - before.bytes as u64;
+        self.retry |= !before.serving && after.serving;
+        let due = replica.next_deadline();
+        if due < self.armed[index] {
+            self.timers.remove(&(self.armed[index], index as u16));
+            self.timers.insert((due, index as u16));
+            self.armed[index] = due;
+        }
+        for output in out.drain(..) {
+            self.on_replica_output(now, partition, output);
+        }
+        self.scratch = out;
+    }
+
+    pub(super) fn on_replica_output(&mut self, now: Instant, partition: PartitionId, output: replica::Output) {
+        match output {
+            replica::Output::Send { to, message } => {
+                let message = PeerMessage::Shard(partition, ShardMessage::Replica(message));
+                self.outputs.push_back(ShardOutput::Peer { to, message });
+            }
+            replica::Output::Reply { request, result } => {
+                // Nobody waits any more where the deadline has passed.
+                if let Some(in_flight) = self.in_flight.remove(&request) {
+                    self.reply(in_flight.origin(), result);
+                }
+            }
+            replica::Output::Event(event) => {
+                let me = self.view.me;
+                let subscribers: Vec<NodeId> = self.subscribers.iter(now).collect();
+                for to in subscribers {
+                    self.outputs.push_back(if to == me {
+                        ShardOutput::Event(event.clone())
+                    } else {
+                        let message = PeerMessage::Shard(partition, ShardMessage::Events(vec![event.clone()]));
+                        ShardOutput::Peer { to, message }
+                    });
+                }
+            }
+            replica::Output::Propose(change) => self.outputs.push_back(ShardOutput::Propose(change)),
+        }
+    }
+
+    /// Makes the replicas of this shard once the count of partitions is known.
+    pub(super) fn open_partitions(&mut self) {
+        let Some(settings) = self.view.settings.filter(|_| self.replicas.is_empty()) else { return };
+        let options = Arc::new(ReplicaOptions {
+            tail_effects_max: self.options.tail_effects_max,
+            min_copies: settings.min_copies,
+            ..ReplicaOptions::new(self.view.me)
+        });
+        let mine = (self.id.0..settings.partitions).step_by(usize::from(self.options.shards));
+        self.replicas = mine.map(|partition| Replica::new(PartitionId(partition), &options)).collect();
+        self.armed = vec![Instant::FAR; self.replicas.len()];
+    }
+
+    /// Tells every replica its record, where that or who its members are has changed.
+    pub(super) fn tell_replicas(&mut self, now: Instant, before: &View) {
+        let view = Arc::clone(&self.view);
+        for index in 0..self.replicas.len() {
+            let partition = self.partition(index);
+            let Some(record) = view.record(partition).copied() else { continue };
+            let same_people =
+                record.members().iter().all(|slot: Slot| before.registered(slot) == view.registered(slot));
+            if before.record(partition) == Some(&record) && same_people {
+                continue;
+            }
+            self.with_replica(now, partition, |replica, out| {
+                replica.handle_record(now, &record, &view.registered, out)
+            });
+        }
+    }
+
+    /// Another cluster, or another life: nothing that was held counts any more.
+    pub(super) fn forget_cluster(&mut self) {
+        self.replicas.clear();
+        self.armed.clear();
+        self.timers.clear();
+        (self.table_bytes, self.table_keys) = (0, 0);
+        self.lease_until = Instant::ZERO;
+        for (_, in_flight) in std::mem::take(&mut self.in_flight) {
+            let error = Error::OutcomeUnknown("this node left its cluster".to_owned());
+            self.reply(in_flight.origin(), Err(error));
+        }
+    }
+}

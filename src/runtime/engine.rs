@@ -1,0 +1,427 @@
+//! The shards behind their locks, and the door to them.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::sync::{Notify, broadcast, mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::clock::Clock;
+use super::links::Links;
+use super::pulse::ControlInput;
+use crate::api::{ClusterStatus, Error, FeedEvent, Request, Response};
+use crate::base::{InSyncChange, Instant, NodeId, Options, RequestId, ShardId, Slot};
+use crate::codec::{self, Envelope, frame};
+use crate::node::message::{AnswerMessage, NodeMessage, PeerMessage};
+use crate::node::{ControlEvent, Destination, Load, ShardCore, ShardOutput, Submitted, View};
+use crate::port::{Answer, BoxFuture, Core, FeedSubscription, Health, Leadership};
+
+/// Changes that are kept for the slowest viewer of the feed, before it is cut off.
+const FEED_EVENTS_MAX: usize = 1 << 14;
+/// The shard that says for its node whether there are viewers.
+const FEED_SHARD: ShardId = ShardId(0);
+/// How long a viewer waits until every node sends its changes here.
+const FEED_LIVE_WITHIN: Duration = Duration::from_secs(5);
+/// A control core that has not turned for this long hangs.
+const PULSE_ALIVE_FOR: Duration = Duration::from_secs(2);
+
+/// Who hears what the core has to say to people.
+pub type EventSink = Arc<dyn Fn(&ControlEvent, &Options) + Send + Sync>;
+
+/// One node's shards, shared by all threads.
+pub struct Engine {
+    options: Arc<Options>,
+    clock: Clock,
+    shards: Vec<Seat>,
+    view: ArcSwap<View>,
+    /// In nanoseconds of the clock: until when reads may be served.
+    lease_until: AtomicU64,
+    has_quorum: AtomicBool,
+    pulse_at: AtomicU64,
+    links: Arc<dyn Links>,
+    control: mpsc::Sender<ControlInput>,
+    feed: broadcast::Sender<Arc<FeedEvent>>,
+    feed_live: watch::Sender<bool>,
+    viewers: Arc<AtomicUsize>,
+    dropped: AtomicU64,
+    events: EventSink,
+}
+
+type Outcome = Result<Response, Error>;
+type Waiter = oneshot::Sender<Outcome>;
+
+/// One shard and what goes with it.
+struct Seat {
+    core: Mutex<Occupant>,
+    /// Wakes the shard's timer: a view, a lease, or an earlier time.
+    wake: Notify,
+    /// The time that the timer waits for, in nanoseconds of the clock.
+    armed: AtomicU64,
+}
+
+struct Occupant {
+    shard: ShardCore,
+    /// The view that the shard has been told, to see whether there is a newer one.
+    told: Arc<View>,
+    waiters: HashMap<RequestId, Waiter>,
+}
+
+/// What has to be done after a shard's lock is given back.
+#[derive(Default)]
+struct Afterwards {
+    replies: Vec<(Waiter, Outcome)>,
+    every_shard: Vec<NodeMessage>,
+    answers: Vec<(RequestId, AnswerMessage)>,
+    proposals: Vec<InSyncChange>,
+}
+
+impl Engine {
+    /// The shards of a node that knows no cluster yet.
+    #[must_use]
+    pub fn new(
+        options: Options,
+        clock: Clock,
+        links: Arc<dyn Links>,
+        control: mpsc::Sender<ControlInput>,
+        events: EventSink,
+    ) -> Arc<Self> {
+        let options = Arc::new(options);
+        let view = Arc::new(View { me: options.me, ..View::default() });
+        let seat = |shard| Seat {
+            core: Mutex::new(Occupant {
+                shard: ShardCore::new(ShardId(shard), Arc::clone(&options)),
+                told: Arc::clone(&view),
+                waiters: HashMap::new(),
+            }),
+            wake: Notify::new(),
+            armed: AtomicU64::new(u64::MAX),
+        };
+        Arc::new(Self {
+            shards: (0..options.shards).map(seat).collect(),
+            view: ArcSwap::new(view),
+            lease_until: AtomicU64::new(0),
+            has_quorum: AtomicBool::new(false),
+            pulse_at: AtomicU64::new(clock.now().0),
+            links,
+            control,
+            feed: broadcast::channel(FEED_EVENTS_MAX).0,
+            feed_live: watch::channel(false).0,
+            viewers: Arc::new(AtomicUsize::new(0)),
+            dropped: AtomicU64::new(0),
+            events,
+            clock,
+            options,
+        })
+    }
+
+    /// What the node's clock shows.
+    #[must_use]
+    pub fn now(&self) -> Instant {
+        self.clock.now()
+    }
+
+    /// What all tables hold.
+    #[must_use]
+    pub fn load(&self) -> Load {
+        self.shards.iter().map(|seat| seat.lock().shard.load()).fold(Load::default(), |sum, load| Load {
+            keys: sum.keys + load.keys,
+            memory_bytes: sum.memory_bytes + load.memory_bytes,
+        })
+    }
+
+    /// Runs one shard's timer until `shutdown`.
+    pub async fn drive_shard(self: Arc<Self>, shard: ShardId, shutdown: CancellationToken) {
+        let seat = &self.shards[shard.index()];
+        loop {
+            self.maybe_end_feed(shard);
+            let due = self.with_shard(shard, |occupant, now| {
+                if occupant.shard.poll_timeout() <= now {
+                    occupant.shard.handle_timeout(now);
+                }
+                occupant.shard.poll_timeout()
+            });
+            seat.armed.store(due.0, Ordering::Release);
+            let pause = due.since(self.now());
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = seat.wake.notified() => {}
+                // A moment that never comes is a sleep that something else ends.
+                () = tokio::time::sleep(pause.min(Duration::from_secs(3600))) => {}
+            }
+        }
+    }
+
+    /// Takes a frame of the stream plane.
+    pub fn handle_frame(&self, frame: &frame::Frame) {
+        let is_known = self.view.load().accept(&frame.envelope).is_ok();
+        let mut by_shard: Vec<Vec<PeerMessage>> = (0..self.shards.len()).map(|_| Vec::new()).collect();
+        for message in frame::messages(&frame.payload) {
+            // A message that doesn't decode came whole and unharmed from a peer of this cluster: a program of another
+            // version. The rest of the frame is as readable as before.
+            let decoded = message.and_then(codec::decode::<PeerMessage>);
+            let Ok(message) = decoded else {
+                self.dropped.fetch_add(1, Ordering::Relaxed);
+                continue;
+            };
+            match Destination::of(&message, self.options.shards) {
+                Destination::Control => {
+                    if let PeerMessage::Control(message) = message {
+                        self.tell_control(ControlInput::Message(Box::new((frame.envelope, message))));
+                    }
+                }
+                _ if !is_known => {
+                    self.dropped.fetch_add(1, Ordering::Relaxed);
+                }
+                Destination::Shard(shard) => by_shard[shard.index()].push(message),
+                Destination::EveryShard => by_shard.iter_mut().for_each(|messages| messages.push(message.clone())),
+            }
+        }
+        for (shard, messages) in by_shard.into_iter().enumerate().filter(|(_, messages)| !messages.is_empty()) {
+            let from = frame.envelope.from;
+            self.with_shard(ShardId(shard as u16), |occupant, now| {
+                messages.into_iter().for_each(|message| hand_over(&mut occupant.shard, now, from, message));
+            });
+        }
+    }
+
+    /// Takes a new view of the cluster from the control core. The shards' own threads tell the shards: a table of
+    /// thousands of partitions takes milliseconds, and the pulse must not wait for that.
+    pub(super) fn handle_view(&self, view: Arc<View>) {
+        let before = self.view.swap(Arc::clone(&view));
+        for slot in (0..self.options.slots).map(|slot| Slot(slot as u8)) {
+            let is_same_sender = before.me == view.me && before.cluster == view.cluster;
+            if before.peer(slot) != view.peer(slot) || !is_same_sender {
+                self.links.peer_changed(slot, view.envelope(slot).as_ref());
+            }
+        }
+        self.shards.iter().for_each(|seat| seat.wake.notify_one());
+    }
+
+    /// Takes a longer lease, or none any more.
+    pub(super) fn handle_lease(&self, until: Instant) {
+        let before = self.lease_until.swap(until.0, Ordering::AcqRel);
+        if before <= self.now().0 {
+            self.shards.iter().for_each(|seat| seat.wake.notify_one());
+        }
+    }
+
+    /// Hears that the control core turns.
+    pub(super) fn handle_pulse(&self, now: Instant, has_quorum: bool) {
+        self.pulse_at.store(now.0, Ordering::Release);
+        self.has_quorum.store(has_quorum, Ordering::Release);
+    }
+
+    pub(super) fn handle_event(&self, event: &ControlEvent) {
+        (self.events)(event, &self.options);
+    }
+
+    pub(super) fn send(&self, envelope: &Envelope, message: &PeerMessage) {
+        if !self.links.send(envelope, message) {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn tell_control(&self, input: ControlInput) {
+        if self.control.try_send(input).is_err() {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Lets `act` act on a shard under its lock, and draws the consequences, on other shards too.
+    fn with_shard<T>(&self, shard: ShardId, act: impl FnOnce(&mut Occupant, Instant) -> T) -> T {
+        let (result, mut afterwards) = self.act_on(shard, act);
+        while !afterwards.is_empty() {
+            let now_due = std::mem::take(&mut afterwards);
+            now_due.replies.into_iter().for_each(|(waiter, result)| drop(waiter.send(result)));
+            if !now_due.proposals.is_empty() {
+                self.tell_control(ControlInput::Proposals(now_due.proposals));
+            }
+            let me = self.view.load().me;
+            for message in now_due.every_shard {
+                for other in (0..self.shards.len()).map(|other| ShardId(other as u16)) {
+                    let message = message.clone();
+                    let (_, more) =
+                        self.act_on(other, |occupant, now| occupant.shard.handle_node_message(now, me, message));
+                    afterwards.add(more);
+                }
+            }
+            for (id, answer) in now_due.answers {
+                let to = ShardCore::of_request(id, self.options.shards);
+                let (_, more) = self.act_on(to, |occupant, now| occupant.shard.handle_answer(now, me, id, answer));
+                afterwards.add(more);
+            }
+        }
+        result
+    }
+
+    fn act_on<T>(&self, shard: ShardId, act: impl FnOnce(&mut Occupant, Instant) -> T) -> (T, Afterwards) {
+        let seat = &self.shards[shard.index()];
+        let mut occupant = seat.lock();
+        let now = self.now();
+        let view = self.view.load();
+        if !Arc::ptr_eq(&occupant.told, &view) {
+            occupant.told = Arc::clone(&view);
+            occupant.shard.handle_view(now, &view);
+        }
+        occupant.shard.handle_lease(now, Instant(self.lease_until.load(Ordering::Acquire)));
+        let result = act(&mut occupant, now);
+        let afterwards = self.carry(&mut occupant, &view);
+        let due = occupant.shard.poll_timeout();
+        drop(occupant);
+        if due.0 < seat.armed.load(Ordering::Acquire) {
+            seat.armed.store(due.0, Ordering::Release);
+            seat.wake.notify_one();
+        }
+        (result, afterwards)
+    }
+
+    /// Carries away what a shard has put out. Messages to peers are queued here, under the shard's lock, so that they
+    /// leave in order.
+    fn carry(&self, occupant: &mut Occupant, view: &View) -> Afterwards {
+        let mut afterwards = Afterwards::default();
+        while let Some(output) = occupant.shard.poll_output() {
+            match output {
+                ShardOutput::Peer { to, message } => {
+                    let envelope = Envelope { cluster: view.cluster, generation: view.generation, from: view.me, to };
+                    self.send(&envelope, &message);
+                }
+                ShardOutput::Reply { request, result } => {
+                    if let Some(waiter) = occupant.waiters.remove(&request) {
+                        afterwards.replies.push((waiter, result));
+                    }
+                }
+                ShardOutput::EveryShard(message) => afterwards.every_shard.push(message),
+                ShardOutput::Answer(id, answer) => afterwards.answers.push((id, answer)),
+                ShardOutput::Event(event) => {
+                    // Nobody listening is no error.
+                    let _ = self.feed.send(Arc::new(event));
+                }
+                ShardOutput::FeedLive => {
+                    self.feed_live.send_replace(true);
+                }
+                ShardOutput::Propose(change) => afterwards.proposals.push(change),
+            }
+        }
+        afterwards
+    }
+
+    /// The last viewer is gone: nobody has to send changes here any more. Looked at when the wish would be renewed, so a
+    /// viewer that comes back within a second finds it standing.
+    fn maybe_end_feed(&self, shard: ShardId) {
+        if shard == FEED_SHARD && *self.feed_live.borrow() && self.viewers.load(Ordering::Acquire) == 0 {
+            self.feed_live.send_replace(false);
+            self.with_shard(shard, |occupant, now| occupant.shard.handle_feed_wanted(now, false));
+        }
+    }
+
+    fn is_ready(&self) -> bool {
+        let view = self.view.load();
+        let registered = view.registered(view.me.slot) == Some(view.me);
+        view.settings.is_some() && view.leader.is_some() && registered && view.up.contains(view.me.slot)
+    }
+}
+
+/// Hands a decoded message to a shard.
+fn hand_over(core: &mut ShardCore, now: Instant, from: NodeId, message: PeerMessage) {
+    match message {
+        PeerMessage::Shard(partition, message) => core.handle_message(now, from, partition, message),
+        PeerMessage::EveryShard(message) => core.handle_node_message(now, from, message),
+        PeerMessage::Answer(id, answer) => core.handle_answer(now, from, id, answer),
+        PeerMessage::Control(_) => {}
+    }
+}
+
+impl Seat {
+    /// A thread that panicked under the lock has left broken state behind: whoever comes next must not go on with it.
+    fn lock(&self) -> MutexGuard<'_, Occupant> {
+        self.core.lock().expect("a thread panicked while it held this shard: its state is broken")
+    }
+}
+
+impl Afterwards {
+    fn is_empty(&self) -> bool {
+        self.replies.is_empty() && self.every_shard.is_empty() && self.answers.is_empty() && self.proposals.is_empty()
+    }
+
+    fn add(&mut self, more: Self) {
+        self.replies.extend(more.replies);
+        self.every_shard.extend(more.every_shard);
+        self.answers.extend(more.answers);
+        self.proposals.extend(more.proposals);
+    }
+}
+
+impl Core for Engine {
+    fn submit(&self, request: Request) -> Answer {
+        let partitions = self.view.load().settings.map_or(self.options.partitions, |settings| settings.partitions);
+        let shard = Destination::of_request(&request, partitions, self.options.shards);
+        // The waiter is left under the same lock under which the request is taken, or its answer could come before.
+        self.with_shard(shard, |occupant, now| match occupant.shard.handle_request(now, request) {
+            Submitted::Now(result) => Answer::Now(result),
+            Submitted::Later(id) => {
+                let (sender, receiver) = oneshot::channel();
+                occupant.waiters.insert(id, sender);
+                Answer::Later(receiver)
+            }
+        })
+    }
+
+    fn status(&self) -> BoxFuture<'_, ClusterStatus> {
+        Box::pin(async move {
+            let (sender, receiver) = oneshot::channel();
+            if self.control.send(ControlInput::Status(sender)).await.is_err() {
+                return ClusterStatus::default();
+            }
+            receiver.await.unwrap_or_default()
+        })
+    }
+
+    fn health(&self) -> Health {
+        let now = self.now();
+        let alive = now.since(Instant(self.pulse_at.load(Ordering::Acquire))) < PULSE_ALIVE_FOR;
+        let ready = alive && self.is_ready();
+        let leads = ready && self.view.load().is_leader() && self.has_quorum.load(Ordering::Acquire);
+        let leader = leads && self.shards.iter().all(|seat| seat.lock().shard.is_serving_all(now));
+        Health { alive, ready, leader }
+    }
+
+    fn leadership(&self) -> Leadership {
+        let view = self.view.load();
+        let url = view.leader.and_then(|leader| self.options.advertised.get(leader.slot.index()));
+        Leadership {
+            followers: self.options.followers,
+            is_leader: view.is_leader(),
+            leader_url: url.map(|url| Arc::from(url.as_str())),
+        }
+    }
+
+    fn subscribe(&self) -> BoxFuture<'_, Result<FeedSubscription, Error>> {
+        Box::pin(async move {
+            // Listening comes first, so that nothing is missed between the others' promise and the first change.
+            let events = self.feed.subscribe();
+            let viewer = Viewer(Arc::clone(&self.viewers));
+            let mut live = self.feed_live.subscribe();
+            if self.viewers.fetch_add(1, Ordering::AcqRel) == 0 {
+                self.feed_live.send_replace(false);
+                self.with_shard(FEED_SHARD, |occupant, now| occupant.shard.handle_feed_wanted(now, true));
+            }
+            let waited = tokio::time::timeout(FEED_LIVE_WITHIN, live.wait_for(|live| *live)).await;
+            match waited {
+                Ok(Ok(_)) => Ok(FeedSubscription::new(events, viewer)),
+                _ => Err(Error::NoQuorum("not every node sends its changes here yet".to_owned())),
+            }
+        })
+    }
+}
+
+/// One viewer; dropped with its subscription.
+struct Viewer(Arc<AtomicUsize>);
+
+impl Drop for Viewer {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
