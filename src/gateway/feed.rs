@@ -136,6 +136,8 @@ impl Viewer {
                 },
                 incoming = self.socket.next() => match incoming {
                     Some(Ok(message)) if !message.is_close() => heard = Instant::now(),
+                    // The close's answer is written already and only has to leave.
+                    Some(Ok(_)) => return Err(self.socket.flush().await.map_or_else(Gone::from, |()| Gone)),
                     _ => return Err(Gone),
                 },
                 now = pings.tick() => {

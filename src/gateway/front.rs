@@ -122,7 +122,12 @@ where
     type Error = S::Error;
     type Future = Either<Ready<Result<Response, S::Error>>, S::Future>;
 
-    fn call(&self, request: Request<Incoming>) -> Self::Future {
+    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+        // Only HTTP/1.1 can become a WebSocket; for the others the headers of a handshake mean nothing, and warp, which
+        // doesn't look at the version, must not see them.
+        if request.version() != Version::HTTP_11 {
+            request.headers_mut().remove(UPGRADE);
+        }
         match self.connection.shared.hosts.check(&request) {
             Ok(()) => Either::Right(self.routes.call(request)),
             Err(problem) => Either::Left(ready(Ok(problem.into_response(request.method())))),

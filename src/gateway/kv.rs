@@ -142,7 +142,9 @@ where
         Some(ttl) => match u64::try_from(ttl.as_millis()) {
             Ok(ttl_ms) if ttl_ms <= TTL_MS_MAX => Some(ttl_ms),
             _ => {
-                return Err(Problem::bad_request("ttl is longer than 100 years; leave it out to keep a value for ever"));
+                return Err(Problem::bad_request(
+                    "ttl is longer than 100 years; leave it out to keep a value for ever",
+                ));
             }
         },
     };
