@@ -106,9 +106,8 @@ impl From<warp::Error> for Gone {
 
 impl Viewer {
     async fn serve(mut self, connection: &Connection) {
-        match self.watch(connection).await {
-            Ok((code, reason)) => self.close(code, reason).await,
-            Err(Gone) => {}
+        if let Ok((code, reason)) = self.watch(connection).await {
+            self.close(code, reason).await;
         }
     }
 

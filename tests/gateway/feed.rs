@@ -104,16 +104,10 @@ const HANDSHAKE: [&str; 4] = [
 async fn only_a_proper_handshake_from_here_opens_the_feed() {
     let served = Served::new().await;
     let mut client = served.connect().await;
-    for missing in 0..HANDSHAKE.len() {
-        let lines: Vec<&str> =
-            HANDSHAKE.iter().enumerate().filter(|(at, _)| *at != missing).map(|(_, line)| *line).collect();
+    for missing in HANDSHAKE {
+        let lines: Vec<&str> = HANDSHAKE.into_iter().filter(|line| *line != missing).collect();
         let answer = client.ask(&format!("GET /v1/feed\r\n{}", lines.join("\r\n")), b"").await;
-        assert_eq!(
-            (answer.status, answer.problem()),
-            (426, "upgrade-required".into()),
-            "without {}",
-            HANDSHAKE[missing]
-        );
+        assert_eq!((answer.status, answer.problem()), (426, "upgrade-required".into()), "without {missing}");
         assert_eq!((answer.header("upgrade"), answer.header("sec-websocket-version")), ("websocket", "13"));
     }
     let handshake = HANDSHAKE.join("\r\n");
@@ -121,7 +115,8 @@ async fn only_a_proper_handshake_from_here_opens_the_feed() {
         let answer = client.ask(&format!("GET /v1/feed\r\nOrigin: {origin}\r\n{handshake}"), b"").await;
         assert_eq!((answer.status, answer.problem()), (403, "foreign-origin".into()), "{origin}");
     }
-    let old = format!("GET /v1/feed HTTP/1.0\r\nConnection: keep-alive, Upgrade\r\n{}\r\n\r\n", HANDSHAKE[1..].join("\r\n"));
+    let old =
+        format!("GET /v1/feed HTTP/1.0\r\nConnection: keep-alive, Upgrade\r\n{}\r\n\r\n", HANDSHAKE[1..].join("\r\n"));
     client.send(old.as_bytes()).await;
     assert_eq!(client.answer(false).await.map(|answer| answer.status), Some(426), "HTTP/1.0 can't become a WebSocket");
     assert_eq!(client.ask(&format!("GET /v1/feed?values=x\r\n{handshake}"), b"").await.status, 400);

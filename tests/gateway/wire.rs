@@ -16,7 +16,7 @@ async fn values_up_to_the_limit_come_back_as_they_were() {
     let served = Served::new().await;
     let mut client = served.connect().await;
     for bytes in [1, 32 << 10, 100_000, 3 << 20, 8 << 20] {
-        let value: Vec<u8> = (0..bytes).map(|at: usize| (at * 31 >> 3) as u8).collect();
+        let value: Vec<u8> = (0..bytes).map(|at: usize| ((at * 31) >> 3) as u8).collect();
         assert!(matches!(client.ask("PUT /v1/kv/large", &value).await.status, 201 | 204));
         assert!(client.ask("GET /v1/kv/large", b"").await.body == value, "{bytes} bytes changed on the way");
     }
@@ -108,6 +108,7 @@ async fn ambiguous_or_broken_requests_get_400_and_the_connection_ends() {
         format!("GET /v1/kv/a HTTP/1.1\r\n{host}\r\n\n"),
         format!("GET /v1/kv/a HTTP/1.1\r\n{host}\r\nX: y\r\n folded\r\n\r\n"),
         format!("GET /v1/kv/a b HTTP/1.1\r\n{host}\r\n\r\n"),
+        format!("GET /v1/kv/a%00\0 HTTP/1.1\r\n{host}\r\n\r\n"),
         "rubbish\r\n\r\n".to_owned(),
     ];
     for request in requests {
@@ -215,6 +216,20 @@ async fn requests_may_follow_each_other_without_waiting() {
         assert_eq!(client.answer(false).await.map(|answer| answer.status), Some(expected));
     }
     client.ended().await;
+}
+
+#[tokio::test]
+async fn targets_that_are_no_paths_are_answered() {
+    let served = Served::new().await;
+    let mut client = served.connect().await;
+    assert_eq!(client.ask("OPTIONS *", b"").await.status, 404);
+    assert_eq!(client.ask("GET http://localhost/v1/kv/a", b"").await.problem(), "not-found");
+    assert_eq!(client.ask("GET http://evil.example/v1/kv/a", b"").await.status, 421);
+    assert_eq!(client.ask("GET http://localhost", b"").await.status, 200);
+    for head in ["CONNECT localhost:80", "GET localhost:80", "PUT localhost", "CONNECT /v1/kv/a"] {
+        let answer = served.ask(head, b"").await;
+        assert!(matches!(answer.status, 400 | 405), "{head} got {}", answer.status);
+    }
 }
 
 #[tokio::test]
