@@ -107,7 +107,7 @@ impl From<warp::Error> for Gone {
 impl Viewer {
     async fn serve(mut self, connection: &Connection) {
         if let Ok((code, reason)) = self.watch(connection).await {
-            self.close(code, reason).await
+            self.close(code, reason).await;
         }
     }
 
@@ -135,6 +135,8 @@ impl Viewer {
                 },
                 incoming = self.socket.next() => match incoming {
                     Some(Ok(message)) if !message.is_close() => heard = Instant::now(),
+                    // The close's answer is written already and only has to leave.
+                    Some(Ok(_)) => return Err(self.socket.flush().await.map_or_else(Gone::from, |()| Gone)),
                     _ => return Err(Gone),
                 },
                 now = pings.tick() => {

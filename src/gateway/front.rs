@@ -2,7 +2,8 @@
 //!
 //! A browser can be made to send requests to a gateway that only it can reach. Two headers that a page can't forge stop
 //! that: `Host`, which after a DNS rebinding still names the attacker's domain (421), and `Origin`, which names the page
-//! that writes or watches (403). Programs send no Origin and are not affected.
+//! that writes or watches (403). Programs send no Origin and are not affected. Requests that no route could make sense of
+//! end here too (400).
 
 use std::future::{Ready, ready};
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -45,6 +46,11 @@ impl Hosts {
 
     /// Whether a request may pass.
     fn check<B>(&self, request: &Request<B>) -> Result<(), Problem> {
+        // `CONNECT host:port` and whatever else has a target without a path: nothing here is for it, and warp's path
+        // filter panics on it.
+        if request.uri().path_and_query().is_none() {
+            return Err(Problem::bad_request("the request's target is not a path"));
+        }
         let mut lines = request.headers().get_all(HOST).iter();
         let line = lines.next();
         if lines.next().is_some() {
@@ -122,7 +128,12 @@ where
     type Error = S::Error;
     type Future = Either<Ready<Result<Response, S::Error>>, S::Future>;
 
-    fn call(&self, request: Request<Incoming>) -> Self::Future {
+    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+        // Only HTTP/1.1 can become a WebSocket; for the others the headers of a handshake mean nothing, and warp, which
+        // doesn't look at the version, must not see them.
+        if request.version() != Version::HTTP_11 {
+            request.headers_mut().remove(UPGRADE);
+        }
         match self.connection.shared.hosts.check(&request) {
             Ok(()) => Either::Right(self.routes.call(request)),
             Err(problem) => Either::Left(ready(Ok(problem.into_response(request.method())))),

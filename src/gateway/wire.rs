@@ -3,10 +3,10 @@
 //! Three times are kept, each with a timer that is touched only when the socket has nothing to give or take: how long a
 //! head may take from its first byte, how long a connection may rest between requests (on a new one: as long as a head),
 //! and how long an answer may stay unread. A body's time is kept where it is read (`body`), a viewer's where it is served
-//! (`feed`).
+//! (`feed`). HTTP/2 keeps its connections alive with pings of its own, so that only the last of the three applies to it.
 //!
 //! An ambiguous stream (`scan`) is cut at the line that is at fault: the parser gets a NUL byte instead, which is legal
-//! nowhere in a head, answers 400 by itself, and closes.
+//! nowhere in a head, and the end of a head, without which it would wait for more. It answers 400 by itself, and closes.
 
 use std::io;
 use std::pin::Pin;
@@ -20,13 +20,16 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use super::listen::Connection;
 use super::scan::{Phase, Scanner};
 
+/// What no parser takes for a request.
+const ILLEGAL: &[u8] = b"\0\r\n\r\n";
+
 /// A connection's stream.
 pub(super) struct Wire<S> {
     stream: S,
     connection: Arc<Connection>,
     scanner: Scanner,
-    /// The stream was cut: there is nothing more to read.
-    is_cut: bool,
+    /// The stream was cut: what the parser still gets of [`ILLEGAL`] before the stream ends.
+    cut: Option<&'static [u8]>,
     /// By when the head must be complete, or the next one must begin.
     read_deadline: Option<Instant>,
     read_timer: Timer,
@@ -43,7 +46,7 @@ impl<S> Wire<S> {
             stream,
             // Twice the parser's limit: a head that is too long is the parser's to refuse, with 431.
             scanner: Scanner::new(2 * options.head_bytes_max),
-            is_cut: false,
+            cut: None,
             read_deadline: Some(Instant::now() + options.header_timeout),
             read_timer: Timer::default(),
             write_deadline: None,
@@ -56,9 +59,8 @@ impl<S> Wire<S> {
     fn on_read(&mut self, buffer: &mut ReadBuf<'_>, before: usize) {
         let phase_before = self.scanner.phase();
         if let Err(ambiguous) = self.scanner.observe(&buffer.filled()[before..]) {
-            self.is_cut = true;
             buffer.set_filled(before + ambiguous.clean_bytes);
-            buffer.put_slice(&[0]);
+            self.cut = Some(give(ILLEGAL, buffer));
             return;
         }
         // A head's deadline stands from its first byte on, however often more of it comes.
@@ -105,7 +107,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for Wire<S> {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.is_cut {
+        if let Some(rest) = self.cut {
+            self.cut = Some(give(rest, buffer));
             return Poll::Ready(Ok(()));
         }
         let before = buffer.filled().len();
@@ -150,6 +153,13 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Wire<S> {
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(context)
     }
+}
+
+/// Puts as much of `bytes` into `buffer` as fits; gives the rest.
+fn give<'a>(bytes: &'a [u8], buffer: &mut ReadBuf<'_>) -> &'a [u8] {
+    let (now, later) = bytes.split_at(bytes.len().min(buffer.remaining()));
+    buffer.put_slice(now);
+    later
 }
 
 /// A timer whose deadline moves often and is reached seldom: it is armed for a deadline that it was once given, and looks
