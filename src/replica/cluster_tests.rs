@@ -38,6 +38,7 @@ struct World {
     links: BTreeMap<(Slot, Slot), VecDeque<(Instant, Message)>>,
     proposals: Vec<(Instant, InSyncChange)>,
     min_copies: u8,
+    calm: u64,
     incarnations: u128,
     requests: u64,
     /// Unanswered requests: to which process, about which key.
@@ -70,6 +71,7 @@ impl World {
             links: BTreeMap::new(),
             proposals: Vec::new(),
             min_copies,
+            calm: rng.below(8),
             incarnations: 0,
             requests: 0,
             open: BTreeMap::new(),
@@ -220,6 +222,8 @@ impl World {
             84..90 => self.read(),
             90..94 => self.break_link(),
             94..96 => self.duplicate(),
+            // Some seeds are calm, so that fillings end; in others nothing ever does.
+            96..100 if self.rng.below(8) < self.calm => {}
             96 => self.take_down(),
             97 => self.crash(),
             98 => self.transfer(),
@@ -549,17 +553,27 @@ fn run(seed: u64, steps: usize) -> World {
     world
 }
 
-#[test]
-fn clusters_of_many_seeds_keep_their_promises_and_converge() {
-    let (mut acked, mut reads, mut promotions, mut admitted) = (0, 0, 0, 0);
-    for seed in 0..200 {
+fn run_all(seeds: std::ops::Range<u64>) -> [usize; 4] {
+    let mut sums = [0; 4];
+    for seed in seeds {
         let result = std::panic::catch_unwind(|| run(seed, 2_000));
         let world = result.unwrap_or_else(|_| panic!("seed {seed} failed"));
-        acked += world.acked;
-        reads += world.reads;
-        promotions += world.promotions;
-        admitted += world.admitted;
+        for (sum, count) in sums.iter_mut().zip([world.acked, world.reads, world.promotions, world.admitted]) {
+            *sum += count;
+        }
     }
-    println!("{acked} acked, {reads} reads, {promotions} promotions, {admitted} admitted");
-    assert!(acked > 5_000 && reads > 5_000 && promotions > 1_000 && admitted > 1_000, "too little happens");
+    sums
+}
+
+#[test]
+fn clusters_of_many_seeds_keep_their_promises_and_converge() {
+    let [acked, reads, promotions, admitted] = run_all(0..200);
+    let happens = acked > 10_000 && reads > 10_000 && promotions > 1_000 && admitted > 500;
+    assert!(happens, "too little: {acked} acked, {reads} reads, {promotions} promotions, {admitted} admitted");
+}
+
+#[test]
+#[ignore = "a minute long: for changes of the protocol"]
+fn clusters_of_many_more_seeds_keep_their_promises_and_converge() {
+    run_all(1_000..6_000);
 }

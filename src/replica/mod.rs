@@ -1,6 +1,6 @@
 //! One partition's replication protocol, at one node.
 //!
-//! A [`Replica`] holds one copy of one partition: its [`Table`](crate::store::Table) of committed records and the tail of
+//! A [`Replica`] holds one copy of one partition: its [`Table`] of committed records and the tail of
 //! effects that are not committed yet. It is a pure machine: `handle_*` takes a record of the control log, a message of
 //! another replica, a client's write, or the passing of time, and pushes what it causes onto a list of [`Output`]s. The
 //! shard that owns it (and some thousands like it) drains that list. An idle replica has no timer and no buffer.
@@ -369,6 +369,29 @@ impl Replica {
     /// Where this replica isn't in sync.
     pub fn read_stale(&self, now: Instant, key: &Key) -> Result<Option<Value>, NotServing> {
         if self.holds_all() { Ok(self.read_applied(now, key, true)) } else { Err(NotServing) }
+    }
+
+    /// The newest value of `key` that this replica knows, committed or not; marked as stale and degraded. For survivors of
+    /// a majority: whatever may have been acknowledged is in every in-sync member's tail.
+    ///
+    /// # Errors
+    /// Where this replica isn't in sync.
+    pub fn read_degraded(&self, now: Instant, key: &Key) -> Result<Option<Value>, NotServing> {
+        if !self.holds_all() {
+            return Err(NotServing);
+        }
+        let mut newest = Table::default();
+        let uncommitted = self.tail.range(self.applied.seq.next()..=self.tail.last().seq);
+        let of_key = uncommitted.filter(|(_, entry)| entry.effect.key() == Some(key)).last();
+        let table = match of_key {
+            Some((_, entry)) => {
+                newest.apply(entry.received, &entry.effect);
+                &newest
+            }
+            None => &self.table,
+        };
+        let record = table.read(key).filter(|record| !record.is_expired(now));
+        Ok(record.map(|record| Value { degraded: true, ..record.to_value(now, true) }))
     }
 
     /// Committed records in the order of their keys, without expired ones: those after `after` that begin with `prefix`.

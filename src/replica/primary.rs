@@ -337,7 +337,8 @@ impl Replica {
     pub(super) fn primary_deadline(&self) -> Option<Instant> {
         let primary = self.primary.as_ref()?;
         let resend = primary.members.iter().map(|(_, member)| member.deadline()).min().unwrap_or(Instant::FAR);
-        let expiry = if self.check_writable().is_ok() { self.table.next_deadline() } else { Instant::FAR };
+        let expiry = self.table.next_deadline();
+        let expiry = if expiry != Instant::FAR && self.check_writable().is_ok() { expiry } else { Instant::FAR };
         Some(primary.notice_at.min(primary.propose_at).min(resend).min(expiry))
     }
 

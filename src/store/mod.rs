@@ -20,5 +20,8 @@ mod effect;
 mod expiry;
 mod table;
 
+#[cfg(test)]
+mod tests;
+
 pub use effect::Effect;
 pub use table::{RECORD_OVERHEAD_BYTES, Record, Table};

@@ -1,0 +1,222 @@
+//! The rules of filling a learner, and nonsense of all kinds.
+
+use super::*;
+
+/// A learner in slot 2 that has come as far as its first chunk, which is still on the wire, alone.
+fn net_with_learner() -> Net {
+    let mut net = Net::new(3, &[0, 1], 2);
+    for (request, name) in ["a", "b", "c"].into_iter().enumerate() {
+        net.write(0, request as u64, put(name, "old"));
+    }
+    net.settle();
+    net.change(|record| record.learners = set(&[2]));
+    net.tell_all();
+    net.replies();
+    while !matches!(net.wire.front(), Some((_, _, Message::ScanChunk { .. }))) {
+        let (from, to, message) = net.wire.pop_front().expect("a chunk comes");
+        net.message(from.slot.0, to.slot.index(), message);
+    }
+    assert_eq!(net.wire.len(), 1);
+    net
+}
+
+#[test]
+fn a_delete_during_a_scan_never_comes_back() {
+    let mut net = net_with_learner();
+    let chunk = net.wire.pop_front().expect("a chunk");
+    net.write(0, 10, delete("b"));
+    net.deliver();
+    net.pass(Duration::from_millis(5));
+    net.deliver();
+    assert_eq!(net.replicas[2].status().applied, net.replicas[0].status().applied);
+    net.wire.push_back(chunk);
+    net.deliver();
+    let keys: Vec<_> = net.replicas[2].table.scan(&[], None).map(|(key, _)| key.to_string()).collect();
+    assert_eq!(keys, ["a", "c"]);
+}
+
+#[test]
+fn a_learner_that_has_caught_up_is_proposed_and_its_acks_are_required_until_the_record_decides() {
+    let mut net = net_with_learner();
+    let chunk = net.wire.pop_front().expect("a chunk");
+    net.write(0, 10, put("d", "live"));
+    net.wire.retain(|(_, to, _)| to.slot == Slot(1));
+    net.deliver();
+    net.wire.push_back(chunk);
+    net.deliver();
+    assert_eq!((net.replies().len(), net.proposals.len()), (1, 0), "commit doesn't wait for it, it lacks an effect");
+    net.pass(Duration::from_millis(150));
+    net.deliver();
+    let add = set(&[2]);
+    assert!(
+        matches!(net.proposals[..], [InSyncChange { add: proposed, change: ChangeNumber(2), .. }] if proposed == add)
+    );
+    net.write(0, 11, put("e", "v"));
+    net.wire.retain(|(_, to, _)| to.slot != Slot(2));
+    net.deliver();
+    for _ in 0..10 {
+        net.pass(Duration::from_secs(1));
+        net.wire.clear();
+    }
+    assert!(net.proposals.len() > 5, "it is proposed again");
+    assert_eq!(net.replies(), [], "and no time-out makes the primary forget it");
+    // Another change came first: now it is forgotten, and made anew under the new number.
+    net.change(|record| record.learners = set(&[]));
+    net.tell(0);
+    assert_eq!(net.replies(), [(11, written(CLOCK + 4, true, 2))]);
+}
+
+#[test]
+fn an_admitted_learner_is_a_member_like_others() {
+    let mut net = net_with_learner();
+    net.deliver();
+    assert_eq!(net.proposals.len(), 1);
+    net.change(|record| (record.in_sync, record.learners) = (set(&[0, 1, 2]), set(&[])));
+    net.tell_all();
+    net.write(0, 10, put("d", "v"));
+    net.settle();
+    assert_eq!(net.replies(), [(10, written(CLOCK + 3, true, 3))]);
+    net.promote(2, &[2]);
+    net.tell(2);
+    assert_eq!(net.read(2, "a"), Some(b"old".to_vec()));
+    net.replicas[2].check_invariants();
+}
+
+#[test]
+fn a_learner_that_left_and_came_back_unseen_is_filled_anew_not_proposed() {
+    let mut net = net_with_learner();
+    let chunk = net.wire.pop_front().expect("a chunk");
+    net.message(0, 2, chunk.2);
+    // The last answer of the filling is under way while the learner drops out and comes back.
+    let answer = net.wire.pop_front().expect("the end of the scan");
+    net.change(|record| record.learners = set(&[]));
+    net.tell(2);
+    net.change(|record| record.learners = set(&[2]));
+    net.tell(2);
+    assert_eq!(net.replicas[2].status().records, 0);
+    // The primary goes to the newest record at once.
+    net.tell(0);
+    net.message(2, 0, answer.2);
+    assert_eq!(net.proposals, [], "its filling may not stand any more");
+    net.deliver();
+    assert_eq!((net.replicas[2].status().records, net.proposals.len()), (3, 1));
+}
+
+#[test]
+fn answers_to_an_earlier_filling_say_nothing_of_the_present_one() {
+    let mut net = net_with_learner();
+    let attach = AttachId(1);
+    net.message(2, 0, Message::Detached { epoch: Epoch(10), attach });
+    net.wire.clear();
+    let (seq, heard) = (net.replicas[0].status().last.seq, net.record.change);
+    for _ in 0..2 {
+        net.message(2, 0, Message::ScanAck { epoch: Epoch(10), attach, heard, after: None, done: true });
+        net.message(2, 0, Message::Ack { epoch: Epoch(10), attach, seq, commit: seq });
+    }
+    assert_eq!((net.proposals.len(), net.wire.len()), (0, 0));
+    net.settle_until_proposed();
+    assert_eq!(net.replicas[2].status().records, 3);
+}
+
+#[test]
+fn a_stray_attachment_does_not_empty_a_member() {
+    let mut net = net_with_learner();
+    let attach = |attach, change| Message::AttachLearner {
+        epoch: Epoch(10),
+        change: ChangeNumber(change),
+        attach: AttachId(attach),
+        previous: Position::ZERO,
+        version_max: Version::ZERO,
+    };
+    net.deliver();
+    net.change(|record| (record.in_sync, record.learners) = (set(&[0, 1, 2]), set(&[])));
+    net.tell_all();
+    for (number, change) in [(1, 2), (1, 1), (2, 2), (2, 3)] {
+        net.message(0, 2, attach(number, change));
+        assert_eq!(net.replicas[2].status().records, 3, "filling {number} under change {change}");
+    }
+}
+
+#[test]
+fn a_learner_that_answers_nothing_is_begun_anew_instead_of_filling_the_memory() {
+    let mut net = net_with_learner();
+    net.wire.clear();
+    for request in 0..40 {
+        net.write(0, 100 + request, put("k", "v"));
+        net.wire.retain(|(_, to, _)| to.slot != Slot(2));
+        net.deliver();
+        assert!(net.replicas[0].tail.len() <= 9, "{} effects are kept", net.replicas[0].tail.len());
+    }
+    net.settle_until_proposed();
+    assert_eq!(net.replicas[2].status().records, 4);
+}
+
+impl Net {
+    fn settle_until_proposed(&mut self) {
+        for _ in 0..50 {
+            self.deliver();
+            if !self.proposals.is_empty() {
+                return;
+            }
+            self.pass(Duration::from_millis(50));
+        }
+        panic!("nobody is proposed");
+    }
+}
+
+#[test]
+fn nonsense_from_a_member_breaks_nothing() {
+    let mut rng = Rng::new(11);
+    let mut net = Net::new(3, &[0, 1], 1);
+    net.change(|record| record.learners = set(&[2]));
+    net.tell_all();
+    net.settle_until_proposed();
+    for _ in 0..30_000 {
+        let message = nonsense(&mut rng);
+        let (from, to) = (rng.below(3) as u8, rng.below(3) as usize);
+        net.message(from, to, message);
+        net.wire.clear();
+        net.write(0, 1, put("k", "v"));
+        net.run(to, |replica, now, out| replica.handle_timeout(now + Duration::from_secs(1), CLOCK, out));
+    }
+}
+
+fn nonsense(rng: &mut Rng) -> Message {
+    let number = |rng: &mut Rng| match rng.below(8) {
+        0 => u64::MAX,
+        1 => u64::MAX / 2,
+        _ => rng.below(6),
+    };
+    // Higher epochs are true news, after which nothing is nonsense any more.
+    let epoch = Epoch(10 - rng.below(3) / 2);
+    let position = |rng: &mut Rng| Position::new(Epoch(9 + number(rng).min(2)), Seq(number(rng)));
+    let (seq, attach) = (Seq(number(rng)), AttachId(number(rng)));
+    let change = ChangeNumber(number(rng).min(2));
+    let version = Version(number(rng));
+    let key: Key = if rng.below(2) == 0 { key("a") } else { key("b") };
+    match rng.below(10) {
+        0 => Message::NewEpoch { epoch, change },
+        1 => Message::NewEpochAck { epoch, applied: position(rng), runs: vec![position(rng), position(rng)] },
+        2 | 3 => {
+            let delete = Effect::Delete { key, version, expired: false };
+            let effects = vec![(position(rng).epoch, delete); rng.below(4) as usize];
+            Message::Prepare { epoch, previous: position(rng), commit: seq, effects }
+        }
+        // A member that claims to hold what it doesn't is believed, as far as it can be true.
+        4 => Message::Ack { epoch, attach, seq: Seq(number(rng).max(1 << 40)), commit: seq },
+        5 => Message::Reject { epoch, attach, seq: Seq(number(rng).max(1 << 40)) },
+        6 => Message::Commit { epoch, seq },
+        7 => Message::AttachLearner { epoch, change, attach, previous: position(rng), version_max: version },
+        8 => {
+            let value = Blob::from_static(b"v");
+            let record =
+                ScannedRecord { key: key.clone(), value, content_type: None, version, ttl_ms: Some(version.0) };
+            let records = vec![record; rng.below(3) as usize];
+            Message::ScanChunk { epoch, attach, after: Some(key), records, last: rng.below(2) == 0 }
+        }
+        _ => match rng.below(2) {
+            0 => Message::ScanAck { epoch, attach, heard: change, after: Some(key), done: rng.below(2) == 0 },
+            _ => Message::Detached { epoch, attach },
+        },
+    }
+}
