@@ -81,7 +81,7 @@ pub(super) struct Network {
     pub(super) processes: BTreeMap<NodeId, Process>,
     pub(super) faults: Faults,
     pub(super) timing: Timing,
-    pub(super) append_bytes_max: usize,
+    append_bytes_max: usize,
     /// Directed links over which nothing of the plane gets through.
     pub(super) pulse_cut: BTreeSet<(NodeId, NodeId)>,
     pub(super) stream_cut: BTreeSet<(NodeId, NodeId)>,
@@ -96,6 +96,11 @@ pub(super) struct Network {
 impl Network {
     /// A newly founded cluster of the nodes 1 to `voters`.
     pub(super) fn founded(seed: u64, voters: u8) -> Self {
+        Self::founded_with(seed, voters, 4096)
+    }
+
+    /// The same, with appends of about so many bytes.
+    pub(super) fn founded_with(seed: u64, voters: u8, append_bytes_max: usize) -> Self {
         let members = Membership::of_voters((1..=voters).map(node).collect());
         let mut network = Self {
             now: Instant(1_000_000_000),
@@ -103,7 +108,7 @@ impl Network {
             processes: BTreeMap::new(),
             faults: Faults::NONE,
             timing: Timing::default(),
-            append_bytes_max: 4096,
+            append_bytes_max,
             pulse_cut: BTreeSet::new(),
             stream_cut: BTreeSet::new(),
             queue: BTreeMap::new(),

@@ -8,7 +8,7 @@ use crate::raft::{Membership, Payload, Raft, RaftRole};
 
 const SEEDS: u64 = 300;
 /// Random events a run; between two of them some milliseconds pass.
-const EVENTS: u64 = 60;
+const EVENTS: u64 = 120;
 
 /// What a run came across, so that a test can tell that it tested something.
 #[derive(Default, Debug)]
@@ -33,8 +33,11 @@ struct Run {
 impl Run {
     fn new(seed: u64) -> Self {
         let mut dice = Rng::new(seed ^ 0x5eed);
-        let voters = [1, 2, 3, 3, 4, 5][dice.below(6) as usize];
-        Self { network: Network::founded(seed, voters), dice, lives: 1, proposed: 0, seen: Seen::default() }
+        let voters = [1, 2, 3, 3, 4, 5, 5][dice.below(7) as usize];
+        // One entry an append, a few, or many.
+        let append_bytes_max = [1, 100, 4096][dice.below(3) as usize];
+        let network = Network::founded_with(seed, voters, append_bytes_max);
+        Self { network, dice, lives: 1, proposed: 0, seen: Seen::default() }
     }
 
     fn pick(&mut self) -> NodeId {
@@ -43,29 +46,51 @@ impl Run {
     }
 
     fn event(&mut self) {
-        match self.dice.below(20) {
-            0..=6 => self.propose(),
-            7 => self.set_faults(),
-            8 => self.cut(),
-            9 | 10 => self.network.heal(),
-            11 => self.maybe_crash(),
-            12 => self.maybe_join(),
-            13 | 14 => self.maybe_promote(),
-            15 => self.maybe_shrink(),
-            16 => self.maybe_transfer(),
-            17 | 18 => self.maybe_compact(),
-            _ => self.propose_timing(),
+        match self.dice.below(30) {
+            0..=5 => self.propose(),
+            6 => self.set_faults(),
+            7 | 8 => self.cut(),
+            9..=11 => self.cut_leader(),
+            12..=14 => self.repair_links(),
+            15 => self.network.heal(),
+            16 => self.maybe_crash(),
+            17 => self.maybe_join(),
+            18..=20 => self.maybe_promote(),
+            21 => self.maybe_shrink(),
+            22..=24 => self.maybe_transfer(),
+            25 | 26 => self.maybe_compact(),
+            27 => self.propose_timing(),
+            _ => self.network.run_for(milliseconds(400)),
         }
-        let pause = self.dice.below(120);
+        // Often so short that what was begun is half done when the next thing happens.
+        let longest = [2, 5, 60, 150][self.dice.below(4) as usize];
+        let pause = self.dice.below(longest);
         self.network.run_for(milliseconds(pause));
     }
 
-    /// To any node that takes it: a deposed leader may.
+    /// A few commands to everybody who takes them: a deposed leader that doesn't know it yet does.
     fn propose(&mut self) {
-        let to = self.pick();
-        self.proposed += 1;
-        let text = format!("c{}", self.proposed);
-        let _ = self.network.call(to, |raft, now| raft.propose(now, text.into_bytes().into()));
+        for to in self.network.processes.keys().copied().collect::<Vec<_>>() {
+            for _ in 0..self.dice.below(3) {
+                self.proposed += 1;
+                let text = format!("c{}", self.proposed);
+                let _ = self.network.call(to, |raft, now| raft.propose(now, text.into_bytes().into()));
+            }
+        }
+    }
+
+    /// The leader keeps one peer, or none.
+    fn cut_leader(&mut self) {
+        let Some(leader) = self.network.leader() else { return };
+        let spared = self.pick();
+        let others: Vec<NodeId> =
+            self.network.processes.keys().copied().filter(|other| ![leader, spared].contains(other)).collect();
+        self.network.partition(&[leader], &others);
+    }
+
+    fn repair_links(&mut self) {
+        self.network.pulse_cut.clear();
+        self.network.stream_cut.clear();
     }
 
     fn propose_timing(&mut self) {
@@ -80,7 +105,7 @@ impl Run {
         self.network.faults = Faults {
             pulse_lost_per_million: self.dice.below(400_000) as u32,
             pulse_doubled_per_million: self.dice.below(300_000) as u32,
-            delay_jitter: milliseconds(self.dice.below(60)),
+            delay_jitter: milliseconds([5, 60, 200][self.dice.below(3) as usize]),
             reset_per_million: self.dice.below(200_000) as u32,
         };
     }
