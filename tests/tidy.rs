@@ -347,6 +347,7 @@ fn a_name_beyond_the_layout_is_found() {
     );
     fine(rule, "src/raft/log.rs", "#[cfg(test)]\nmod tests { use crate::net::Peer; }");
     fine(rule, "src/raft/log/tests.rs", "use crate::net::Peer;");
+    fine(rule, "src/raft/cluster_tests.rs", "use crate::net::Peer;");
     fine(rule, "src/main.rs", "fn main() { jumpgate::cli::run() }");
     breach(
         rule,

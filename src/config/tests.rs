@@ -420,6 +420,14 @@ fn what_is_written_is_escaped() {
     }
 }
 
+/// Nesting costs a parser stack; this one has a bound.
+#[test]
+fn a_deeply_nested_file_is_refused() {
+    for nested in ["[".repeat(100_000), "{a=".repeat(100_000)] {
+        assert!(parse(&format!("x = {nested}")).is_err());
+    }
+}
+
 proptest::proptest! {
     /// Whatever is in the file: an answer, never a panic, and a place inside of the file.
     #[test]

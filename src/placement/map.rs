@@ -94,7 +94,7 @@ impl fmt::Debug for Owners {
 /// highest member; what comes out is taken unless it is taken already or isn't a member. So the owners for fewer copies
 /// are always the beginning of the owners for more, and a member that leaves moves only what it owned.
 ///
-/// It always ends: an owner for whom [`SALTS_PER_OWNER_MAX`] salts in a row gave nothing new is the next free member, in
+/// It always ends: an owner for whom `SALTS_PER_OWNER_MAX` salts in a row gave nothing new is the next free member, in
 /// order, after the last slot that was tried. (An earlier system salted until it found someone, and hung.)
 ///
 /// One thing to know when members are chosen: with an unused slot directly below the highest member, taking the highest
