@@ -69,6 +69,15 @@ impl Operation {
         }
     }
 
+    /// Whether its answer depends on what is stored: it reads, or a condition of it may not hold.
+    #[must_use]
+    pub fn depends_on_state(&self) -> bool {
+        match self {
+            Self::Put { mode, precondition, .. } => *mode == PutMode::Create || *precondition != Precondition::NONE,
+            Self::Get { .. } | Self::Delete { .. } | Self::List { .. } => true,
+        }
+    }
+
     /// Whether it changes the store.
     #[must_use]
     pub const fn is_write(&self) -> bool {

@@ -93,7 +93,8 @@ impl Scenario {
             match rng.below(7) {
                 0 => {
                     world.calm();
-                    if world.run_until(Duration::from_secs(2), is_whole) {
+                    // A node that stands still may be declared down before the one that dies, though it is healthy.
+                    if world.run_until(Duration::from_secs(2), |world| !world.is_anybody_paused() && is_whole(world)) {
                         world.kill(slot);
                         world.run(rng.duration(Duration::from_millis(600)));
                         world.start(slot);

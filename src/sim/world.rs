@@ -19,7 +19,7 @@ use crate::raft::RaftRole;
 
 const NAME: &str = "simulated";
 /// Lines of the trace that are kept: what led to a failure is in the last of them.
-const TRACE_LINES_MAX: usize = 400;
+const TRACE_LINES_MAX: usize = 20_000;
 
 /// What a world is made of.
 #[derive(Clone, Debug)]
@@ -143,6 +143,12 @@ impl World {
     pub fn pause(&mut self, slot: Slot, time: Duration) {
         self.note(|| format!("pause {slot} for {time:?}"));
         self.nodes[slot.index()].paused_until = self.now + time;
+    }
+
+    /// Whether some process stands still.
+    #[must_use]
+    pub fn is_anybody_paused(&self) -> bool {
+        self.nodes.iter().any(|process| process.paused_until > self.now)
     }
 
     /// The node in `slot`, if its process runs.

@@ -92,11 +92,12 @@ impl ShardCore {
         if !self.replicas[index].is_serving() {
             return self.wait(work);
         }
+        // A refusal is a read too: it may rest on committed state alone, which only a lease keeps fresh.
+        if work.request.operation.depends_on_state() && now >= self.lease_until {
+            return self.wait(work);
+        }
         match work.request.operation {
             Operation::Get { ref key, .. } => {
-                if now >= self.lease_until {
-                    return self.wait(work);
-                }
                 let result = match self.replicas[index].read(now, key) {
                     Ok(value) => Ok(value.map_or(Response::NotFound, Response::Value)),
                     Err(replica::NotServing) => return self.wait(work),
