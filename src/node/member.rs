@@ -37,7 +37,10 @@ pub(super) struct Member {
     granter: LeaseGranter,
     supervisor: Supervisor,
     gossip: GossipView,
-    heard: Option<(NodeId, Instant)>,
+    /// Who led last, other than this node; and when each slot's node was last heard on the pulse plane. A leader that
+    /// falls silent is dead for its successor from its last word on, whatever that was about.
+    leader_before: Option<NodeId>,
+    heard: Vec<Option<(NodeId, Instant)>>,
     supervise_at: Instant,
     gossip_at: Instant,
     reborn_at: Instant,
@@ -94,7 +97,8 @@ impl Member {
             granter: LeaseGranter::default(),
             supervisor: Supervisor::default(),
             gossip: GossipView::new(options.slots),
-            heard: None,
+            leader_before: None,
+            heard: vec![None; options.slots],
             supervise_at: now,
             gossip_at: now + rng.duration(GOSSIP_EVERY),
             reborn_at: now + LEADER_AWAITED_FOR + rng.duration(LEADER_AWAITED_FOR),
@@ -152,7 +156,12 @@ impl Member {
     /// Takes a message from inside the cluster. False where it makes no sense there.
     pub(super) fn handle_pulse(&mut self, now: Instant, from: NodeId, message: PulseMessage) -> bool {
         match message {
-            PulseMessage::Raft(message) => self.raft.handle_pulse(now, from, message),
+            PulseMessage::Raft(message) => {
+                if let Some(heard) = self.heard.get_mut(from.slot.index()) {
+                    *heard = Some((from, now));
+                }
+                self.raft.handle_pulse(now, from, message);
+            }
             PulseMessage::LeaseRequest(request) => self.granter.handle_request(now, from, request),
             PulseMessage::LeaseGrant(grant) if self.raft.leader() == Some(from) => self.leases.handle_grant(now, grant),
             PulseMessage::LeaseGrant(_) => {}
@@ -238,11 +247,6 @@ impl Member {
     }
 
     fn drain_raft(&mut self, now: Instant, options: &Options, pulses: &mut PulseOutbox, out: &mut Vec<ControlOutput>) {
-        // The last word of a leader counts from here once it falls silent and another is elected.
-        let heard_before = self.heard;
-        if let (Some(leader), Some(heard_at)) = (self.raft.leader(), self.raft.leader_heard_at()) {
-            self.heard = Some((leader, heard_at));
-        }
         while let Some(output) = self.raft.poll_output() {
             match output {
                 raft::Output::Pulse { to, message } => self.send_pulse(now, options, to, message, pulses),
@@ -253,7 +257,8 @@ impl Member {
                 raft::Output::Restore(snapshot) => self.on_restore(&snapshot),
                 raft::Output::RoleChanged { role, .. } => {
                     self.changed = true;
-                    self.supervisor.handle_role(now, &self.raft, heard_before.filter(|(node, _)| *node != self.me));
+                    self.supervisor.handle_role(now, &self.raft, self.predecessor());
+                    self.leader_before = self.raft.leader().filter(|leader| *leader != self.me).or(self.leader_before);
                     if role == RaftRole::Leader {
                         self.granter.clear();
                         self.supervise_at = now;
@@ -261,6 +266,12 @@ impl Member {
                 }
             }
         }
+    }
+
+    /// Who led last, other than this node, and when it was last heard.
+    fn predecessor(&self) -> Option<(NodeId, Instant)> {
+        let leader = self.leader_before?;
+        self.heard.get(leader.slot.index())?.filter(|(node, _)| *node == leader)
     }
 
     /// Sends a pulse, and what rides beside it: grants beside heartbeats, lease requests beside their acks.

@@ -93,6 +93,7 @@ impl Scenario {
             match rng.below(7) {
                 0 => {
                     world.calm();
+                    world.run(Duration::from_millis(300));
                     // A node that stands still may be declared down before the one that dies, though it is healthy.
                     if world.run_until(Duration::from_secs(2), |world| !world.is_anybody_paused() && is_whole(world)) {
                         world.kill(slot);
