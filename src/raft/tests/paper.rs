@@ -152,7 +152,7 @@ fn what_only_a_deposed_leader_has_is_replaced() {
     network.propose(new, "kept");
     network.heal();
     network.run_for(milliseconds(500));
-    for (node, _) in &network.processes {
+    for node in network.processes.keys() {
         assert_eq!(network.commands(*node), ["kept"], "{node}");
     }
 }
