@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::base::{NodeId, Timing};
 
-/// What a [`Raft`] is built with.
+/// What a [`Raft`](super::Raft) is built with.
 #[derive(Clone, Debug)]
 pub struct RaftOptions {
     /// Who this process is.
