@@ -114,6 +114,7 @@ impl Raft {
             self.give_up_transfer();
         }
         self.maybe_heartbeat();
+        self.send_appends();
     }
 
     /// Stops leading, in the same term, and waits `longer` than an election timeout before it campaigns.
@@ -143,7 +144,6 @@ impl Raft {
             self.outputs.push_back(Output::Pulse { to: *to, message });
         }
         self.maybe_send_timeout_now();
-        self.send_appends();
     }
 
     /// The peers are those of the membership in force. One that has just left is kept for a while, so that it learns

@@ -234,6 +234,20 @@ pub enum PulseMessage {
     },
 }
 
+impl PulseMessage {
+    /// The latest term that it names.
+    pub(super) const fn term(&self) -> Term {
+        match self {
+            Self::Heartbeat { term, .. }
+            | Self::HeartbeatAck { term, .. }
+            | Self::PreVoteAnswer { term, .. }
+            | Self::Vote { term, .. }
+            | Self::VoteAnswer { term, .. } => *term,
+            Self::PreVote { proposed, .. } => *proposed,
+        }
+    }
+}
+
 impl fmt::Display for PulseMessage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -316,6 +330,19 @@ pub enum StreamMessage {
         /// Void once the addressee has seen a heartbeat with a later number: the leader gave up in between.
         valid_through: PulseSequence,
     },
+}
+
+impl StreamMessage {
+    /// The sender's term.
+    pub(super) const fn term(&self) -> Term {
+        match self {
+            Self::Append { term, .. }
+            | Self::AppendAnswer { term, .. }
+            | Self::InstallSnapshot { term, .. }
+            | Self::SnapshotAnswer { term, .. }
+            | Self::TimeoutNow { term, .. } => *term,
+        }
+    }
 }
 
 impl fmt::Display for StreamMessage {

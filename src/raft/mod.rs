@@ -1,4 +1,82 @@
-//! Consensus.
+//! Consensus: one small log, the same on every node.
+//!
+//! Raft (Ongaro and Ousterhout, "In Search of an Understandable Consensus Algorithm", 2014; Ongaro's dissertation,
+//! "Consensus: Bridging Theory and Practice", 2014) with pre-vote, check-quorum, joint changes of members, learners,
+//! transfer of leadership and snapshots. What the log says is opaque here; it holds no user data.
+//!
+//! [`Raft`] is one member's machine. It is pure: `handle_pulse`, `handle_stream`, `handle_timeout`, the proposals and
+//! `compact` take one input each, `poll_output` drains what it caused, `poll_timeout` says when time itself is the next
+//! input. Nothing is written to disk: an identity is one life of a process ([`NodeId`]), so a vote or an answer can't be
+//! forgotten by the one who gave it. Who restarts is somebody else, begins as a learner that knows nothing, and takes
+//! its predecessor's place by a change of members.
+//!
+//! # Roles
+//!
+//! | [`RaftRole`] | does |
+//! |---|---|
+//! | Learner | takes the log; never campaigns; votes for nobody while it knows no members (`election` tells why it may later) |
+//! | Follower | a voter that takes the log, acks heartbeats, and promises with each ack to vote for nobody else for a while |
+//! | PreCandidate | has heard from no leader for the election timeout E and a random part; asks who would vote for it |
+//! | Candidate | would win, so it raises the term and asks for votes |
+//! | Leader | sends heartbeats, replicates its log, commits what a quorum has; steps down where it loses touch |
+//!
+//! # Two planes
+//!
+//! | message | plane | why there |
+//! |---|---|---|
+//! | Heartbeat, HeartbeatAck | pulse | small, and worthless when late: silence is noticed in a fraction of a second, whatever bulk is under way |
+//! | PreVote, Vote, their answers | pulse | the same; repeated until it is decided |
+//! | Append, AppendAnswer | stream | order and flow control |
+//! | InstallSnapshot, SnapshotAnswer | stream | size |
+//! | TimeoutNow | stream | rare, and not to be lost lightly |
+//!
+//! The pulse plane may lose, double, reorder and delay. So heartbeats are numbered, an old number changes nothing, and
+//! an ack counts from the moment when its heartbeat was *sent*. The stream plane keeps order while a connection lives,
+//! and loses what is under way when it breaks. So the two watch each other:
+//!
+//! - An ack names the follower's last entry. Where the leader doesn't have that entry, or has sent more, and nothing
+//!   under way explains it, a probe goes over the stream at once (`progress`).
+//! - A leader whose stream plane stands still for twice E while entries wait steps down, and lets others go first, though
+//!   its pulse be well: nobody else would ever campaign.
+//! - A leader that has no quorum contact on the pulse plane for E steps down, though its stream be well.
+//!
+//! # Who has a say
+//!
+//! The membership in force is the latest one in the log, committed or not. A change of voters is joint
+//! ([`Membership`]). One change is in flight at a time, and none before the leader has committed an entry of its own
+//! term. The very first entry of a log states the membership that the founders began with, so the log alone tells
+//! everything to whoever gets it from the start.
+//!
+//! # Promises and leases
+//!
+//! Who hears from a leader votes for nobody for E from then on, whatever term is asked for, and doesn't take that term
+//! over. A leader in contact doesn't either, nor for E after its last contact when it leads no more. So from
+//! [`Raft::quorum_contact`] on there is no other leader for E, and a lease of [`Raft::lease`] < E from that moment is
+//! safe (within what the clocks drift). A hand-over breaks promises on purpose: see [`Raft::transfer`]. All who promise
+//! by a longer E than the log's latest, because they have entries that aren't committed or because they gave their word
+//! before, keep the longer one ([`Raft::timing`]).
+//!
+//! # Invariants
+//!
+//! Checked on one machine by [`Raft::check_invariants`], and over all machines after every input by the tests (`testing`):
+//! one leader a term; a leader only appends; two entries with the same index and term are the same, and so is all
+//! before them; whoever leads has everything that is committed; what is committed never changes; and nobody else leads
+//! while a lease may be valid. `handle_` asserts a few of these on the way and panics where they fail, but no message
+//! makes it fail: what can't be true is dropped.
+//!
+//! # Bounds
+//!
+//! A leader takes no proposal beyond [`UNCOMMITTED_ENTRIES_MAX`] or [`UNCOMMITTED_BYTES_MAX`]; appends are cut to
+//! [`RaftOptions::append_bytes_max`] with so many in flight to each peer. The log grows until the caller calls
+//! [`Raft::compact`], and a snapshot is sent in one frame, so its state must be well below
+//! [`FRAME_BYTES_MAX`](crate::base::limits::FRAME_BYTES_MAX).
+//!
+//! # Left out
+//!
+//! Reads: who needs one uses a lease, or proposes a command. Flexible quorums: a commit by half would forget who was in
+//! sync. Disks. Witnesses. Forwarding of proposals: [`ProposeError::NotLeader`] names the leader. Automatic promotion of
+//! learners and demotion of silent voters: those are policies of the layer above, which sees [`Raft::match_index`] and
+//! [`Raft::peer_acked_at`].
 
 mod election;
 mod follower;
@@ -6,6 +84,7 @@ mod leader;
 mod log;
 mod membership;
 mod message;
+mod options;
 mod progress;
 mod quorum;
 mod replication;
@@ -15,7 +94,6 @@ mod testing;
 mod tests;
 
 use std::collections::{BTreeSet, VecDeque};
-use std::fmt;
 use std::time::Duration;
 
 pub use membership::Membership;
@@ -23,6 +101,7 @@ pub use message::{
     AppendOutcome, Entry, LogPosition, Output, Payload, PulseMessage, PulseSequence, RaftRole, Snapshot, StreamMessage,
     Verdict,
 };
+pub use options::{ProposeError, RaftOptions};
 pub use replication::{COMMAND_BYTES_MAX, UNCOMMITTED_BYTES_MAX, UNCOMMITTED_ENTRIES_MAX};
 
 use crate::base::{Blob, Instant, LogIndex, NodeId, Rng, Term, Timing};
@@ -30,59 +109,8 @@ use election::Campaign;
 use leader::Leading;
 use log::Log;
 use message::TERM_MAX;
+use options::is_sane_timing;
 use progress::Progress;
-
-/// What a [`Raft`] is built with.
-#[derive(Clone, Debug)]
-pub struct RaftOptions {
-    /// Who this process is.
-    pub me: NodeId,
-    /// The times in force until an entry of the log says otherwise.
-    pub timing: Timing,
-    /// About how many bytes of entries one append carries; a single larger entry travels alone.
-    pub append_bytes_max: usize,
-    /// After how long a request for a vote that isn't granted is repeated.
-    pub vote_resend: Duration,
-}
-
-impl RaftOptions {
-    /// The usual ones for `me`.
-    #[must_use]
-    pub const fn new(me: NodeId, timing: Timing) -> Self {
-        // An append of this size takes a few milliseconds at a gigabit; the votes are small and few.
-        Self { me, timing, append_bytes_max: 256 << 10, vote_resend: Duration::from_millis(50) }
-    }
-}
-
-/// Why a proposal was not taken. It has not happened, so trying again is safe.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ProposeError {
-    /// Another node leads, or nobody.
-    NotLeader {
-        /// Who, if known.
-        leader: Option<NodeId>,
-    },
-    /// A change of members is in flight, leadership is being handed over, or too much is uncommitted.
-    Busy,
-    /// No entry of the leader's own term is committed yet, or one who is to vote hasn't caught up. Later it may do.
-    NotReady,
-    /// It can't be done, now or later.
-    Refused(String),
-}
-
-impl fmt::Display for ProposeError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NotLeader { leader: Some(leader) } => write!(f, "not the leader; that is {leader}"),
-            Self::NotLeader { leader: None } => f.write_str("not the leader, and none is known"),
-            Self::Busy => f.write_str("busy with earlier changes"),
-            Self::NotReady => f.write_str("the leader, or a voter to be, is new and not ready yet"),
-            Self::Refused(why) => write!(f, "refused: {why}"),
-        }
-    }
-}
-
-impl std::error::Error for ProposeError {}
 
 /// What a node is occupied with.
 #[derive(Debug)]
@@ -164,8 +192,7 @@ impl Raft {
     /// Takes a datagram of `from`, whose identity the caller has verified.
     pub fn handle_pulse(&mut self, now: Instant, from: NodeId, message: PulseMessage) {
         self.advance(now);
-        let named = pulse_term(&message);
-        if named > TERM_MAX || from == self.options.me {
+        if message.term() > TERM_MAX || from == self.options.me {
             return;
         }
         match message {
@@ -188,7 +215,7 @@ impl Raft {
     /// Takes a message of the stream plane of `from`, whose identity the caller has verified.
     pub fn handle_stream(&mut self, now: Instant, from: NodeId, message: StreamMessage) {
         self.advance(now);
-        if stream_term(&message) > TERM_MAX || from == self.options.me {
+        if message.term() > TERM_MAX || from == self.options.me {
             return;
         }
         match message {
@@ -544,38 +571,5 @@ impl Raft {
                 leading.progress.values().for_each(|progress| progress.check_invariants(last.index));
             }
         }
-    }
-}
-
-/// Whether `timing` can work: heartbeats well within the promise, the lease within it, and nothing so long that adding
-/// up would overflow.
-fn is_sane_timing(timing: &Timing) -> bool {
-    const LONGEST: Duration = Duration::from_secs(3600);
-    let Timing { heartbeat, election, election_jitter, lease, down } = *timing;
-    [heartbeat, election, election_jitter, lease, down].into_iter().all(|time| time <= LONGEST)
-        && heartbeat >= Duration::from_millis(1)
-        && heartbeat * 2 <= election
-        && lease < election
-}
-
-/// The latest term that a datagram names.
-fn pulse_term(message: &PulseMessage) -> Term {
-    match message {
-        PulseMessage::Heartbeat { term, .. }
-        | PulseMessage::HeartbeatAck { term, .. }
-        | PulseMessage::PreVoteAnswer { term, .. }
-        | PulseMessage::Vote { term, .. }
-        | PulseMessage::VoteAnswer { term, .. } => *term,
-        PulseMessage::PreVote { proposed, .. } => *proposed,
-    }
-}
-
-fn stream_term(message: &StreamMessage) -> Term {
-    match message {
-        StreamMessage::Append { term, .. }
-        | StreamMessage::AppendAnswer { term, .. }
-        | StreamMessage::InstallSnapshot { term, .. }
-        | StreamMessage::SnapshotAnswer { term, .. }
-        | StreamMessage::TimeoutNow { term, .. } => *term,
     }
 }

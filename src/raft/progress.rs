@@ -191,11 +191,10 @@ impl Progress {
     /// An ack named `last` as the peer's last entry. True where that moves `matched` on.
     ///
     /// Where the leader's log has that entry, the logs are equal through it. Where it hasn't, or the peer lacks what was
-    /// sent to it, what is under way may explain that; if that should have arrived by now, or nothing is under way, a
-    /// probe is due at once. The pulse plane alone never ends a probe that is under way, lest a dead stream be filled
-    /// with the same entries again and again.
+    /// sent to it, what is under way may explain that; if that is overdue, or nothing is under way, a probe is due at
+    /// once. The pulse plane alone never ends a probe that is under way, lest a dead stream be filled with the same
+    /// entries again and again.
     pub(super) fn on_pulse(&mut self, now: Instant, timing: &Timing, log: &Log, last: LogPosition) -> bool {
-        let grace = (timing.heartbeat * 2).max(self.round_trip.unwrap_or_default() * 2);
         let shared = log.contains(last);
         let is_news = shared && self.note_matched(now, last);
         if shared && self.matched.index >= self.next {
@@ -203,17 +202,26 @@ impl Progress {
             return is_news;
         }
         match self.mode {
-            Mode::Pipeline => match self.in_flight.front() {
-                Some(append) if append.sent_at + grace <= now => self.probe(self.matched.index.next(), true),
+            Mode::Pipeline => match self.in_flight.front().copied() {
+                Some(append) if self.is_overdue(timing, append.sent_at) => {
+                    self.probe(self.matched.index.next(), true);
+                }
                 None if !shared => self.probe(parting(log, last, last.index).next(), false),
                 Some(_) | None => {}
             },
-            Mode::Probe { sent_at: Some(sent_at), .. } if sent_at + grace <= now => {
+            Mode::Probe { sent_at: Some(sent_at), .. } if self.is_overdue(timing, sent_at) => {
                 self.probe(parting(log, last, last.index).next(), true);
             }
             Mode::Probe { .. } | Mode::Snapshot { .. } => {}
         }
         is_news
+    }
+
+    /// Whether an append that was sent at `sent_at` should have arrived: a heartbeat is acked that was sent so much
+    /// later that the append, on a stream in order, would have come first.
+    fn is_overdue(&self, timing: &Timing, sent_at: Instant) -> bool {
+        let later = timing.heartbeat.max(self.round_trip.unwrap_or_default());
+        self.contact.is_some_and(|contact| contact >= sent_at + later)
     }
 
     fn note_matched(&mut self, now: Instant, position: LogPosition) -> bool {

@@ -181,16 +181,6 @@ impl Network {
         self.leader().expect("a leader")
     }
 
-    /// Makes `me` the leader by letting it campaign first.
-    pub(super) fn elect_node(&mut self, me: NodeId) {
-        let leader = self.elect();
-        if leader != me {
-            self.call(leader, |raft, now| raft.transfer(now, me)).expect("a transfer");
-            let elected = self.run_until(milliseconds(1000), |network| network.raft(me).is_ready_leader());
-            assert!(elected, "{} didn't become the leader: {}", name(me), self.overview());
-        }
-    }
-
     pub(super) fn propose(&mut self, to: NodeId, text: &str) -> LogIndex {
         self.call(to, |raft, now| raft.propose(now, command(text))).expect("a leader takes a proposal")
     }
@@ -300,7 +290,7 @@ impl Network {
             Output::Pulse { to, message } => self.send_pulse(me, to, message),
             Output::Stream { to, message } => self.send_stream(me, to, message),
             Output::Committed(entry) => {
-                self.note(format_args!("{} commits {}", name(me), text(&entry)));
+                self.note(format_args!("{} commits {}", name(me), entry));
                 let process = self.processes.get_mut(&me).expect("a process that runs");
                 assert_eq!(entry.index, process.applied_through.next(), "{me} is told to apply {entry} out of order");
                 process.applied_through = entry.index;
@@ -358,6 +348,8 @@ impl Network {
     fn note(&mut self, what: std::fmt::Arguments<'_>) {
         let milliseconds = self.now.0 / 1_000_000 - 1000;
         if let Some(transcript) = &mut self.transcript {
+            // First lives only: their incarnations tell a reader nothing.
+            let what = what.to_string().replace("/00000000", "");
             writeln!(transcript, "{milliseconds:>3} {what}").expect("writing to a string");
         }
     }
@@ -380,10 +372,6 @@ pub(super) fn name(node: NodeId) -> String {
         1 => format!("n{}", node.slot.0 + 1),
         life => format!("n{}.{life}", node.slot.0 + 1),
     }
-}
-
-fn text(entry: &Entry) -> String {
-    entry.to_string().replace("/00000000", "")
 }
 
 /// The safety properties, checked over all processes after every input.

@@ -3,6 +3,7 @@
 mod changes;
 mod golden;
 mod hostile;
+mod lone;
 mod paper;
 mod planes;
 mod random;

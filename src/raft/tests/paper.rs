@@ -1,1 +1,268 @@
-//! To come.
+//! The claims of the Raft paper, sections 5 and 7 (Ongaro and Ousterhout, "In Search of an Understandable Consensus
+//! Algorithm", 2014). Section 6 is in `changes`.
+
+use super::lone::{Lone, entry, position};
+use crate::base::{Blob, LogIndex, Term, Timing};
+use crate::raft::testing::{Faults, Network, milliseconds, node, nodes};
+use crate::raft::{AppendOutcome, Membership, Output, Payload, RaftRole, Snapshot, StreamMessage};
+
+/// Long enough for any promise to be over, and too short for a campaign.
+fn after_promise(lone: &mut Lone) {
+    lone.now = lone.now + milliseconds(100);
+}
+
+#[test]
+fn election_safety_a_voter_votes_once_a_term_and_repeats_its_answer() {
+    let mut lone = Lone::founder(&[1, 2, 3]);
+    let granted = ["Follower in term 1, led by nobody", "n2 <- vote-answer granted term=1 asked=1"];
+    assert_eq!(lone.vote(2, 1, (0, 0), false), granted);
+    assert_eq!(lone.vote(3, 1, (0, 0), false), ["n3 <- vote-answer refused term=1 asked=1"]);
+    assert_eq!(lone.vote(2, 1, (0, 0), false), [granted[1]], "the first candidate's request, doubled");
+    assert_eq!(lone.vote(3, 2, (0, 0), false)[1], "n3 <- vote-answer granted term=2 asked=2", "a new term, a new vote");
+    assert_eq!(lone.vote(2, 1, (0, 0), false), ["n2 <- vote-answer refused term=2 asked=1"]);
+}
+
+#[test]
+fn votes_go_only_to_candidates_whose_log_is_as_recent() {
+    // The voter's log ends with 3@2: the later last term wins, then the longer log.
+    for (last, expected) in [
+        ((3, 2), true),
+        ((4, 2), true),
+        ((2, 3), true),
+        ((1, 9), true),
+        ((2, 2), false),
+        ((9, 1), false),
+        ((0, 0), false),
+    ] {
+        for is_pre in [true, false] {
+            let mut lone = Lone::follower(&[1, 2, 3], &[1, 1, 2], 0);
+            after_promise(&mut lone);
+            let answers = if is_pre { lone.pre_vote(3, 10, last) } else { lone.vote(3, 10, last, false) };
+            let granted = answers.last().expect("an answer").contains("granted");
+            assert_eq!(granted, expected, "{last:?}, only asked: {is_pre}");
+        }
+    }
+}
+
+#[test]
+fn a_pre_vote_is_granted_only_for_a_later_term_and_changes_nothing() {
+    let mut lone = Lone::follower(&[1, 2, 3], &[5], 0);
+    after_promise(&mut lone);
+    assert_eq!(lone.pre_vote(3, 5, (1, 5)), ["n3 <- pre-vote-answer refused term=5 proposed=5"]);
+    assert_eq!(lone.pre_vote(3, 6, (1, 5)), ["n3 <- pre-vote-answer granted term=5 proposed=6"]);
+    assert_eq!(lone.pre_vote(2, 6, (1, 5)), ["n2 <- pre-vote-answer granted term=5 proposed=6"], "to anybody");
+}
+
+#[test]
+fn leader_append_only_nothing_makes_a_leader_change_its_own_log() {
+    let mut lone = Lone::leader(&[1, 2, 3], &[1], 0);
+    assert_eq!(lone.raft.last_index(), LogIndex(2));
+    assert!(lone.append(3, 2, (0, 0), vec![entry(1, 2)], 1).is_empty(), "an append of its own term");
+    assert_eq!((lone.raft.role(), lone.raft.last_index()), (RaftRole::Leader, LogIndex(2)));
+}
+
+#[test]
+fn log_matching_an_append_that_builds_on_a_missing_entry_is_answered_with_what_is_there() {
+    let mut lone = Lone::follower(&[1, 2, 3], &[1, 2, 2, 3, 3], 0);
+    let conflict = |lone: &mut Lone, previous| lone.append(2, 3, previous, vec![], 0);
+    let expected = ["n2 <- append-answer term=3 conflict: has 5@3, that term from 4"];
+    assert_eq!(conflict(&mut lone, (9, 3)), expected, "the log ends before");
+    let expected = ["n2 <- append-answer term=3 conflict: has 3@2, that term from 2"];
+    assert_eq!(conflict(&mut lone, (3, 3)), expected, "another term there");
+}
+
+#[test]
+fn log_matching_a_conflicting_entry_goes_with_all_that_follow_it() {
+    let mut lone = Lone::follower(&[1, 2, 3], &[1, 2, 2, 2], 0);
+    let answers = lone.append(3, 4, (1, 1), vec![entry(2, 2), entry(3, 4)], 0);
+    assert_eq!(answers.last().expect("an answer"), "n3 <- append-answer term=4 matched through 3");
+    let terms: Vec<u64> = (1..=3).filter_map(|index| lone.raft.entry(LogIndex(index))).map(|e| e.term.0).collect();
+    assert_eq!((terms, lone.raft.last_index()), (vec![1, 2, 4], LogIndex(3)));
+}
+
+#[test]
+fn an_old_append_takes_away_nothing_that_came_after_it() {
+    let mut lone = Lone::follower(&[1, 2, 3], &[1, 1, 1, 1], 0);
+    assert_eq!(
+        lone.append(2, 1, (0, 0), vec![entry(1, 1), entry(2, 1)], 0),
+        ["n2 <- append-answer term=1 matched through 2"]
+    );
+    assert_eq!(lone.raft.last_index(), LogIndex(4));
+}
+
+#[test]
+fn a_follower_commits_only_through_what_the_append_covers() {
+    let mut lone = Lone::follower(&[1, 2, 3], &[1, 1, 1], 0);
+    // It may share no more with this leader than entry 2, so that the leader's 3 may be another one.
+    lone.append(3, 2, (1, 1), vec![entry(2, 1)], 3);
+    assert_eq!(lone.raft.commit_index(), LogIndex(2));
+}
+
+#[test]
+fn figure_8_an_entry_of_an_earlier_term_is_not_committed_by_counting() {
+    let mut lone = Lone::leader(&[1, 2, 3, 4, 5], &[1, 2], 1);
+    lone.matched(2, 1, 2);
+    assert!(
+        lone.matched(3, 1, 2).iter().all(|text| !text.contains("commits")),
+        "three of five have entry 2, of term 2"
+    );
+    assert_eq!(lone.raft.commit_index(), LogIndex(1));
+    lone.matched(2, 2, 3);
+    let texts = lone.matched(3, 2, 3);
+    let commits: Vec<&String> = texts.iter().filter(|text| text.starts_with("commits")).collect();
+    assert_eq!(commits, ["commits 2@2 \"2@2\"", "commits 3@3 noop"], "the own entry takes the earlier one along");
+}
+
+#[test]
+fn leader_completeness_and_state_machine_safety_through_a_chain_of_leaders() {
+    let mut network = Network::founded(7, 5);
+    let mut expected = Vec::new();
+    for round in 0..3 {
+        let leader = network.elect();
+        for nth in 0..5 {
+            let text = format!("{round}.{nth}");
+            network.propose(leader, &text);
+            expected.push(text);
+        }
+        let everywhere = |network: &Network| {
+            let all = expected.len();
+            network.processes.keys().all(|node| network.commands(*node).len() == all)
+        };
+        assert!(network.run_until(milliseconds(500), everywhere), "{}", network.overview());
+        if round < 2 {
+            network.crash(leader);
+        }
+    }
+    for survivor in network.processes.keys().copied().collect::<Vec<_>>() {
+        assert_eq!(network.commands(survivor), expected, "{survivor}");
+    }
+}
+
+#[test]
+fn what_only_a_deposed_leader_has_is_replaced() {
+    let mut network = Network::founded(3, 3);
+    let old = network.elect();
+    network.isolate(old);
+    network.propose(old, "lost");
+    let deposed = network.run_until(milliseconds(1000), |network| {
+        network.leader().is_some_and(|leader| leader != old && network.raft(leader).is_ready_leader())
+    });
+    assert!(deposed, "{}", network.overview());
+    let new = network.leader().expect("a leader");
+    network.propose(new, "kept");
+    network.heal();
+    network.run_for(milliseconds(500));
+    for node in network.processes.keys() {
+        assert_eq!(network.commands(*node), ["kept"], "{node}");
+    }
+}
+
+#[test]
+fn repair_takes_one_round_trip_for_each_term_in_which_the_logs_differ() {
+    // The follower has ten entries each of terms 2 and 3 that the leader, of term 5, hasn't got.
+    let mut lone = Lone::leader(&[1, 2, 3], &[&[1; 3][..], &[4; 30]].concat(), 0);
+    let mut follower = Lone::follower(&[1, 2, 3], &[&[1; 3][..], &[2; 10], &[3; 10]].concat(), 0);
+    let mut probe = StreamMessage::Append {
+        term: Term(5),
+        previous: position((33, 4)),
+        entries: Vec::new(),
+        commit: LogIndex::ZERO,
+    };
+    let mut asked = Vec::new();
+    loop {
+        if let StreamMessage::Append { previous, .. } = &probe {
+            asked.push(*previous);
+        }
+        follower.raft.handle_stream(follower.now, node(3), probe);
+        let outputs = std::iter::from_fn(|| follower.raft.poll_output());
+        let answer = outputs.filter_map(|output| match output {
+            Output::Stream { message, .. } => Some(message),
+            _ => None,
+        });
+        let answer = answer.last().expect("an answer");
+        if matches!(answer, StreamMessage::AppendAnswer { outcome: AppendOutcome::Matched { .. }, .. }) {
+            break;
+        }
+        lone.raft.handle_stream(lone.now, node(2), answer);
+        let Some(Output::Stream { message, .. }) = lone.raft.poll_output() else { panic!("no further probe") };
+        probe = message;
+    }
+    // The first probe misses. The second skips all that the follower has of terms 3 and 2, as the leader has neither.
+    assert_eq!(asked, [position((33, 4)), position((3, 1))]);
+}
+
+fn snapshot(index: u64, term: u64, voters: &[u8]) -> Snapshot {
+    let (position, membership) = (position((index, term)), Membership::of_voters(nodes(voters)));
+    let state = Blob::from_static(b"state");
+    Snapshot { index: position.index, term: position.term, membership, timing: Timing::default(), state }
+}
+
+#[test]
+fn a_snapshot_replaces_a_log_that_does_not_reach_it() {
+    let mut lone = Lone::follower(&[1, 2, 3], &[1, 1], 0);
+    let install = StreamMessage::InstallSnapshot { term: Term(3), snapshot: snapshot(7, 2, &[1, 2, 4]) };
+    let texts = lone.stream(2, install);
+    assert_eq!(texts[1..], ["restores 7@2", "n2 <- snapshot-answer term=3 through 7"]);
+    assert_eq!((lone.raft.last_index(), lone.raft.last_term(), lone.raft.log_length()), (LogIndex(7), Term(2), 0));
+    assert_eq!(lone.raft.membership().voters, nodes(&[1, 2, 4]), "the snapshot's membership is in force");
+    assert_eq!(lone.append(2, 3, (7, 2), vec![entry(8, 3)], 8)[0], "commits 8@3 \"8@3\"");
+}
+
+#[test]
+fn a_snapshot_of_what_is_there_already_only_tells_that_it_is_committed() {
+    let mut lone = Lone::follower(&[1, 2, 3], &[1, 1, 1, 1], 1);
+    let install = |index| StreamMessage::InstallSnapshot { term: Term(1), snapshot: snapshot(index, 1, &[1, 2, 3]) };
+    let expected = ["commits 2@1 \"2@1\"", "commits 3@1 \"3@1\"", "n2 <- snapshot-answer term=1 through 3"];
+    assert_eq!(lone.stream(2, install(3)), expected);
+    assert_eq!(lone.raft.last_index(), LogIndex(4), "what follows is kept");
+    assert_eq!(lone.stream(2, install(2)), ["n2 <- snapshot-answer term=1 through 3"], "an old one changes nothing");
+}
+
+#[test]
+fn a_snapshot_carries_the_membership_of_its_own_place() {
+    let mut lone = Lone::ready_leader(&[1]);
+    lone.raft.propose_learner(lone.now, node(2)).expect("a learner");
+    lone.raft.propose_learner(lone.now, node(3)).expect("another");
+    assert_eq!(lone.raft.commit_index(), LogIndex(3));
+    lone.raft.compact(LogIndex(2), Blob::from_static(b"state"));
+    lone.drain();
+    // Node 2 has nothing, so what it needs is compacted.
+    let outcome = AppendOutcome::Conflict { found: position((0, 0)), first_of_term: LogIndex(0) };
+    let answer = StreamMessage::AppendAnswer { term: lone.raft.term(), previous: LogIndex(2), outcome };
+    lone.raft.handle_stream(lone.now, node(2), answer);
+    let Some(Output::Stream { message: StreamMessage::InstallSnapshot { snapshot, .. }, .. }) = lone.raft.poll_output()
+    else {
+        panic!("no snapshot for node 2")
+    };
+    assert_eq!((snapshot.index, snapshot.membership.learners), (LogIndex(2), nodes(&[2])));
+}
+
+#[test]
+fn one_who_missed_what_is_compacted_gets_a_snapshot_and_then_the_rest_though_connections_break() {
+    let mut network = Network::founded(5, 3);
+    let leader = network.elect();
+    let behind = *network.processes.keys().find(|node| **node != leader).expect("a follower");
+    network.isolate(behind);
+    for nth in 0..20 {
+        network.propose(leader, &format!("c{nth}"));
+    }
+    network.run_for(milliseconds(100));
+    let through = network.raft(leader).commit_index();
+    let state = network.checker.state_at(through);
+    network.call(leader, |raft, _| raft.compact(through, state));
+    network.propose(leader, "after");
+    network.heal();
+    network.faults = Faults { reset_per_million: 500_000, ..Faults::NONE };
+    let caught_up = |network: &Network| network.commands(behind).last().is_some_and(|last| last == "after");
+    assert!(network.run_until(milliseconds(5000), caught_up), "{}", network.overview());
+    assert_eq!(network.commands(behind), ["after"], "what came before came as a state");
+}
+
+#[test]
+fn the_first_entry_of_all_states_the_membership_and_the_first_of_later_terms_nothing() {
+    let lone = Lone::leader(&[1, 2, 3], &[], 0);
+    let first = lone.raft.entry(LogIndex(1)).map(|entry| entry.payload.clone());
+    assert_eq!(first, Some(Payload::Members(Membership::of_voters(nodes(&[1, 2, 3])))));
+    let later = Lone::leader(&[1, 2, 3], &[1], 0);
+    assert_eq!(later.raft.entry(LogIndex(2)).map(|entry| &entry.payload), Some(&Payload::Noop));
+}
