@@ -23,5 +23,5 @@ mod world;
 
 pub use clients::{Clients, Violation};
 pub use network::Network;
-pub use scenario::{Outcome, Scenario};
+pub use scenario::{Outcome, Scenario, is_whole};
 pub use world::{World, WorldOptions};

@@ -143,7 +143,7 @@ fn heal(world: &mut World) {
 }
 
 /// Whether everybody runs, agrees on a leader, and every partition is in full and served.
-fn is_whole(world: &World) -> bool {
+pub fn is_whole(world: &World) -> bool {
     why_not_whole(world).is_empty()
 }
 

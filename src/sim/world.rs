@@ -9,7 +9,7 @@ use bytes::BytesMut;
 
 use super::clients::Clients;
 use super::network::Network;
-use crate::api::{Error, Request, Response};
+use crate::api::{Error, FeedEvent, Request, Response};
 use crate::base::{FollowerMode, Incarnation, Instant, NodeId, Options, RequestId, Rng, ShardId, Slot, Term, Timing};
 use crate::codec::frame::{self, FrameDecoder};
 use crate::codec::{self, NameHash};
@@ -53,9 +53,12 @@ pub struct World {
     nodes: Vec<Process>,
     agenda: BinaryHeap<Reverse<(Instant, u64, Happening)>>,
     serial: u64,
-    leaders: BTreeMap<Term, NodeId>,
+    leaders: BTreeMap<(ClusterId, Term), NodeId>,
     /// Answers to what was asked by [`World::submit`].
     answers: BTreeMap<(Slot, ShardId, RequestId), Option<Answer>>,
+    /// What each slot's viewers have seen, and whether nothing is missed from there on.
+    seen: Vec<Vec<FeedEvent>>,
+    is_live: Vec<bool>,
     rng: Rng,
     trace: u64,
     lines: std::collections::VecDeque<String>,
@@ -96,6 +99,8 @@ impl World {
             serial: 0,
             leaders: BTreeMap::new(),
             answers: BTreeMap::new(),
+            seen: vec![Vec::new(); options.nodes],
+            is_live: vec![false; options.nodes],
             trace: 0xcbf2_9ce4_8422_2325,
             lines: std::collections::VecDeque::new(),
             rng,
@@ -320,14 +325,15 @@ impl World {
                 }
                 NodeOutput::Reply { shard, request, result } => replies.push((shard, request, result)),
                 NodeOutput::Event(event) => events.push(event),
-                NodeOutput::FeedEvent(_) | NodeOutput::FeedLive => {}
+                NodeOutput::FeedEvent(event) => self.seen[slot.index()].push(event),
+                NodeOutput::FeedLive => self.is_live[slot.index()] = true,
             }
         }
         let view = std::sync::Arc::clone(node.view());
         let wake_at = node.poll_timeout();
         let leads = node.control().raft().filter(|raft| raft.role() == RaftRole::Leader).map(|raft| raft.term());
         if let Some(term) = leads {
-            let leader = *self.leaders.entry(term).or_insert(view.me);
+            let leader = *self.leaders.entry((view.cluster, term)).or_insert(view.me);
             assert_eq!(leader, view.me, "two leaders in term {term}");
         }
         for event in events {
@@ -404,6 +410,22 @@ impl World {
         }
         self.settle(slot);
         Some((shard, submitted))
+    }
+
+    /// Gives `slot` a viewer of the feed.
+    pub fn watch(&mut self, slot: Slot) {
+        let process = &mut self.nodes[slot.index()];
+        let local = self.now + process.clock_offset;
+        if let Some(node) = &mut process.node {
+            node.handle_feed_wanted(local, true);
+        }
+        self.settle(slot);
+    }
+
+    /// What the viewer of `slot` has seen; none before it is told that it misses nothing.
+    #[must_use]
+    pub fn seen(&self, slot: Slot) -> Option<&[FeedEvent]> {
+        self.is_live[slot.index()].then(|| &self.seen[slot.index()][..])
     }
 
     /// Whether what was handed in has been answered.

@@ -92,8 +92,13 @@ impl ShardCore {
         if !self.replicas[index].is_serving() {
             return self.wait(work);
         }
-        // A refusal is a read too: it may rest on committed state alone, which only a lease keeps fresh.
-        if work.request.operation.depends_on_state() && now >= self.lease_until {
+        // A refusal is a read too: it may rest on committed state alone, which only a lease keeps fresh. Any other write
+        // needs no lease to be safe, but one that begins while nobody leads could only hang between done and not done.
+        let may_begin = match work.request.operation.depends_on_state() {
+            true => now < self.lease_until,
+            false => self.view.leader.is_some(),
+        };
+        if !may_begin {
             return self.wait(work);
         }
         match work.request.operation {
