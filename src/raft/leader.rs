@@ -179,15 +179,13 @@ impl Raft {
         let (now, timing) = (self.now, self.timing);
         let Standing::Leading(leading) = &mut self.standing else { return };
         let Some(progress) = leading.progress.get_mut(&from) else { return };
-        if sequence > progress.sequence() || sequence <= progress.acked_sequence() || term < self.term {
+        if term < self.term || !progress.is_new_ack(sequence) {
             return;
         }
         if term > self.term {
             return self.become_follower(term, None);
         }
-        if !progress.on_ack(now, sequence, promise) {
-            return;
-        }
+        progress.on_ack(now, sequence, promise);
         let is_news = progress.on_pulse(now, &timing, &self.log, last);
         if leading.forced.is_some_and(|forced| forced.to == from && progress.acked_sequence() > forced.valid_through) {
             leading.forced = None;

@@ -154,12 +154,13 @@ impl Progress {
         self.sequence
     }
 
-    /// An ack arrived. False where it is an old or a doubled one, or of a heartbeat that was never sent: then nothing
-    /// changes.
-    pub(super) fn on_ack(&mut self, now: Instant, sequence: PulseSequence, promise: Duration) -> bool {
-        if sequence <= self.acked_sequence || sequence > self.sequence {
-            return false;
-        }
+    /// Whether an ack of heartbeat `sequence` is news: not an old or a doubled one, nor of a heartbeat never sent.
+    pub(super) fn is_new_ack(&self, sequence: PulseSequence) -> bool {
+        sequence > self.acked_sequence && sequence <= self.sequence
+    }
+
+    /// A new ack arrived.
+    pub(super) fn on_ack(&mut self, now: Instant, sequence: PulseSequence, promise: Duration) {
         self.acked_sequence = sequence;
         self.acked_at = Some(now);
         self.promise = promise;
@@ -175,7 +176,6 @@ impl Progress {
                 self.round_trip = Some(self.round_trip.map_or(sample, |smoothed| (smoothed * 7 + sample) / 8));
             }
         }
-        true
     }
 
     /// A stream answer says that its log equals the leader's through `position`. True where that is news.

@@ -238,6 +238,29 @@ fn a_snapshot_carries_the_membership_of_its_own_place() {
 }
 
 #[test]
+fn a_snapshot_that_is_not_answered_is_sent_again_with_more_patience() {
+    let mut lone = Lone::follower(&[1, 2, 3], &[1, 1], 2);
+    lone.raft.compact(LogIndex(2), Blob::from_static(b"state"));
+    lone.campaign();
+    lone.grant_from(&[2, 3], 2, true);
+    lone.grant_from(&[3], 2, false);
+    lone.matched(3, 2, 3);
+    let texts = lone.ack(2, 1, (0, 0));
+    assert!(texts.is_empty(), "a probe is under way: {texts:?}");
+    let outcome = AppendOutcome::Conflict { found: position((0, 0)), first_of_term: LogIndex(0) };
+    let answer = StreamMessage::AppendAnswer { term: Term(2), previous: LogIndex(2), outcome };
+    assert_eq!(lone.stream(2, answer), ["n2 <- install-snapshot term=2 through 2@1"]);
+    let mut sent = 0;
+    for sequence in 2..30 {
+        let texts = lone.wait(milliseconds(20));
+        sent += texts.iter().filter(|text| text.contains("install-snapshot")).count();
+        lone.ack(2, sequence, (0, 0));
+        lone.ack(3, sequence, (3, 2));
+    }
+    assert_eq!(sent, 1, "in more than half a second");
+}
+
+#[test]
 fn one_who_missed_what_is_compacted_gets_a_snapshot_and_then_the_rest_though_connections_break() {
     let mut network = Network::founded(5, 3);
     let leader = network.elect();
