@@ -10,7 +10,9 @@ use bytes::BytesMut;
 use super::clients::Clients;
 use super::network::Network;
 use crate::api::{Error, FeedEvent, Request, Response};
-use crate::base::{FollowerMode, Incarnation, Instant, NodeId, Options, RequestId, Rng, ShardId, Slot, Term, Timing};
+use crate::base::{
+    ClusterId, FollowerMode, Incarnation, Instant, NodeId, Options, RequestId, Rng, ShardId, Slot, Term, Timing,
+};
 use crate::codec::frame::{self, FrameDecoder};
 use crate::codec::{self, NameHash};
 use crate::node::message::PeerMessage;
