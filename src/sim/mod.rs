@@ -24,6 +24,6 @@ mod scenario;
 mod world;
 
 pub use clients::{Clients, Violation};
-pub use network::Network;
+pub use network::{Cut, Network};
 pub use scenario::{Outcome, Scenario, is_whole};
 pub use world::{World, WorldOptions};
