@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use jumpgate::api::{Consistency, Error, EventKind, Key, Operation, Outcome, Precondition, PutMode, Request, Response};
 use jumpgate::base::{Blob, Slot};
-use jumpgate::sim::{Scenario, World, WorldOptions, is_whole};
+use jumpgate::sim::{Cut, Scenario, World, WorldOptions, is_whole};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -90,6 +90,23 @@ fn without_a_quorum_writes_are_refused_for_certain() {
     world.run(Duration::from_secs(1));
     let refused = put(&mut world, Slot(0), "key", "value").expect_err("one of three can't decide anything");
     assert_eq!(refused.outcome(), Outcome::Definite, "{refused}");
+}
+
+#[test]
+fn a_node_whose_death_is_under_way_gets_no_lease() {
+    let mut world = formed(3, 9);
+    let leader = world.leader().expect("it has one");
+    let [dying, other] = [1, 2].map(|nth| Slot((leader.0 + nth) % 3));
+    let cut = |to| Cut { from: leader, to, pulse: false, stream: true };
+    world.network.cuts = vec![cut(dying), cut(other)];
+    world.pause(dying, Duration::from_millis(100));
+    // Its death is proposed and can't be committed; it is back, and asks for leases.
+    world.run(Duration::from_millis(140));
+    world.network.cuts = vec![cut(dying)];
+    world.run(Duration::from_millis(60));
+    assert_eq!(world.clients.violations(), &[]);
+    world.network.cuts.clear();
+    assert!(world.run_until(PATIENCE, is_whole));
 }
 
 #[test]

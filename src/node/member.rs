@@ -294,10 +294,11 @@ impl Member {
         }
     }
 
-    /// A lease for `to`, where it is registered as up and this leader's own standing allows it.
+    /// A lease for `to`, where it is registered as up, stays so, and this leader's own standing allows it.
     fn grant(&mut self, to: NodeId, options: &Options) -> Option<crate::control::LeaseGrant> {
         let entry = self.state.node(to.slot);
-        if !self.raft.is_ready_leader() || entry.node != Some(to) || !entry.up {
+        let is_up = entry.node == Some(to) && entry.up && !self.supervisor.is_being_replaced(to, &self.state);
+        if !self.raft.is_ready_leader() || !is_up {
             return None;
         }
         self.granter.grant(to, self.raft.quorum_contact()?, &options.timing, entry.up_since)

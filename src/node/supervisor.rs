@@ -70,6 +70,20 @@ impl Supervisor {
         self.proposals.extend(changes.into_iter().take(room));
     }
 
+    /// Whether an entry is under way that gives to others what `node` serves: its own death, or its slot's next life. A
+    /// lease that is granted meanwhile would outlast that entry:
+    ///
+    /// 1. n2 has been silent and its lease is over, so its death is proposed;
+    /// 2. n2 is heard again and asks for a lease. If it got one now, it would read on from its table;
+    /// 3. the death commits. n3 takes over, and a write is acknowledged that n2 hasn't heard of.
+    pub(super) fn is_being_replaced(&self, node: NodeId, state: &ControlState) -> bool {
+        let Some(reign) = &self.reign else { return false };
+        reign.node_states.iter().any(|(&other, &(index, up))| {
+            let replaces = if up { other.slot == node.slot && other != node } else { other == node };
+            replaces && state.applied() < index
+        })
+    }
+
     /// What happened that people want to know.
     pub(super) fn take_events(&mut self) -> Vec<ControlEvent> {
         std::mem::take(&mut self.events)
@@ -104,12 +118,15 @@ impl Supervisor {
         if self.reign.is_none() || raft.role() != RaftRole::Leader {
             return;
         }
+        if let Some(reign) = &mut self.reign {
+            reign.node_states.retain(|_, (index, _)| state.applied() < *index);
+        }
         self.propose_deaths(now, raft, state, granter, options);
         if !raft.is_ready_leader() {
             return;
         }
         self.maybe_found(now, raft, state, options);
-        self.propose_returns(now, raft, state, options);
+        self.propose_returns(now, raft, state, granter, options);
         self.propose_changes(now, raft, state);
         self.admit_joiners(now, raft, options);
         self.promote_learners(now, raft, options);
@@ -160,7 +177,14 @@ impl Supervisor {
     }
 
     /// A voter that acks and has the log, but holds no data roles, gets them.
-    fn propose_returns(&mut self, now: Instant, raft: &mut Raft, state: &ControlState, options: &Options) {
+    fn propose_returns(
+        &mut self,
+        now: Instant,
+        raft: &mut Raft,
+        state: &ControlState,
+        granter: &LeaseGranter,
+        options: &Options,
+    ) {
         let Some(reign) = &mut self.reign else { return };
         if state.settings().is_none() {
             return;
@@ -174,7 +198,10 @@ impl Supervisor {
             let is_here = node == options.me
                 || raft.peer_acked_at(node).is_some_and(|acked| now.since(acked) < options.timing.down / 2)
                     && raft.match_index(node) >= Some(raft.commit_index());
+            // Its slot's earlier life may still be up, and serve until its lease has ended.
+            let may_replace = !entry.up || now > granter.ends_at(node.slot);
             if is_here
+                && may_replace
                 && !reign.is_proposed(node, true, state)
                 && let Some(index) = propose(now, raft, &Command::NodeUp { node })
             {

@@ -10,18 +10,20 @@
 //! | `world` | [`World`]: nodes, clock, deliveries |
 //! | `network` | delays, losses, cuts, connections that break |
 //! | `clients` | clients, their history, and what it must satisfy |
+//! | `readers` | who may answer reads: never two at once |
 //! | `scenario` | [`Scenario`]: faults for a while, then peace, then everything must be well |
 //!
-//! Checked after every input: the invariants of every machine, at most one leader a term, no read that misses an
-//! acknowledged write. Checked at the end, in peace: one leader, every partition in full, every acknowledged value there,
+//! Checked after every input: the invariants of every machine, at most one leader a term, at most one node that
+//! answers reads of a partition, no read that misses an acknowledged write. Checked at the end, in peace: one leader, every partition in full, every acknowledged value there,
 //! all copies equal.
 
 mod clients;
 mod network;
+mod readers;
 mod scenario;
 mod world;
 
 pub use clients::{Clients, Violation};
-pub use network::Network;
+pub use network::{Cut, Network};
 pub use scenario::{Outcome, Scenario, is_whole};
 pub use world::{World, WorldOptions};

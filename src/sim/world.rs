@@ -9,9 +9,11 @@ use bytes::BytesMut;
 
 use super::clients::Clients;
 use super::network::Network;
+use super::readers::Readers;
 use crate::api::{Error, FeedEvent, Request, Response};
 use crate::base::{
-    ClusterId, FollowerMode, Incarnation, Instant, NodeId, Options, RequestId, Rng, ShardId, Slot, Term, Timing,
+    ClusterId, FollowerMode, Incarnation, Instant, NodeId, Options, PartitionId, RequestId, Rng, ShardId, Slot, Term,
+    Timing,
 };
 use crate::codec::frame::{self, FrameDecoder};
 use crate::codec::{self, NameHash};
@@ -22,6 +24,9 @@ use crate::raft::RaftRole;
 const NAME: &str = "simulated";
 /// Lines of the trace that are kept: what led to a failure is in the last of them.
 const TRACE_LINES_MAX: usize = 20_000;
+const MILLION: u128 = 1_000_000;
+/// How much a clock may be too fast or too slow, in parts per million: the most that leases allow for.
+const DRIFT_MAX: u64 = 1000;
 
 /// What a world is made of.
 #[derive(Clone, Debug)]
@@ -58,6 +63,7 @@ pub struct World {
     leaders: BTreeMap<(ClusterId, Term), NodeId>,
     /// Answers to what was asked by [`World::submit`].
     answers: BTreeMap<(Slot, ShardId, RequestId), Option<Answer>>,
+    readers: Readers,
     /// What each slot's viewers have seen, and whether nothing is missed from there on.
     seen: Vec<Vec<FeedEvent>>,
     is_live: Vec<bool>,
@@ -71,12 +77,33 @@ type Answer = Result<Response, Error>;
 /// One slot's process.
 struct Process {
     node: Option<Node>,
-    /// What this process's clock shows at the world's zero.
-    clock_offset: Duration,
+    clock: Clock,
     /// It does nothing until then; what arrives waits.
     paused_until: Instant,
     lives: u64,
     woken_at: Instant,
+}
+
+/// One process's clock: started some time before the world, and a little too fast or too slow.
+#[derive(Clone, Copy, Debug)]
+struct Clock {
+    /// What it shows at the world's zero, in nanoseconds.
+    offset: u64,
+    /// Nanoseconds that it goes on by while a million pass.
+    speed: u64,
+}
+
+impl Clock {
+    /// What it shows when it is `now` in the world.
+    const fn show(self, now: Instant) -> Instant {
+        Instant(self.offset + (now.0 as u128 * self.speed as u128 / MILLION) as u64)
+    }
+
+    /// When it will show `local` in the world: rounded up, so that what is due then is due indeed.
+    const fn world(self, local: Instant) -> Instant {
+        let shown = local.0.saturating_sub(self.offset) as u128;
+        Instant((shown * MILLION).div_ceil(self.speed as u128) as u64)
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -101,6 +128,7 @@ impl World {
             serial: 0,
             leaders: BTreeMap::new(),
             answers: BTreeMap::new(),
+            readers: Readers::new(options.nodes),
             seen: vec![Vec::new(); options.nodes],
             is_live: vec![false; options.nodes],
             trace: 0xcbf2_9ce4_8422_2325,
@@ -109,10 +137,13 @@ impl World {
             options,
         };
         for slot in 0..world.options.nodes {
-            let clock_offset = Duration::from_secs(1) + world.rng.duration(Duration::from_secs(1000));
+            let clock = Clock {
+                offset: 1_000_000_000 + world.rng.below(1_000_000_000_000),
+                speed: MILLION as u64 - DRIFT_MAX + world.rng.below(2 * DRIFT_MAX + 1),
+            };
             world.nodes.push(Process {
                 node: None,
-                clock_offset,
+                clock,
                 paused_until: Instant::ZERO,
                 lives: 0,
                 woken_at: Instant::FAR,
@@ -130,7 +161,7 @@ impl World {
         let options = self.node_options(slot);
         let process = &mut self.nodes[slot.index()];
         process.lives += 1;
-        let local = self.now + process.clock_offset;
+        let local = process.clock.show(self.now);
         process.node = Some(Node::new(options, local));
         self.note(|| format!("start {slot}"));
         self.settle(slot);
@@ -143,6 +174,7 @@ impl World {
             self.network.break_all(slot);
             self.nodes[slot.index()].woken_at = Instant::FAR;
             self.clients.handle_death(self.now, slot);
+            self.readers.handle_death(slot);
         }
     }
 
@@ -271,7 +303,7 @@ impl World {
             let at = process.paused_until;
             return self.push(at, happening);
         }
-        let local = self.now + process.clock_offset;
+        let local = process.clock.show(self.now);
         let lives = process.lives;
         match happening {
             Happening::Wake { life, .. } => {
@@ -338,6 +370,7 @@ impl World {
             let leader = *self.leaders.entry((view.cluster, term)).or_insert(view.me);
             assert_eq!(leader, view.me, "two leaders in term {term}");
         }
+        self.check_readers(slot);
         for event in events {
             self.note_event(slot, &event);
         }
@@ -361,12 +394,27 @@ impl World {
         self.wake(slot, wake_at);
     }
 
+    /// Notes which partitions `slot` answers reads of, and until when.
+    fn check_readers(&mut self, slot: Slot) {
+        let process = &self.nodes[slot.index()];
+        let Some(node) = &process.node else { return };
+        let may_read = (0..self.options.partitions).map(PartitionId).filter_map(|partition| {
+            let until = node.shards().iter().map(|shard| shard.serves_until(partition)).max()?;
+            (until != Instant::ZERO).then(|| (partition, process.clock.world(until)))
+        });
+        let may_read = may_read.collect();
+        if let Some(words) = self.readers.update(self.now, slot, may_read) {
+            self.note(|| format!("VIOLATION {words}"));
+            self.clients.complain(words);
+        }
+    }
+
     fn wake(&mut self, slot: Slot, local: Instant) {
         if local == Instant::FAR {
             return;
         }
         let process = &mut self.nodes[slot.index()];
-        let at = (local - process.clock_offset).max(self.now + Duration::from_micros(1));
+        let at = process.clock.world(local).max(self.now + Duration::from_micros(1));
         if at < process.woken_at {
             process.woken_at = at;
             let life = process.lives;
@@ -388,7 +436,7 @@ impl World {
         let request: Request = self.clients.next_request(self.now, client);
         self.note(|| format!("client {client} asks {slot}: {:?}", request.operation));
         let process = &mut self.nodes[slot.index()];
-        let local = self.now + process.clock_offset;
+        let local = process.clock.show(self.now);
         let Some(node) = &mut process.node else { return };
         let (shard, submitted) = node.handle_request(local, request);
         match submitted {
@@ -405,7 +453,7 @@ impl World {
     /// Hands `request` to a node, outside of the clients' history.
     pub fn submit(&mut self, slot: Slot, request: Request) -> Option<(ShardId, Submitted)> {
         let process = &mut self.nodes[slot.index()];
-        let local = self.now + process.clock_offset;
+        let local = process.clock.show(self.now);
         let (shard, submitted) = process.node.as_mut()?.handle_request(local, request);
         if let Submitted::Later(id) = submitted {
             self.answers.insert((slot, shard, id), None);
@@ -417,7 +465,7 @@ impl World {
     /// Gives `slot` a viewer of the feed.
     pub fn watch(&mut self, slot: Slot) {
         let process = &mut self.nodes[slot.index()];
-        let local = self.now + process.clock_offset;
+        let local = process.clock.show(self.now);
         if let Some(node) = &mut process.node {
             node.handle_feed_wanted(local, true);
         }

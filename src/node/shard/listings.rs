@@ -51,13 +51,9 @@ impl ShardCore {
 
     /// This shard's part of a listing.
     pub(super) fn scan(&self, now: Instant, scan: &Scan) -> Scanned {
-        let may_serve = now < self.lease_until;
         let mine = self.replicas.iter().filter(|replica| {
             let partition = replica.partition();
-            may_serve
-                && scan.wanted.contains(partition)
-                && self.view.primary(partition) == Some(self.view.me)
-                && replica.is_serving()
+            scan.wanted.contains(partition) && now < self.serves_until(partition)
         });
         scan::first_keys(now, scan, mine)
     }

@@ -348,6 +348,15 @@ impl ShardCore {
         self.owns(partition).then(|| &self.replicas[self.index(partition)])
     }
 
+    /// Until when this shard answers reads of `partition`, unless it learns something before; [`Instant::ZERO`] where it
+    /// doesn't.
+    #[must_use]
+    pub fn serves_until(&self, partition: PartitionId) -> Instant {
+        let serves = self.view.primary(partition) == Some(self.view.me)
+            && self.replica(partition).is_some_and(Replica::is_serving);
+        if serves { self.lease_until } else { Instant::ZERO }
+    }
+
     /// Whether every partition that this node leads is served, and it may serve reads.
     #[must_use]
     pub fn is_serving_all(&self, now: Instant) -> bool {
