@@ -86,7 +86,7 @@ fn walk(cluster: &Cluster, limit: usize, walked: &AtomicUsize) -> Vec<String> {
     let mut clients: Vec<Http> = (0..3).map(|node| cluster.http(node)).collect();
     let (mut keys, mut cursor, mut turn) = (Vec::new(), String::new(), limit);
     loop {
-        let target = format!("/v1/kv?limit={limit}&cursor={cursor}");
+        let target = format!("/v1/kv?limit={limit}{cursor}");
         let page: PageJson = until("a page", || {
             turn += 1;
             let answer = clients[turn % 3].ask(&format!("GET {target}"), b"").ok()?;
@@ -98,7 +98,9 @@ fn walk(cluster: &Cluster, limit: usize, walked: &AtomicUsize) -> Vec<String> {
         keys.extend(page.items.into_iter().map(|item| item.key));
         walked.fetch_add(1, Ordering::Relaxed);
         match page.cursor {
-            Some(next) => cursor = next.replace('+', "%2B").replace('/', "%2F").replace('=', "%3D"),
+            Some(next) => {
+                cursor = format!("&cursor={}", next.replace('+', "%2B").replace('/', "%2F").replace('=', "%3D"));
+            }
             None => return keys,
         }
     }
