@@ -201,8 +201,7 @@ fn concurrent_increments_lose_nothing_and_count_nothing_twice() {
     assert_eq!(cluster.ask(0, "POST /v1/kv/counter", b"0").status, 201);
     let tallies: Vec<Tally> = std::thread::scope(|scope| {
         let cluster = &cluster;
-        let clients: Vec<_> =
-            (0..CLIENTS).map(|client| scope.spawn(move || count_up(cluster, client, EACH))).collect();
+        let clients: Vec<_> = (0..CLIENTS).map(|client| scope.spawn(move || count_up(cluster, client, EACH))).collect();
         clients.into_iter().map(|client| client.join().expect("a client ends")).collect()
     });
     let sum = |of: fn(&Tally) -> u64| tallies.iter().map(of).sum::<u64>();

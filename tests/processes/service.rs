@@ -81,18 +81,21 @@ fn import(cluster: &Cluster, stored: &Contents) {
     assert!(output.status.success() && said.starts_with(&format!("imported {} keys", stored.len())), "{said}");
 }
 
+/// One page; none where this node doesn't answer or can't at the moment.
+fn page(client: &mut Http, target: &str) -> Option<PageJson> {
+    let answer = client.ask(&format!("GET {target}"), b"").ok()?;
+    assert!(answer.status == 200 || answer.is_for_a_moment(), "{answer:?}");
+    (answer.status == 200).then(|| serde_json::from_slice(&answer.body).expect("a page"))
+}
+
 /// Reads the whole listing in pages of `limit`, each from the next node that answers.
 fn walk(cluster: &Cluster, limit: usize, walked: &AtomicUsize) -> Vec<String> {
     let mut clients: Vec<Http> = (0..3).map(|node| cluster.http(node)).collect();
     let (mut keys, mut cursor, mut turn) = (Vec::new(), String::new(), limit);
     loop {
         let target = format!("/v1/kv?limit={limit}{cursor}");
-        let page: PageJson = until("a page", || {
-            turn += 1;
-            let answer = clients[turn % 3].ask(&format!("GET {target}"), b"").ok()?;
-            assert!(answer.status == 200 || answer.is_for_a_moment(), "{answer:?}");
-            (answer.status == 200).then(|| serde_json::from_slice(&answer.body).expect("a page"))
-        });
+        turn += 1;
+        let page = until("a page", || (0..3).find_map(|next| page(&mut clients[(turn + next) % 3], &target)));
         assert!(page.items.len() <= limit);
         assert!(!page.items.is_empty() || page.cursor.is_none(), "a page without keys that isn't the last");
         keys.extend(page.items.into_iter().map(|item| item.key));

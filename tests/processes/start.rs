@@ -90,9 +90,8 @@ fn a_printed_configuration_makes_one_cluster_of_three_processes() {
     // Each process names each leader once, and all name the same leader of a term.
     let mut leaders = BTreeMap::new();
     for node in &nodes {
-        let lines = until("the node names its leader", || {
-            Some(leader_lines(&node.output())).filter(|lines| !lines.is_empty())
-        });
+        let lines =
+            until("the node names its leader", || Some(leader_lines(&node.output())).filter(|lines| !lines.is_empty()));
         let mut terms = Vec::new();
         for (term, leader) in lines {
             assert!(!terms.contains(&term), "term {term} was told twice: {}", node.output());

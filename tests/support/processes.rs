@@ -94,8 +94,7 @@ impl PortBlock {
 fn claim_block(block: u16) -> Option<TcpListener> {
     let first = FIRST_PORT + block * BLOCK_PORTS;
     let claim = TcpListener::bind(("127.0.0.1", first)).ok()?;
-    let is_free =
-        |port| TcpListener::bind(("127.0.0.1", port)).is_ok() && UdpSocket::bind(("127.0.0.1", port)).is_ok();
+    let is_free = |port| TcpListener::bind(("127.0.0.1", port)).is_ok() && UdpSocket::bind(("127.0.0.1", port)).is_ok();
     (first + 1..first + BLOCK_PORTS).all(is_free).then_some(claim)
 }
 
@@ -309,13 +308,15 @@ impl Cluster {
         }
     }
 
-    /// Waits until there is a leader, every process that runs votes and serves, and every partition has all its copies.
+    /// Waits until there is a leader, every process that runs votes and holds its share, and every partition has all its
+    /// copies. What a node is still being filled with doesn't count.
     pub fn wait_until_whole(&self) {
         let running = self.running();
         self.wait_until("the cluster is whole", |status| {
             let is_there = |node: &usize| {
                 let node = &status.nodes[*node];
-                node.voter && !matches!(node.role, Role::Dead | Role::Starting | Role::Learner)
+                let holds_its_share = node.in_sync > 0 && node.learning == 0;
+                node.voter && holds_its_share && !matches!(node.role, Role::Dead | Role::Starting | Role::Learner)
             };
             let partitions = status.partitions;
             status.quorum
