@@ -19,12 +19,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{info, warn};
+use tracing::{Level, info, warn};
 
 use crate::base::{Incarnation, NodeId, Options, ShardId, Slot, Term, limits};
 use crate::codec::frame::Frame;
 use crate::codec::{Envelope, NameHash};
-use crate::config::{Config, Ports, Transport};
+use crate::config::{ClusterConfig, Config, Ports, Transport};
 use crate::gateway::{Gateway, GatewayOptions};
 use crate::net::listen::{self, BindError};
 use crate::net::tcp::{self, FrameSink, Link, LinkOptions, ListenerOptions, Outbox};
@@ -43,6 +43,9 @@ const OUTBOX_BYTES_MAX: usize = 64 << 20;
 const REQUESTS_MAX: usize = 16 << 10;
 /// Effects that one partition may have in flight.
 const TAIL_EFFECTS_MAX: usize = 4096;
+/// How long a node may look for its cluster before it says that it does, and how often it says so again at the least.
+const COMPLAIN_AFTER: Duration = Duration::from_secs(5);
+const COMPLAIN_EVERY_MAX: Duration = Duration::from_secs(60);
 /// The name of a cluster that `dev` runs.
 const DEV_NAME: &str = "dev";
 
@@ -220,7 +223,8 @@ impl Server {
 /// Where it can't start.
 pub fn serve(config: Config, slot: Slot, insecure: bool) -> Result<(), ServerError> {
     refuse_open_network(&config, slot, insecure)?;
-    telemetry::start_logging(LogFormat::Text);
+    telemetry::start_logging(LogFormat::Text, Level::INFO);
+    warn_of_what_changes_nothing(&config);
     let sockets = Sockets::bind(&config, slot)?;
     runtime()?.block_on(async move {
         let leaders = LeaderLines::default();
@@ -228,7 +232,8 @@ pub fn serve(config: Config, slot: Slot, insecure: bool) -> Result<(), ServerErr
         let server = Server::start(&config, slot, sockets, events)?;
         let node = &config.nodes[slot.index()];
         info!("{} answers at {}; {}", node.id, node.advertise, guarantee(&config));
-        until_told_to_stop().await.map_err(ServerError::system("waiting for signals"))?;
+        let stopped = until_told_to_stop_beside(complain_until_ready(&server, &node.id)).await;
+        stopped.map_err(ServerError::system("waiting for signals"))?;
         info!("{} stops", node.id);
         server.stop().await;
         Ok(())
@@ -240,7 +245,8 @@ pub fn serve(config: Config, slot: Slot, insecure: bool) -> Result<(), ServerErr
 /// # Errors
 /// Where it can't start.
 pub fn dev(nodes: u16, port: u16) -> Result<(), ServerError> {
-    telemetry::start_logging(LogFormat::Text);
+    // All nodes are here and nobody can lose one: what they say of each other would only bury what `introduce` says.
+    telemetry::start_logging(LogFormat::Text, Level::WARN);
     let sockets =
         (1..=nodes).map(|node| Sockets::bind_loopback(port + node)).collect::<Result<Vec<Sockets>, BindError>>()?;
     let ports = sockets.iter().map(Sockets::ports).collect::<Result<Vec<Ports>, ServerError>>()?;
@@ -257,11 +263,7 @@ pub fn dev(nodes: u16, port: u16) -> Result<(), ServerError> {
             until_ready(&servers).await;
             introduce(&config);
         };
-        let stopped = tokio::select! {
-            stopped = until_told_to_stop() => stopped,
-            stopped = async { told.await; until_told_to_stop().await } => stopped,
-        };
-        stopped.map_err(ServerError::system("waiting for signals"))?;
+        until_told_to_stop_beside(told).await.map_err(ServerError::system("waiting for signals"))?;
         futures_util::future::join_all(servers.into_iter().map(Server::stop)).await;
         Ok(())
     })
@@ -320,6 +322,20 @@ fn refuse_what_is_missing(config: &Config) -> Result<(), ServerError> {
     }
 }
 
+/// Settings that are read and checked, and obeyed by nothing yet. They promise less than those that are refused, so that
+/// a file which states them goes on working.
+fn warn_of_what_changes_nothing(config: &Config) {
+    let (set, default) = (&config.cluster, ClusterConfig::default());
+    let settings = [
+        ("sync_interval", set.sync_interval != default.sync_interval),
+        ("replace_after", set.replace_after != default.replace_after),
+        ("demote_after", set.demote_after != default.demote_after),
+    ];
+    for (setting, _) in settings.into_iter().filter(|(_, is_set)| *is_set) {
+        warn!("[cluster] {setting} is set and changes nothing yet");
+    }
+}
+
 /// Off loopback anybody who reaches the ports could speak as a node.
 fn refuse_open_network(config: &Config, slot: Slot, insecure: bool) -> Result<(), ServerError> {
     let node = &config.nodes[slot.index()];
@@ -328,7 +344,8 @@ fn refuse_open_network(config: &Config, slot: Slot, insecure: bool) -> Result<()
         Some((plane, address)) if !insecure && config.security.secret_file.is_none() => {
             Err(ServerError::Refused(format!(
                 "node {} would listen on {address} ({plane}) without a secret: anybody who reaches it could speak as a \
-                 node; set [security] secret_file, or start with --insecure where the network is trusted",
+                 node; nodes can't authenticate each other yet, so start with --insecure where the network is trusted, \
+                 and nowhere else",
                 node.id
             )))
         }
@@ -360,6 +377,32 @@ async fn until_told_to_stop() -> io::Result<()> {
     }
 }
 
+/// The same, doing `beside` meanwhile.
+async fn until_told_to_stop_beside(beside: impl Future<Output = ()>) -> io::Result<()> {
+    let mut told = std::pin::pin!(until_told_to_stop());
+    tokio::select! {
+        stopped = &mut told => return stopped,
+        () = beside => {}
+    }
+    told.await
+}
+
+/// A node that finds no cluster says what it may be waiting for: somebody who never comes, perhaps.
+async fn complain_until_ready(server: &Server, name: &str) {
+    let mut pause = COMPLAIN_AFTER;
+    loop {
+        tokio::time::sleep(pause).await;
+        if server.engine.health().ready {
+            return;
+        }
+        warn!(
+            "{name} can't serve yet. A cluster is founded once every configured node is up and remembers none; one that \
+             exists takes {name} in once a majority of it is up. See who is missing: jumpgate status --url (its gateway)"
+        );
+        pause = (2 * pause).min(COMPLAIN_EVERY_MAX);
+    }
+}
+
 async fn until_ready(servers: &[Server]) {
     while !servers.iter().all(|server| server.engine.health().ready) {
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -376,6 +419,7 @@ fn introduce(config: &Config) {
     text += &format!("{}\n", guarantee(config));
     text += &format!("try  curl -X PUT --data-binary 'hello' {}/v1/kv/greeting\n", config.nodes[0].advertise);
     text += &format!("     curl {last}/v1/kv/greeting\n");
+    text += "Ctrl-C ends the cluster and everything in it\n";
     print(&text);
 }
 

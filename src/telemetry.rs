@@ -2,10 +2,11 @@
 //! whoever drives them decides what is worth a line.
 //!
 //! Lines go to the error stream, so that a command's own output stays clean. `RUST_LOG` chooses what is shown, in the
-//! notation of `tracing` (`RUST_LOG=jumpgate=debug,hyper=warn`); without it, everything from level info up.
+//! notation of `tracing` (`RUST_LOG=jumpgate=debug,hyper=warn`); without it, whoever starts the logging does.
 
 use std::io::IsTerminal as _;
 
+use tracing::Level;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
@@ -19,15 +20,17 @@ pub enum LogFormat {
     Json,
 }
 
-/// Starts logging to the error stream. True when this call started it; false where the process logs already (a test
-/// that started several nodes, or a program that uses this library and has its own subscriber), which changes nothing.
-pub fn start_logging(format: LogFormat) -> bool {
+/// Starts logging to the error stream: what `RUST_LOG` asks for, or else what is at least of `level`. True when this call
+/// started it; false where the process logs already (a test that started several nodes, or a program that uses this
+/// library and has its own subscriber), which changes nothing.
+pub fn start_logging(format: LogFormat, level: Level) -> bool {
+    let otherwise = || EnvFilter::new(level.as_str());
     let (filter, complaint) = match std::env::var(EnvFilter::DEFAULT_ENV) {
         Ok(directives) if !directives.trim().is_empty() => match EnvFilter::try_new(&directives) {
             Ok(filter) => (filter, None),
-            Err(error) => (EnvFilter::new(LEVEL_DEFAULT), Some(format!("RUST_LOG={directives:?} is ignored: {error}"))),
+            Err(error) => (otherwise(), Some(format!("RUST_LOG={directives:?} is ignored: {error}"))),
         },
-        _ => (EnvFilter::new(LEVEL_DEFAULT), None),
+        _ => (otherwise(), None),
     };
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let started = match format {
@@ -40,16 +43,13 @@ pub fn start_logging(format: LogFormat) -> bool {
     started
 }
 
-/// What is logged where nobody says otherwise.
-const LEVEL_DEFAULT: &str = "info";
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn a_second_start_changes_nothing_and_says_so() {
-        start_logging(LogFormat::Text);
-        assert!(!start_logging(LogFormat::Json), "logging was started twice");
+        start_logging(LogFormat::Text, Level::INFO);
+        assert!(!start_logging(LogFormat::Json, Level::INFO), "logging was started twice");
     }
 }

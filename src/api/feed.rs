@@ -5,7 +5,8 @@ use bincode::{Decode, Encode};
 use super::{ContentType, Key};
 use crate::base::{Blob, PartitionId, Version};
 
-/// One committed change of one key. A viewer sees each at least once, those of one key in order of their versions.
+/// One committed change of one key. A viewer sees those of one key in the order of their versions. A failover may repeat a
+/// change; and one whose primary died in the moment after its commit may be missing.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct FeedEvent {
     /// What happened.

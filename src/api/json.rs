@@ -63,7 +63,7 @@ pub struct EventJson {
 /// A failure (RFC 9457, `application/problem+json`).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProblemJson {
-    /// A name for the kind of failure that programs may compare: `about:blank#…`-free, `urn:jumpgate:problem:NAME`.
+    /// The kind of failure, which programs may compare: `urn:jumpgate:problem:NAME`. A name never changes.
     #[serde(rename = "type")]
     pub kind: String,
     /// The kind in words.

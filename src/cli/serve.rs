@@ -12,8 +12,9 @@ use crate::server::{self, ServerError};
 /// The arguments of `serve`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The node runs until SIGINT or SIGTERM, hands over what it leads, and ends with exit code 0. Nothing is written to disk: a
-node that starts again is empty and is filled by the others.
+The node runs until SIGINT or SIGTERM, answers the requests that are under way, and ends with exit code 0. Nothing is
+written to disk: a node that starts again is empty and is filled by the others. All nodes stopped at once have forgotten
+everything.
 
 Examples:
   jumpgate serve --config cluster.toml --node n1

@@ -122,7 +122,10 @@ fn summary(status: &ClusterStatus) -> String {
     };
     let PartitionCounts { total, full, reduced, unavailable, lost } = status.partitions;
     let mut partitions = format!("{total} partitions");
-    if full == total {
+    if total == 0 {
+        // Before a cluster is founded, or before this node has heard of it.
+        partitions = "no partitions yet".to_owned();
+    } else if full == total {
         partitions.push_str(", all full");
     } else {
         partitions.push_str(&format!(": {full} full"));
@@ -237,5 +240,7 @@ mod tests {
         assert!(line.contains("no quorum") && line.contains("2 unavailable, 1 LOST"), "{line}");
         status.partitions = PartitionCounts { total: 8, full: 8, ..PartitionCounts::default() };
         assert!(summary(&status).contains("8 partitions, all full"));
+        status.partitions = PartitionCounts::default();
+        assert!(summary(&status).contains("no partitions yet"), "an unfounded cluster looks whole");
     }
 }

@@ -12,7 +12,7 @@ use tokio::time::{Instant, timeout_at};
 use super::address::redirected;
 use super::error::root_cause;
 use super::{ClientError, Failure, GatewayUrl, Inner};
-use crate::api::json::ProblemJson;
+use crate::api::{self, json::ProblemJson};
 use crate::base::{Version, limits};
 
 /// Redirects that one attempt follows: a leader may move on once or twice meanwhile, more is a loop.
@@ -141,7 +141,7 @@ impl Reply {
             // Whoever limits the rate of requests has not begun this one.
             (_, None) if status == StatusCode::TOO_MANY_REQUESTS => Err(Failure::Definite(self.refusal())),
             _ => {
-                let reason = problem.map_or_else(|| format!("HTTP status {status}"), |problem| problem.detail);
+                let reason = problem.map_or_else(|| format!("HTTP status {status}"), reason_of);
                 Err(call.unanswered(self.url(), reason))
             }
         }
@@ -196,6 +196,12 @@ async fn receive(call: &Call, uri: Uri, response: Response<Incoming>, until: Ins
         Ok(Err(error)) => Err(call.unanswered(root_of(&uri), root_cause(error.as_ref()))),
         Err(_) => Err(call.unanswered(root_of(&uri), silence(started))),
     }
+}
+
+/// Why an outcome is unknown, without the words for "unknown" that the client's own error begins with.
+fn reason_of(problem: ProblemJson) -> String {
+    let said_anyway = api::Error::OutcomeUnknown(String::new()).to_string();
+    problem.detail.strip_prefix(&said_anyway).map_or_else(|| problem.detail.clone(), str::to_owned)
 }
 
 fn silence(since: Instant) -> String {

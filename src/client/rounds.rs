@@ -51,6 +51,15 @@ pub(super) struct Rounds<'a> {
     unknown: Option<ClientError>,
 }
 
+/// How much a failure tells: what a gateway said more than that one was silent, and that more than that one is down.
+const fn telling(error: &ClientError) -> u8 {
+    match error {
+        ClientError::Unreachable { .. } => 0,
+        ClientError::NoAnswer { .. } => 1,
+        _ => 2,
+    }
+}
+
 impl<'a> Rounds<'a> {
     /// A call that may take `timeout`.
     pub(super) fn new(inner: &'a Inner, timeout: Duration) -> Self {
@@ -106,8 +115,7 @@ impl<'a> Rounds<'a> {
         match failure {
             Failure::Definite(error) => {
                 self.reached_any |= !error.is_unreachable();
-                // What a gateway said tells more than that another one is down.
-                if self.definite.is_none() || !error.is_unreachable() {
+                if self.definite.as_ref().is_none_or(|known| telling(&error) >= telling(known)) {
                     self.definite = Some(error);
                 }
                 Ok(())

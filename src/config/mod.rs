@@ -84,7 +84,7 @@ pub enum Replicas {
     Number(u8),
 }
 
-/// `[timing]`: what is set stays; what isn't starts at its default and adapts by itself.
+/// `[timing]`: what isn't set has its default.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TimingConfig {
     /// How often a leader sends a heartbeat to each peer.
@@ -284,7 +284,7 @@ impl Replicas {
 }
 
 impl TimingConfig {
-    /// The times to start with: what is set, and the defaults.
+    /// The times that hold: what is set, and the defaults.
     #[must_use]
     pub fn timing(&self) -> Timing {
         let default = Timing::default();
@@ -297,7 +297,7 @@ impl TimingConfig {
         }
     }
 
-    /// Whether any of them is set, so that the nodes must not widen them by themselves.
+    /// Whether any of them is set.
     #[must_use]
     pub fn is_fixed(&self) -> bool {
         *self != Self::default()

@@ -67,7 +67,7 @@ fn write_cluster(out: &mut String, config: &Config) -> fmt::Result {
 fn write_timing(out: &mut String, config: &Config) -> fmt::Result {
     let timing = &config.timing;
     if !timing.is_fixed() {
-        return writeln!(out, "\n# There is no [timing]: the nodes measure and adapt by themselves.");
+        return writeln!(out, "\n# There is no [timing]: the times of a failover are the defaults.");
     }
     writeln!(out, "\n[timing]")?;
     let durations = [
@@ -118,7 +118,9 @@ fn duration(out: &mut String, key: &str, value: Duration, comment: &str) -> fmt:
 
 fn setting(out: &mut String, key: &str, value: impl Display, comment: &str) -> fmt::Result {
     let line = format!("{key} = {value}");
-    if comment.is_empty() { writeln!(out, "{line}") } else { writeln!(out, "{line:<COMMENT_COLUMN$}# {comment}") }
+    // A value that reaches beyond the column still has a space between it and its comment.
+    let column = COMMENT_COLUMN - 1;
+    if comment.is_empty() { writeln!(out, "{line}") } else { writeln!(out, "{line:<column$} # {comment}") }
 }
 
 /// Text as TOML quotes it.
