@@ -196,7 +196,7 @@ fn every_viewer_on_every_node_gets_every_change() {
         until("the feed opens", || Viewer::open(cluster.config.nodes[node].gateway.port, query))
     };
     // Two on one node, one on each other, and one that wants only a part: none takes another's events.
-    let mut viewers = vec![open(0, ""), open(0, "?values=true"), open(1, ""), open(2, "")];
+    let mut viewers = [open(0, ""), open(0, "?values=true"), open(1, ""), open(2, "")];
     let mut of_prefix = open(2, "?prefix=odd/");
     let mut watch = program(&["watch", "--json", "--limit", "200", "--url", &cluster.config.nodes[1].advertise]);
     watch.env("NO_COLOR", "1");
