@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::log::Log;
-use super::message::{AppendOutcome, StreamMessage};
+use super::message::StreamMessage;
 use super::{LogPosition, PulseSequence};
 use crate::base::{Instant, LogIndex, Term, Timing};
 
@@ -353,12 +353,4 @@ fn parting(log: &Log, found: LogPosition, first_of_term: LogIndex) -> LogIndex {
         return found.index;
     }
     if place.term == found.term { place.index } else { place.index.min(LogIndex(first_of_term.0.saturating_sub(1))) }
-}
-
-/// Whether `outcome` could come from a peer that got nothing but this log.
-pub(super) fn is_plausible(outcome: AppendOutcome, last: LogIndex) -> bool {
-    match outcome {
-        AppendOutcome::Matched { through } => through <= last,
-        AppendOutcome::Conflict { found, first_of_term } => first_of_term <= found.index,
-    }
 }

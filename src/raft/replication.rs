@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::leader::Leading;
 use super::message::{AppendOutcome, Output, Payload};
-use super::progress::{self, Progress, Sending};
+use super::progress::{Progress, Sending};
 use super::{Entry, LogPosition, Membership, ProposeError, Raft, Standing};
 use crate::base::{LogIndex, NodeId, Term};
 
@@ -119,19 +119,18 @@ impl Raft {
     }
 
     pub(super) fn on_append_answer(&mut self, from: NodeId, term: Term, previous: LogIndex, outcome: AppendOutcome) {
-        let last = self.log.last().index;
         let Standing::Leading(leading) = &mut self.standing else { return };
         let Some(progress) = leading.progress.get_mut(&from) else { return };
         if term > self.term {
             return self.become_follower(term, None);
         }
-        if term < self.term || !progress::is_plausible(outcome, last) {
+        if term < self.term {
             return;
         }
         let is_news = match outcome {
             AppendOutcome::Matched { through } => match self.log.term_at(through) {
                 Some(term) => progress.on_stream_matched(self.now, LogPosition::new(through, term)),
-                // Compacted in between: what is kept is committed and beyond it, so this is no news.
+                // Compacted in between, so no news; or past the end of the log, which can't be true.
                 None => false,
             },
             AppendOutcome::Conflict { found, first_of_term } => {

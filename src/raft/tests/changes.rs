@@ -207,6 +207,23 @@ fn a_voter_that_was_taken_out_is_told_and_disturbs_nobody() {
 }
 
 #[test]
+fn who_leaves_is_told_for_a_while_for_the_first_word_may_be_lost() {
+    let mut lone = Lone::ready_leader(&[1, 2, 3]);
+    lone.raft.propose_voters(lone.now, nodes(&[1, 2])).expect("a change");
+    lone.matched(2, 1, 2);
+    lone.matched(2, 2, 3);
+    assert_eq!(lone.raft.membership(), &Membership::of_voters(nodes(&[1, 2])));
+    let mut heartbeats = Vec::new();
+    for sequence in 2..40 {
+        let texts = lone.wait(milliseconds(20));
+        lone.ack(2, sequence, (3, 1));
+        heartbeats.push(texts.iter().any(|text| text.starts_with("n3 <- heartbeat")));
+    }
+    let told = heartbeats.iter().filter(|told| **told).count();
+    assert!((10..30).contains(&told) && !heartbeats[38 - 1], "{heartbeats:?}");
+}
+
+#[test]
 fn a_voter_by_the_committed_membership_campaigns_though_an_entry_that_is_not_committed_takes_it_out() {
     let mut lone = Lone::founder(&[1, 2, 3]);
     let joint = members(2, 1, &[2, 4, 5], &[1, 2, 3], &[]);
@@ -280,6 +297,7 @@ fn a_follower_keeps_a_promise_that_it_gave_under_longer_times() {
     lone.heartbeat(2, 1, 1);
     lone.append(2, 1, (1, 1), vec![short], 2);
     assert_eq!(lone.raft.timing().election, milliseconds(50));
+    lone.heartbeat(2, 1, 2);
     lone.now = lone.now + milliseconds(299);
     assert_eq!(lone.vote(3, 2, (2, 1), false), ["n3 <- vote-answer promised term=1 asked=2"]);
     lone.now = lone.now + milliseconds(1);
