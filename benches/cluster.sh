@@ -1,0 +1,60 @@
+# shellcheck shell=bash
+# Three servers on loopback and wrk, for the scripts beside this one. To be sourced.
+#
+# Reads `port`, `keys` and `connections`; sets `pids`, `leader`, `result` and `scratch`.
+# shellcheck disable=SC2034,SC2154
+
+scratch=$(mktemp -d)
+pids=()
+leader=
+
+stop_cluster() {
+    local pid
+    for pid in "${pids[@]}"; do kill "$pid" 2>/dev/null || true; done
+    for pid in "${pids[@]}"; do wait "$pid" 2>/dev/null || true; done
+    pids=()
+}
+trap 'stop_cluster; rm -rf "$scratch"' EXIT
+
+# Starts three processes of the program $1 and waits for their leader.
+start_cluster() {
+    local node
+    "$1" dev --print-config --port "$port" >"$scratch/cluster.toml"
+    for node in n1 n2 n3; do
+        "$1" serve --config "$scratch/cluster.toml" --node $node >"$scratch/$node.log" 2>&1 &
+        pids+=($!)
+    done
+    find_leader
+}
+
+find_leader() {
+    local status
+    for _ in $(seq 100); do
+        status=$(curl -s "http://127.0.0.1:$((port + 1))/v1/cluster" || true)
+        leader=$(grep -o '"leader_url":"[^"]*"' <<<"$status" | cut -d'"' -f4 || true)
+        # Every partition has all its copies.
+        if [ -n "$leader" ] && grep -q '"full":4096' <<<"$status"; then return; fi
+        sleep 0.1
+    done
+    echo "no leader came up; the last words of each node:" >&2
+    tail -n 3 "$scratch"/n?.log >&2
+    exit 1
+}
+
+# Has the program $1 store a value of 128 bytes under every key.
+fill() {
+    local value
+    value=$(head -c 128 /dev/zero | tr '\0' v | base64 -w 0)
+    seq -f 'key-%07.0f' 0 $((keys - 1)) |
+        sed "s|.*|{\"key\":\"&\",\"value\":\"$value\",\"content_type\":\"application/octet-stream\"}|" |
+        "$1" import --url "$leader" >"$scratch/import.log" 2>&1 || { cat "$scratch/import.log" >&2; exit 1; }
+}
+
+# Has wrk do $1 (get or put) for the time $2; sets `result`. Fails where a request did.
+load() {
+    result=$(wrk -t1 "-c$connections" "-d$2" --timeout 10 -s benches/http_load.lua "$leader" -- "$1" "$keys" | grep '^result')
+    case $result in
+        *" failed=0") ;;
+        *) echo "requests failed: $result" >&2; return 1 ;;
+    esac
+}
