@@ -116,7 +116,7 @@
 //! - A viewer of the feed gets the changes from its `live` message on, those of one key in the order of their versions. A
 //!   failover may repeat a change; and one whose primary died, or whose way between two nodes broke, in the moment after
 //!   its commit may be missing (see `docs/protocol.md`, "Feed").
-//! - No message of a client or of a peer makes a node panic, or allocate without a bound.
+//! - No request of a client makes a node panic, or allocate without a bound.
 //!
 //! And what is not: anything about disks. A node that restarts is empty and is filled by the others; a cluster whose
 //! nodes all stopped starts empty, under another cluster id.

@@ -397,7 +397,7 @@ async fn complain_until_ready(server: &Server, name: &str) {
         }
         warn!(
             "{name} can't serve yet. A cluster is founded once every configured node is up and remembers none; one that \
-             exists takes {name} in once a majority of it is up. See who is missing: jumpgate status --url (its gateway)"
+             exists takes {name} in once a majority of it is up"
         );
         pause = (2 * pause).min(COMPLAIN_EVERY_MAX);
     }

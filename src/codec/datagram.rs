@@ -1,4 +1,4 @@
-//! The pulse plane's format: one message, whole, in at most 1200 bytes.
+//! The pulse plane's format: one payload, whole, in at most 1200 bytes.
 //!
 //! | offset | bytes | field |
 //! |---|---|---|
@@ -14,14 +14,14 @@
 //! | 38 | 16 | incarnation of the sender |
 //! | 54 | 16 | incarnation of the addressee; 0: whoever sits there |
 //! | 70 | 2 | reserved, 0 |
-//! | 72 | 8 | sequence number, rising for each sender and addressee |
-//! | 80 | n | payload: one message in bincode |
+//! | 72 | 8 | sequence number, rising for each sender |
+//! | 80 | n | payload: one value in bincode; nodes send lists of messages |
 //! | 80 + n | 4 | CRC-32 of everything before it |
 //!
 //! All integers are little-endian. A datagram of another version or with an unknown flag is refused before its checksum
 //! is looked for, since another version may have it elsewhere.
 //!
-//! The sequence number is for the receiving core, which drops duplicates and what is overtaken; here it is only carried.
+//! The sequence number is for whoever reads a packet dump. Messages that must not count twice carry numbers of their own.
 
 use bincode::{Decode, Encode};
 
@@ -48,7 +48,7 @@ const _: () = assert!(PAYLOAD_BYTES_MAX <= u16::MAX as usize);
 pub struct Datagram<T> {
     /// Who says it to whom.
     pub envelope: Envelope,
-    /// The sender's count of datagrams to this addressee.
+    /// The sender's count of datagrams.
     pub sequence: u64,
     /// What it says.
     pub payload: T,

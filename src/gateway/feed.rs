@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! client: GET /v1/feed?prefix=&values=   ─▶ subscribe, and wait until every node sends its changes here
-//! client ◀─ 101                             from here on no change is missed
+//! client ◀─ 101                             from here on every change is sent here
 //! client ◀─ {"type":"live"}
 //! client ◀─ {"type":"put","key":…,"version":…,"cursor":…}   one message an event, of keys that begin with the prefix
 //! client ◀─ close 1013 (too slow) or 1001 (going away)

@@ -2,7 +2,11 @@
 //!
 //! A node with viewers says so to every shard of every node, once a second; a shard that isn't told again for three seconds
 //! stops sending. So nothing has to be cleaned up after a crash. A node's own wish is *live* once every shard of every node
-//! that is up has confirmed it; only then does a gateway tell its viewer that nothing will be missed from now on.
+//! that is up has confirmed it; only then does a gateway tell its viewer that changes come from now on.
+//!
+//! Nothing is acknowledged between nodes, and nothing kept. A change is lost to viewers elsewhere when its primary dies, or
+//! the connection breaks, or its queue is full, right after the commit; and a failover repeats what the new primary has to
+//! commit again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

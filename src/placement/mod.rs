@@ -16,7 +16,7 @@
 //! | `plan` | [`Plan`]: what a change of members moves |
 //!
 //! Members are slots, and a node that is down keeps its slot: its partitions stay its own, backups serve them meanwhile,
-//! and whoever sits down in the slot gets them back. Only adding or draining a node for good changes the members.
+//! and whoever sits down in the slot is filled with them again. Only adding or draining a node for good changes the members.
 //!
 //! Left out: racks and weights. Every member is as good as another.
 

@@ -33,8 +33,8 @@ pub trait Core: Send + Sync + 'static {
     /// What a follower does with requests, and where the leader's gateway is.
     fn leadership(&self) -> Leadership;
 
-    /// Opens the feed. Ready once every node that serves partitions has confirmed that it sends its changes here, so that
-    /// a change made after this future is ready is never missed.
+    /// Opens the feed. Ready once every node that serves partitions has confirmed that it sends its changes here: those
+    /// that are made after this future is ready are on their way.
     fn subscribe(&self) -> BoxFuture<'_, Result<FeedSubscription, Error>>;
 }
 
