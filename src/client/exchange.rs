@@ -215,3 +215,23 @@ pub(super) fn root_of(uri: &Uri) -> String {
         None => uri.to_string(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn that_an_outcome_is_unknown_is_said_once() {
+        let detail = api::Error::OutcomeUnknown("n2 went down while it worked on it".to_owned()).to_string();
+        let problem = ProblemJson {
+            kind: String::new(),
+            title: String::new(),
+            status: 504,
+            detail,
+            outcome: Some("unknown".into()),
+        };
+        let error = ClientError::OutcomeUnknown { url: "http://n1".to_owned(), reason: reason_of(problem) };
+        let words = "it is not known whether the write happened: n2 went down while it worked on it (http://n1)";
+        assert_eq!(error.to_string(), words);
+    }
+}

@@ -145,3 +145,30 @@ impl<'a> Rounds<'a> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::json::ProblemJson;
+    use crate::client::Client;
+
+    #[tokio::test]
+    async fn what_a_gateway_said_outweighs_silence_and_refused_connections() {
+        let client = Client::new(vec!["http://127.0.0.1:7401".to_owned()]).expect("a URL");
+        let mut rounds = Rounds::new(&client.inner, Duration::from_secs(1));
+        let text = String::new;
+        let problem = ProblemJson { kind: text(), title: text(), status: 503, detail: text(), outcome: None };
+        let failures = [
+            ClientError::Unreachable { urls: text(), reason: text() },
+            ClientError::NoAnswer { url: text(), reason: text() },
+            ClientError::Refused { url: text(), problem: Box::new(problem) },
+            ClientError::NoAnswer { url: text(), reason: text() },
+            ClientError::Unreachable { urls: text(), reason: text() },
+        ];
+        for failure in failures {
+            assert_eq!(rounds.failed(Failure::Definite(failure)), Ok(()));
+        }
+        let last_word = rounds.give_up();
+        assert!(matches!(last_word, ClientError::Refused { .. }), "{last_word}");
+    }
+}

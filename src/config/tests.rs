@@ -437,3 +437,11 @@ proptest::proptest! {
         }
     }
 }
+
+#[test]
+fn a_comment_keeps_its_distance_from_a_long_value() {
+    let ports = Ports { pulse: 10_001, stream: 10_002, gateway: 10_003 };
+    let text = Config::loopback("a-name-that-is-longer-than-any-column", &[ports]).to_toml();
+    let beside: Vec<&str> = text.lines().filter(|line| !line.starts_with('#') && line.contains('#')).collect();
+    assert!(beside.len() > 10 && beside.iter().all(|line| line.contains(" # ")), "{text}");
+}

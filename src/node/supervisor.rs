@@ -9,8 +9,8 @@
 //! | a learner whose log has caught up | a joint change that puts it in its slot's place |
 //! | wishes of primaries | `ChangeInSync`, many in one entry |
 //!
-//! Everything here can be proposed twice without harm: commands are judged when they are applied. What is remembered only
-//! keeps the log short.
+//! Everything here can be proposed twice without harm: commands are judged when they are applied. What is remembered keeps
+//! the log short, and withholds leases from a node that an entry under way replaces.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;

@@ -13,9 +13,9 @@
 //! | `readers` | who may answer reads: never two at once |
 //! | `scenario` | [`Scenario`]: faults for a while, then peace, then everything must be well |
 //!
-//! Checked after every input: the invariants of every machine, at most one leader a term, at most one node that
-//! answers reads of a partition, no read that misses an acknowledged write. Checked at the end, in peace: one leader, every partition in full, every acknowledged value there,
-//! all copies equal.
+//! Checked after every input: the invariants of every machine, at most one leader a term, at most one node that answers
+//! reads of a partition, no read that misses an acknowledged write. Checked at the end, in peace: one leader, every
+//! partition in full, every acknowledged value there, all copies equal.
 
 mod clients;
 mod network;
