@@ -13,11 +13,13 @@
 //! | `time` | [`Instant`] |
 //! | `rng` | [`Rng`] |
 //! | `options` | [`Options`]: what a core needs to know of the configuration |
+//! | `mutant` | rules that a simulation breaks on purpose |
 //! | `limits` | bounds that are part of the formats, checked at compile time |
 
 mod blob;
 mod ids;
 pub mod limits;
+pub mod mutant;
 mod options;
 mod record;
 mod rng;

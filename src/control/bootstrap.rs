@@ -22,6 +22,7 @@ use std::time::Duration;
 
 use bincode::{Decode, Encode};
 
+use crate::base::mutant::{Mutant, is_broken};
 use crate::base::{ClusterId, Generation, Incarnation, Instant, NodeId, Rng, Slot};
 
 /// How often a process without a cluster announces itself. It bounds the time that founding takes (a few of these) and
@@ -209,6 +210,10 @@ impl Bootstrap {
     }
 
     fn every_peer(&self, now: Instant, condition: impl Fn(&Heard) -> bool) -> bool {
+        if is_broken(Mutant::FoundByMajority) {
+            let fresh = self.heard.iter().flatten().filter(|heard| now.since(heard.at) < HEARD_FOR && condition(heard));
+            return (fresh.count() + 1) * 2 > self.heard.len();
+        }
         self.heard.iter().enumerate().all(|(slot, heard)| {
             slot == self.me.slot.index()
                 || heard.as_ref().is_some_and(|heard| now.since(heard.at) < HEARD_FOR && condition(heard))

@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use bincode::{Decode, Encode};
 
+use crate::base::mutant::{Mutant, is_broken};
 use crate::base::{Instant, LogIndex, NodeId, Slot, Timing};
 
 /// How far two clocks may drift apart, in parts per thousand: ρ = 10⁻³ each way.
@@ -70,7 +71,8 @@ impl LeaseGranter {
         let asked = self.asked.get_mut(to.slot.index())?.take_if(|asked| asked.node == to)?;
         // Whoever was heard from promises to elect nobody before contact + E on its own, possibly faster, clock.
         let promised_until = contact + shortened(timing.election);
-        let valid = shortened(timing.lease).min(promised_until.since(asked.received_at));
+        let promised = if is_broken(Mutant::LeaseOutlivesContact) { Instant::FAR } else { promised_until };
+        let valid = shortened(timing.lease).min(promised.since(asked.received_at));
         if valid.is_zero() {
             return None;
         }
@@ -129,7 +131,7 @@ impl LeaseHolder {
     /// Until when this node may serve reads, having applied the log through `applied`; [`Instant::ZERO`] is never.
     #[must_use]
     pub fn until(&self, applied: LogIndex) -> Instant {
-        if applied >= self.since { self.until } else { Instant::ZERO }
+        if applied >= self.since || is_broken(Mutant::LeaseBeforeRoles) { self.until } else { Instant::ZERO }
     }
 }
 

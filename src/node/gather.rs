@@ -6,6 +6,7 @@
 
 use super::message::{Scan, Scanned};
 use crate::api::{Item, Key, Page};
+use crate::base::mutant::{Mutant, is_broken};
 use crate::base::{Instant, RequestId};
 
 /// A page under way.
@@ -50,7 +51,7 @@ impl Gather {
     }
 
     pub(super) fn is_whole(&self) -> bool {
-        self.scan.wanted.is_empty()
+        self.scan.wanted.is_empty() || is_broken(Mutant::PageTooEarly)
     }
 
     /// The page.

@@ -16,6 +16,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use super::ControlEvent;
+use crate::base::mutant::{Mutant, is_broken};
 use crate::base::{Blob, InSyncChange, Instant, LogIndex, NodeId, Options, Slot, Term};
 use crate::codec;
 use crate::control::{Command, ControlState, LeaseGranter, Settings};
@@ -80,7 +81,7 @@ impl Supervisor {
         let Some(reign) = &self.reign else { return false };
         reign.node_states.iter().any(|(&other, &(index, up))| {
             let replaces = if up { other.slot == node.slot && other != node } else { other == node };
-            replaces && state.applied() < index
+            replaces && state.applied() < index && !is_broken(Mutant::LeaseWhileDying)
         })
     }
 
@@ -165,7 +166,8 @@ impl Supervisor {
         for entry in state.nodes() {
             let Some(node) = entry.node.filter(|&node| entry.up && node != options.me) else { continue };
             let heard_at = reign.heard_at(node, raft);
-            let is_dead = now.since(heard_at) > options.timing.down && now > granter.ends_at(node.slot);
+            let is_dead = now.since(heard_at) > options.timing.down && now > granter.ends_at(node.slot)
+                || is_broken(Mutant::DeathBeforeLeaseEnds) && now.since(heard_at) > 2 * options.timing.heartbeat;
             if is_dead
                 && !reign.is_proposed(node, false, state)
                 && let Some(index) = propose(now, raft, &Command::NodeDown { node })

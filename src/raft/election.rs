@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use super::message::{Output, PulseMessage, Verdict};
 use super::{LogPosition, PulseSequence, Raft, RaftRole, Standing};
+use crate::base::mutant::{Mutant, is_broken};
 use crate::base::{Instant, NodeId, Term};
 
 /// A campaign under way.
@@ -52,7 +53,7 @@ impl Raft {
 
     /// Whether a promise not to vote binds this node now.
     fn keeps_promise(&self) -> bool {
-        self.now < self.promised_until
+        !is_broken(Mutant::VoteDespitePromise) && self.now < self.promised_until
             || match &self.standing {
                 Standing::Leading(leading) => self.now < self.contact_ends_at(leading),
                 Standing::Following | Standing::Campaigning(_) => false,
@@ -75,7 +76,7 @@ impl Raft {
         }
         let verdict = if self.keeps_promise() {
             Verdict::Promised
-        } else if proposed > self.term && last >= self.log.last() {
+        } else if proposed > self.term && (last >= self.log.last() || is_broken(Mutant::VoteForShorterLog)) {
             Verdict::Granted
         } else {
             Verdict::Refused
@@ -114,7 +115,7 @@ impl Raft {
         if term > self.term {
             self.become_follower(term, None);
         }
-        if self.voted_for.is_some() || self.leader.is_some() || last < self.log.last() {
+        if self.voted_for.is_some() || self.leader.is_some() || (last < self.log.last() && !is_broken(Mutant::VoteForShorterLog)) {
             return Verdict::Refused;
         }
         self.voted_for = Some(from);

@@ -4,6 +4,7 @@ use super::catch_up::Scanning;
 use super::message::{AttachId, Message};
 use super::tail::Entry;
 use super::{COUNTER_SANE_MAX, Output, Replica, ReplicaRole};
+use crate::base::mutant::{Mutant, is_broken};
 use crate::base::{ChangeNumber, Epoch, Instant, NodeId, Position, Seq};
 use crate::store::Effect;
 
@@ -145,7 +146,7 @@ impl Replica {
 
     /// Whether `from` is the primary that this replica follows in `epoch`. A stale primary is told so.
     pub(super) fn follows(&mut self, from: NodeId, epoch: Epoch, out: &mut Vec<Output>) -> bool {
-        if epoch < self.epoch {
+        if epoch < self.epoch && !is_broken(Mutant::FollowOldEpoch) {
             self.reject(from, out);
         } else if epoch > self.epoch {
             // Its greeting was lost or is late. Older epochs are fenced by this; the primary sends again.
@@ -159,7 +160,7 @@ impl Replica {
             if self.following.primary == Some(from) && !has_begun {
                 self.maybe_tell_detached(from, out);
             }
-            return has_begun && self.following.primary == Some(from);
+            return has_begun && (self.following.primary == Some(from) || is_broken(Mutant::FollowOldEpoch));
         }
         false
     }

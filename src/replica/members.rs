@@ -4,6 +4,7 @@ use super::message::{AttachId, Message, ScannedRecord};
 use super::tail::Tail;
 use super::{Output, ReplicaOptions};
 use crate::api::Key;
+use crate::base::mutant::{Mutant, is_broken};
 use crate::base::{ChangeNumber, Epoch, Instant, NodeId, PartitionRecord, Position, Seq, Version};
 use crate::store::Table;
 
@@ -290,7 +291,9 @@ impl Member {
     pub fn is_caught_up(&self, record: &PartitionRecord, committed: Seq) -> bool {
         self.stream != Stream::Greeting
             && self.matched >= committed
-            && self.filling.as_ref().is_some_and(|filling| filling.done && filling.confirmed >= record.change)
+            && self.filling.as_ref().is_some_and(|filling| {
+                (filling.done || is_broken(Mutant::ProposeBeforeScanned)) && filling.confirmed >= record.change
+            })
     }
 
     fn scan_deadline(&self) -> Instant {

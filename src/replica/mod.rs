@@ -85,6 +85,7 @@ use thiserror::Error;
 pub use message::{AttachId, Message, ScannedRecord};
 
 use crate::api::{Error, FeedEvent, Key, Operation, Response, Value};
+use crate::base::mutant::{Mutant, is_broken};
 use crate::base::{
     ChangeNumber, Epoch, InSyncChange, Instant, NodeId, PartitionId, PartitionRecord, Position, RequestId, Seq, Version,
 };
@@ -352,7 +353,9 @@ impl Replica {
     /// Whether this replica is the primary of its epoch and has committed the start of it.
     #[must_use]
     pub fn is_serving(&self) -> bool {
-        self.primary.as_ref().is_some_and(|primary| primary.epoch_start <= self.applied.seq)
+        self.primary
+            .as_ref()
+            .is_some_and(|primary| primary.epoch_start <= self.applied.seq || is_broken(Mutant::ServeBeforeStart))
     }
 
     /// The committed value of `key`. Linearizable where the caller holds the partition's lease.

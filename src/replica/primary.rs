@@ -7,6 +7,7 @@ use super::message::AttachId;
 use super::tail::{Entry, Tail};
 use super::{Output, Replica, ReplicaRole};
 use crate::api::{Error, EventKind, FeedEvent, Key, Operation, PutMode, Response};
+use crate::base::mutant::{Mutant, is_broken};
 use crate::base::{
     ChangeNumber, InSyncChange, Instant, NodeId, PartitionRecord, Position, RequestId, Seq, Slot, SlotSet, Version,
 };
@@ -95,13 +96,14 @@ impl Primary {
 
     /// Everybody whose ack a commit needs.
     fn max_in_sync(&self, record: &PartitionRecord) -> SlotSet {
-        record.in_sync.union(self.proposed)
+        if is_broken(Mutant::ProposedDontCount) { record.in_sync } else { record.in_sync.union(self.proposed) }
     }
 
     /// How far everybody whose ack a commit needs has acked.
     fn commit_point(&self, record: &PartitionRecord, me: Slot, min_copies: u8, last: Seq) -> Seq {
         let acked = |slot| self.member(slot).map_or(Seq::ZERO, |member| member.matched);
         let point = self.max_in_sync(record).without(me).iter().map(acked).min().unwrap_or(last);
+        let point = if is_broken(Mutant::AckBeforeCopies) { last } else { point };
         // With too few copies what predecessors left is settled, so that reads go on; what clients are waiting for isn't.
         if record.in_sync.len() < usize::from(min_copies) { point.min(self.epoch_start) } else { point }
     }

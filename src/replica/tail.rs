@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::ops::RangeInclusive;
 
+use crate::base::mutant::{Mutant, is_broken};
 use crate::base::{Epoch, Instant, Position, Seq};
 use crate::store::Effect;
 
@@ -137,7 +138,7 @@ impl Tail {
             let from = Seq(before.seq.0.saturating_add(1)).max(lowest);
             let mut seq = run.seq.min(upper);
             while seq >= from {
-                if self.epoch_at(seq) == Some(run.epoch) {
+                if self.epoch_at(seq) == Some(run.epoch) || is_broken(Mutant::MatchByNumber) {
                     return Some(Position::new(run.epoch, seq));
                 }
                 seq = Seq(seq.0 - 1);

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::Effect;
 use super::expiry::Expiry;
 use crate::api::{ContentType, Key, Value};
+use crate::base::mutant::{Mutant, is_broken};
 use crate::base::{Blob, Instant, Version};
 
 /// What a record is accounted with beyond its key, value and content type: its entry in the map, the map's slack (nodes
@@ -126,7 +127,7 @@ impl Table {
 
     /// Puts in a record that a scan brought, unless what is there, value or tombstone, is as new. True when it went in.
     pub fn insert_newer(&mut self, key: &Key, record: Record) -> bool {
-        if self.newest(key).is_some_and(|known| known >= record.version) {
+        if self.newest(key).is_some_and(|known| known >= record.version) && !is_broken(Mutant::ScanBringsBack) {
             return false;
         }
         if let Some(tombstones) = &mut self.tombstones {

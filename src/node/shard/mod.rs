@@ -26,6 +26,7 @@ use super::feed::{FeedWish, Subscribers};
 use super::gather::Gather;
 use super::message::{AnswerMessage, NodeMessage, PeerMessage, ShardMessage};
 use crate::api::{Error, FeedEvent, Operation, Request, Response};
+use crate::base::mutant::{Mutant, is_broken};
 use crate::base::{Epoch, InSyncChange, Instant, NodeId, Options, PartitionId, RequestId, ShardId};
 use crate::replica::{self, Replica};
 
@@ -281,7 +282,7 @@ impl ShardCore {
     /// Reads may be served until then.
     pub fn handle_lease(&mut self, now: Instant, until: Instant) {
         self.retry |= now >= self.lease_until && now < until;
-        self.lease_until = until;
+        self.lease_until = if is_broken(Mutant::ReadWithoutLease) { Instant::FAR } else { until };
         self.maybe_retry(now);
     }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::{InFlight, Origin, SWEEP_EVERY, ShardCore, ShardOutput, Work};
 use crate::api::{Consistency, Error, Operation, Request, Response};
+use crate::base::mutant::{Mutant, is_broken};
 use crate::base::{Epoch, FollowerMode, Instant, NodeId, PartitionId, RequestId, limits};
 use crate::node::message::{AnswerMessage, Forward, PeerMessage, ShardMessage};
 use crate::{placement, replica};
@@ -95,7 +96,7 @@ impl ShardCore {
         // A refusal is a read too: it may rest on committed state alone, which only a lease keeps fresh. Any other write
         // needs no lease to be safe, but one that begins while nobody leads could only hang between done and not done.
         let may_begin = match work.request.operation.depends_on_state() {
-            true => now < self.lease_until,
+            true => now < self.lease_until || is_broken(Mutant::RefuseWithoutLease) && work.request.operation.is_write(),
             false => self.view.leader.is_some(),
         };
         if !may_begin {
@@ -253,7 +254,7 @@ impl ShardCore {
             .collect();
         for id in gone {
             let Some(InFlight::Forwarded { to, work }) = self.in_flight.remove(&id) else { continue };
-            if work.request.operation.is_write() {
+            if work.request.operation.is_write() && !is_broken(Mutant::WriteTwice) {
                 let name = self.options.name(to.slot);
                 self.reply(work.origin, Err(Error::OutcomeUnknown(format!("{name} went down while it worked on it"))));
             } else {
