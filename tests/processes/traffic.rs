@@ -1,8 +1,10 @@
-//! What was acknowledged while nodes were killed under traffic.
+//! What was acknowledged while nodes were killed under traffic: it is stored, and viewers were told.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use super::feed::Viewer;
 use super::http::Http;
 use super::processes::{Cluster, read, until};
 
@@ -111,8 +113,7 @@ fn under_traffic(nodes: u16, kills: &[usize]) {
     let clients = Clients { ports: (0..usize::from(nodes)).map(|node| cluster.port(node)).collect() };
     let diaries: BTreeMap<usize, Diary> = std::thread::scope(|scope| {
         let (clients, stop, acknowledged) = (&clients, &stop, &acknowledged);
-        // However this ends, the writers do.
-        let _stops = StopsWriters(stop);
+        let _ends = Ends(stop);
         let writers: Vec<_> = (0..WRITERS)
             .map(|writer| scope.spawn(move || (writer, keep_writing(clients, writer, stop, acknowledged))))
             .collect();
@@ -136,9 +137,10 @@ fn under_traffic(nodes: u16, kills: &[usize]) {
     diaries.iter().for_each(|(writer, diary)| check(&cluster, *writer, diary));
 }
 
-struct StopsWriters<'a>(&'a AtomicBool);
+/// However a test ends, its threads do.
+struct Ends<'a>(&'a AtomicBool);
 
-impl Drop for StopsWriters<'_> {
+impl Drop for Ends<'_> {
     fn drop(&mut self) {
         self.0.store(true, Ordering::Relaxed);
     }
@@ -152,4 +154,71 @@ fn what_was_acknowledged_while_leaders_were_killed_is_there() {
 #[test]
 fn what_was_acknowledged_while_two_of_five_were_killed_at_once_is_there() {
     under_traffic(5, &[2, 2]);
+}
+
+/// Writes to few keys until `stop`, together with the other writers; notes what was acknowledged, by key and version.
+fn keep_replacing(clients: &Clients, stop: &AtomicBool, acknowledged: &Mutex<BTreeSet<(String, u64)>>) {
+    let mut clients = clients.all();
+    for turn in 0.. {
+        if stop.load(Ordering::Relaxed) {
+            break;
+        }
+        let key = format!("hot/{}", turn % 6);
+        let count = clients.len();
+        let answer = clients[turn % count].ask(&format!("PUT /v1/kv/{key}?timeout=3s"), b"again");
+        if let Some(answer) = answer.ok().filter(|answer| matches!(answer.status, 201 | 204)) {
+            acknowledged.lock().expect("no writer panics").insert((key, answer.version()));
+        }
+    }
+}
+
+#[test]
+fn viewers_hear_what_was_acknowledged_while_the_leader_was_killed() {
+    let mut cluster = Cluster::start(3);
+    let victim = cluster.leader();
+    let survivors = [(victim + 1) % 3, (victim + 2) % 3];
+    let mut viewers =
+        survivors.map(|node| until("the feed opens", || Viewer::open(cluster.config.nodes[node].gateway.port, "")));
+    let (stop, stop_watching, acknowledged) = (AtomicBool::new(false), AtomicBool::new(false), Mutex::default());
+    let seen = [const { Mutex::new(Vec::new()) }; 2];
+    let clients = Clients { ports: (0..3).map(|node| cluster.port(node)).collect() };
+    std::thread::scope(|scope| {
+        let (clients, stop, stop_watching) = (&clients, &stop, &stop_watching);
+        let (acknowledged, seen) = (&acknowledged, &seen);
+        let _ends = (Ends(stop), Ends(stop_watching));
+        for (viewer, seen) in viewers.iter_mut().zip(seen) {
+            scope.spawn(move || {
+                while !stop_watching.load(Ordering::Relaxed) {
+                    let change = viewer.poll().and_then(|event| Some((event.key?, event.version?)));
+                    seen.lock().expect("nobody panics with it").extend(change);
+                }
+            });
+        }
+        let writers: Vec<_> =
+            (0..2 * WRITERS).map(|_| scope.spawn(move || keep_replacing(clients, stop, acknowledged))).collect();
+        let wait_for_traffic = || {
+            let count = || acknowledged.lock().expect("no writer panics").len();
+            let target = count() + 2 * WRITES_BETWEEN;
+            until("writes go on", || (count() >= target).then_some(()));
+        };
+        wait_for_traffic();
+        cluster.kill(&[victim]);
+        wait_for_traffic();
+        stop.store(true, Ordering::Relaxed);
+        writers.into_iter().for_each(|writer| writer.join().expect("a writer ends"));
+        for seen in seen {
+            until("every acknowledged change has been seen", || {
+                let seen: BTreeSet<(String, u64)> =
+                    seen.lock().expect("nobody panics with it").iter().cloned().collect();
+                acknowledged.lock().expect("no writer panics").is_subset(&seen).then_some(())
+            });
+        }
+    });
+    for seen in seen {
+        let mut latest = BTreeMap::new();
+        for (key, version) in seen.into_inner().expect("nobody panicked with it") {
+            let before = latest.insert(key.clone(), version);
+            assert!(before.is_none_or(|before| before < version), "{key}: version {version} came after {before:?}");
+        }
+    }
 }

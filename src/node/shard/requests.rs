@@ -268,7 +268,7 @@ impl ShardCore {
     /// Answers whoever's deadline has passed, and asks again for what is missing.
     pub(super) fn sweep(&mut self, now: Instant) {
         self.sweep_at = now + SWEEP_EVERY;
-        self.subscribers.sweep(now);
+        self.sweep_feed(now);
         let late: Vec<RequestId> =
             self.in_flight.iter().filter(|(_, in_flight)| now >= in_flight.deadline()).map(|(id, _)| *id).collect();
         for id in late {
