@@ -29,7 +29,10 @@ fn main() {
         });
         match caught {
             Some((seed, nodes, words)) => {
-                println!("{mutant:?}: caught by seed {seed} ({nodes} nodes): {}", words.chars().take(160).collect::<String>())
+                println!(
+                    "{mutant:?}: caught by seed {seed} ({nodes} nodes): {}",
+                    words.chars().take(160).collect::<String>()
+                )
             }
             None => println!("{mutant:?}: NOT CAUGHT in {most} seeds"),
         }

@@ -5,6 +5,7 @@
 //! | `start` | starting, and refusing to start |
 //! | `service` | what clients get from a healthy cluster of processes: relayed requests, listings, the feed, expiry |
 //! | `failures` | what is left when processes are killed and come back |
+//! | `traffic` | what was acknowledged while processes were killed under load |
 //! | `hostile` | what doesn't disturb a cluster |
 //!
 //! Nothing here asserts how long something takes: it waits until it has happened.
@@ -23,3 +24,5 @@ mod processes;
 mod service;
 #[path = "processes/start.rs"]
 mod start;
+#[path = "processes/traffic.rs"]
+mod traffic;

@@ -167,8 +167,8 @@ impl ControlState {
 
     fn on_change_in_sync(&mut self, epoch: Epoch, change: &InSyncChange) -> bool {
         let Some(record) = self.table.get(change.partition.index()).copied() else { return false };
-        let is_current = record.epoch == change.epoch && record.change == change.change
-            || is_broken(Mutant::ApplyStaleChange);
+        let is_current =
+            record.epoch == change.epoch && record.change == change.change || is_broken(Mutant::ApplyStaleChange);
         let is_primary = record.primary.is_some_and(|slot| self.node(slot).node == Some(change.proposer));
         let added_learn = change.add.is_subset(record.learners);
         let removed_may_go =
@@ -201,8 +201,11 @@ impl ControlState {
             let mut record = before;
             edit(&mut record);
             if !record.primary.is_some_and(|primary| up.contains(primary) && record.in_sync.contains(primary)) {
-                let promotable =
-                    if is_broken(Mutant::PromoteLearner) { record.learners.union(record.in_sync) } else { record.in_sync };
+                let promotable = if is_broken(Mutant::PromoteLearner) {
+                    record.learners.union(record.in_sync)
+                } else {
+                    record.in_sync
+                };
                 record.primary = self.promote(PartitionId(partition as u16), promotable.intersection(up));
             }
             if record.primary != before.primary {

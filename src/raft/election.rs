@@ -115,7 +115,10 @@ impl Raft {
         if term > self.term {
             self.become_follower(term, None);
         }
-        if self.voted_for.is_some() || self.leader.is_some() || (last < self.log.last() && !is_broken(Mutant::VoteForShorterLog)) {
+        if self.voted_for.is_some()
+            || self.leader.is_some()
+            || (last < self.log.last() && !is_broken(Mutant::VoteForShorterLog))
+        {
             return Verdict::Refused;
         }
         self.voted_for = Some(from);

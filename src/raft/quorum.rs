@@ -5,8 +5,8 @@
 use std::collections::BTreeSet;
 
 use super::Membership;
-use crate::base::mutant::{Mutant, is_broken};
 use crate::base::NodeId;
+use crate::base::mutant::{Mutant, is_broken};
 
 impl Membership {
     /// Whether those for whom `agrees` holds are a majority of the voters and, while joint, of the outgoing ones too.

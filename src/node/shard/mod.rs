@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::View;
-use super::feed::{FeedWish, Subscribers};
+use super::feed::{FeedWish, Shown, Subscribers};
 use super::gather::Gather;
 use super::message::{AnswerMessage, NodeMessage, PeerMessage, ShardMessage};
 use crate::api::{Error, FeedEvent, Operation, Request, Response};
@@ -90,6 +90,7 @@ pub struct ShardCore {
     waiting: VecDeque<Work>,
     gathers: BTreeMap<RequestId, Gather>,
     subscribers: Subscribers,
+    shown: Shown,
     wish: FeedWish,
     sweep_at: Instant,
     next_id: u64,
@@ -165,6 +166,7 @@ impl ShardCore {
             waiting: VecDeque::new(),
             gathers: BTreeMap::new(),
             subscribers: Subscribers::default(),
+            shown: Shown::default(),
             wish: FeedWish::none(),
             sweep_at: Instant::ZERO,
             next_id: u64::from(id.0),
@@ -214,7 +216,7 @@ impl ShardCore {
                 }
             }
             ShardMessage::Forward(forward) => self.on_forward(now, from, partition, forward),
-            ShardMessage::Events(events) => self.outputs.extend(events.into_iter().map(ShardOutput::Event)),
+            ShardMessage::Events(events) => events.into_iter().for_each(|event| self.show(event)),
         }
         self.maybe_retry(now);
     }

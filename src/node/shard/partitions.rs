@@ -54,12 +54,12 @@ impl ShardCore {
                 let me = self.view.me;
                 let subscribers: Vec<NodeId> = self.subscribers.iter(now).collect();
                 for to in subscribers {
-                    self.outputs.push_back(if to == me {
-                        ShardOutput::Event(event.clone())
+                    if to == me {
+                        self.show(event.clone());
                     } else {
                         let message = PeerMessage::Shard(partition, ShardMessage::Events(vec![event.clone()]));
-                        ShardOutput::Peer { to, message }
-                    });
+                        self.outputs.push_back(ShardOutput::Peer { to, message });
+                    }
                 }
             }
             replica::Output::Propose(change) => self.outputs.push_back(ShardOutput::Propose(change)),
@@ -103,6 +103,7 @@ impl ShardCore {
         self.timers.clear();
         (self.table_bytes, self.table_keys) = (0, 0);
         self.lease_until = Instant::ZERO;
+        self.shown.clear();
         for (_, in_flight) in std::mem::take(&mut self.in_flight) {
             let error = Error::OutcomeUnknown("this node left its cluster".to_owned());
             self.reply(in_flight.origin(), Err(error));

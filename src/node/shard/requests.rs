@@ -96,7 +96,9 @@ impl ShardCore {
         // A refusal is a read too: it may rest on committed state alone, which only a lease keeps fresh. Any other write
         // needs no lease to be safe, but one that begins while nobody leads could only hang between done and not done.
         let may_begin = match work.request.operation.depends_on_state() {
-            true => now < self.lease_until || is_broken(Mutant::RefuseWithoutLease) && work.request.operation.is_write(),
+            true => {
+                now < self.lease_until || is_broken(Mutant::RefuseWithoutLease) && work.request.operation.is_write()
+            }
             false => self.view.leader.is_some(),
         };
         if !may_begin {
@@ -269,7 +271,7 @@ impl ShardCore {
     /// Answers whoever's deadline has passed, and asks again for what is missing.
     pub(super) fn sweep(&mut self, now: Instant) {
         self.sweep_at = now + SWEEP_EVERY;
-        self.subscribers.sweep(now);
+        self.sweep_feed(now);
         let late: Vec<RequestId> =
             self.in_flight.iter().filter(|(_, in_flight)| now >= in_flight.deadline()).map(|(id, _)| *id).collect();
         for id in late {
