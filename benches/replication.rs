@@ -176,12 +176,8 @@ impl Trio {
             let message = PeerMessage::Shard(PARTITION, ShardMessage::Replica(message));
             frame::append_message(&message, &mut self.payload).expect("it is small");
         }
-        let envelope = Envelope {
-            cluster: ClusterId(1),
-            generation: Generation(0),
-            from: self.ids[from],
-            to: self.ids[to],
-        };
+        let envelope =
+            Envelope { cluster: ClusterId(1), generation: Generation(0), from: self.ids[from], to: self.ids[to] };
         let header = frame::seal(&envelope, name, &self.payload).expect("it is small");
         self.received.reserve(header.len() + self.payload.len());
         self.received.extend_from_slice(&header);

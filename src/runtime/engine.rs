@@ -386,8 +386,8 @@ impl Core for Engine {
         let leads = ready && self.view.load().is_leader() && self.has_quorum.load(Ordering::Acquire);
         // Through the door that tells a shard the present lease: one that rests was told one that has run out since.
         let mut shards = (0..self.options.shards).map(ShardId);
-        let leader = leads
-            && shards.all(|shard| self.with_shard(shard, |occupant, now| occupant.shard.is_serving_all(now)));
+        let leader =
+            leads && shards.all(|shard| self.with_shard(shard, |occupant, now| occupant.shard.is_serving_all(now)));
         Health { alive, ready, leader }
     }
 
