@@ -264,6 +264,9 @@ impl World {
             let node = &self.nodes[slot];
             if node.up && node.replica.next_deadline() <= self.now + node.clock {
                 self.input(slot, |replica, now, micros, out| replica.handle_timeout(now, micros, out));
+                let node = &self.nodes[slot];
+                let next = node.replica.next_deadline();
+                assert!(next > self.now + node.clock, "replica {slot} would be woken at {next:?} without an end");
             }
         }
     }

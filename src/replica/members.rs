@@ -279,7 +279,13 @@ impl Member {
         if self.scan_deadline() > context.now {
             return;
         }
-        if self.filling.as_ref().is_some_and(|filling| filling.confirmed < record.change) {
+        let is_confirmed = |filling: &Filling| filling.confirmed >= record.change;
+        match &mut self.filling {
+            // The learner had heard of the record before its primary did: the question was answered before it was asked.
+            Some(filling) if filling.done && is_confirmed(filling) => filling.resend_at = None,
+            _ => {}
+        }
+        if self.filling.as_ref().is_some_and(|filling| !is_confirmed(filling)) {
             self.greet(context, record.change, version_max, out);
         }
         if self.filling.as_ref().is_some_and(|filling| !filling.done) {

@@ -164,6 +164,8 @@ impl Net {
         for slot in 0..self.replicas.len() {
             if self.replicas[slot].next_deadline() <= self.now {
                 self.run(slot, |replica, now, out| replica.handle_timeout(now, CLOCK, out));
+                let next = self.replicas[slot].next_deadline();
+                assert!(next > self.now, "replica {slot} would be woken at {next:?} again, without an end");
             }
         }
     }

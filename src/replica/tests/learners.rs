@@ -119,6 +119,26 @@ fn answers_to_an_earlier_filling_say_nothing_of_the_present_one() {
 }
 
 #[test]
+fn a_learner_that_knew_of_a_change_before_its_primary_is_not_asked_about_it_for_ever() {
+    let mut net = net_with_learner();
+    net.deliver();
+    let after = Some(key("c"));
+    net.change(|record| record.in_sync = set(&[0]));
+    let (heard, attach) = (net.record.change, AttachId(1));
+    net.message(2, 0, Message::ScanAck { epoch: Epoch(10), attach, heard, after, done: true });
+    net.tell(0);
+    assert!(
+        matches!(net.wire.pop_front(), Some((_, _, Message::AttachLearner { .. }))),
+        "the primary asks all the same"
+    );
+    // The question is lost.
+    net.wire.clear();
+    net.pass(Duration::from_millis(150));
+    net.wire.clear();
+    net.pass(Duration::from_millis(150));
+}
+
+#[test]
 fn a_stray_attachment_does_not_empty_a_member() {
     let mut net = net_with_learner();
     let attach = |attach, change| Message::AttachLearner {
