@@ -2,7 +2,7 @@
 
 use bincode::{Decode, Encode};
 
-use crate::base::{InSyncChange, NodeId};
+use crate::base::{InSyncChange, NodeId, SlotSet};
 
 /// One decision. Commands are judged when they are *applied*, on every node alike, never when they are appended: what was
 /// true at append time may not be when its turn comes.
@@ -20,10 +20,14 @@ pub enum Command {
         /// Who.
         node: NodeId,
     },
-    /// This identity is silent: it loses its data roles. (Not its vote.)
+    /// This identity is silent: it loses its data roles. (Not its vote.) It stays in the in-sync sets in which no witness is
+    /// with it: those that seem to survive it there may be as silent, and it may be the one that comes back. Said again of
+    /// a node that is down already, it takes that node out of the sets in which there is a witness by now.
     NodeDown {
         /// Who.
         node: NodeId,
+        /// Who had been heard from shortly before this was proposed.
+        witnesses: SlotSet,
     },
     /// Primaries ask to change their in-sync sets; each change takes effect only if its partition's record is still the
     /// one that it was made for.

@@ -77,7 +77,7 @@ impl ControlState {
         let changed = match command {
             Command::Found { settings, founders } => self.on_found(epoch, *settings, founders),
             Command::NodeUp { node } => self.on_node_up(epoch, *node),
-            Command::NodeDown { node } => self.on_node_down(epoch, *node),
+            Command::NodeDown { node, witnesses } => self.on_node_down(epoch, *node, *witnesses),
             Command::ChangeInSync(changes) => {
                 changes.iter().filter(|change| self.on_change_in_sync(epoch, change)).count() > 0
             }
@@ -119,20 +119,34 @@ impl ControlState {
         true
     }
 
-    fn on_node_down(&mut self, epoch: Epoch, node: NodeId) -> bool {
+    fn on_node_down(&mut self, epoch: Epoch, node: NodeId, witnesses: SlotSet) -> bool {
         let Some(entry) = self.nodes.get_mut(node.slot.index()) else { return false };
-        if entry.node != Some(node) || !entry.up {
+        if entry.node != Some(node) {
             return false;
         }
         entry.up = false;
+        let alive = self.up().intersection(witnesses);
         self.for_each_record(epoch, |record| {
             record.learners.remove(node.slot);
-            // The last one in sync stays in the set: if the same life of the process comes back, its copy is whole.
-            if record.in_sync.len() > 1 {
+            // Where nobody else in sync is known to live it stays in the set: nothing is committed without it from here
+            // on, so its copy is whole if the same life of the process comes back. Taken out as soon as it was found
+            // silent, a node that had only stood still for a moment left sets of dead nodes behind.
+            if !record.in_sync.intersection(alive).is_empty() {
                 record.in_sync.remove(node.slot);
             }
         });
         true
+    }
+
+    /// Whether `node`, which is down, could be taken out of some in-sync set because a witness is in it.
+    #[must_use]
+    pub fn lingers(&self, node: NodeId, witnesses: SlotSet) -> bool {
+        let alive = self.up().intersection(witnesses);
+        let lingers_in = |record: &PartitionRecord| {
+            record.in_sync.contains(node.slot) && !record.in_sync.intersection(alive).is_empty()
+        };
+        let entry = self.node(node.slot);
+        entry.node == Some(node) && !entry.up && self.table.iter().any(lingers_in)
     }
 
     fn on_node_up(&mut self, epoch: Epoch, node: NodeId) -> bool {
@@ -277,6 +291,11 @@ mod tests {
         NodeId::new(Slot(slot), Incarnation(life))
     }
 
+    /// The death of a node that everybody else outlives.
+    fn down(slot: u8, life: u128) -> Command {
+        Command::NodeDown { node: node(slot, life), witnesses: SlotSet::first(7).without(Slot(slot)) }
+    }
+
     fn founded(nodes: u8, replicas: u8) -> ControlState {
         let mut state = ControlState::default();
         let settings = Settings { partitions: 64, replicas, min_copies: 2 };
@@ -298,7 +317,7 @@ mod tests {
     fn one_entry_promotes_a_backup_of_every_partition_that_the_dead_node_led() {
         let mut state = founded(3, 2);
         let led = state.table().iter().filter(|record| record.primary == Some(Slot(0))).count();
-        assert!(led > 0 && state.apply(LogIndex(2), &Command::NodeDown { node: node(0, 1) }));
+        assert!(led > 0 && state.apply(LogIndex(2), &down(0, 1)));
         let promoted = state.table().iter().filter(|record| record.epoch == Epoch(2)).count();
         assert_eq!(promoted, led, "only its partitions changed their primary");
         assert!(state.table().iter().all(|record| record.primary.is_some_and(|primary| primary != Slot(0))));
@@ -307,7 +326,7 @@ mod tests {
     #[test]
     fn a_partition_short_of_copies_is_filled_elsewhere_at_once_and_the_stand_in_leaves_when_the_owner_is_back() {
         let mut state = founded(3, 2);
-        state.apply(LogIndex(2), &Command::NodeDown { node: node(0, 1) });
+        state.apply(LogIndex(2), &down(0, 1));
         let partition = state.table().iter().position(|record| record.in_sync.len() == 1).expect("some lost a copy");
         let record = state.table()[partition];
         assert_eq!(record.members(), SlotSet::EMPTY.with(Slot(1)).with(Slot(2)), "the third node stands in");
@@ -335,7 +354,7 @@ mod tests {
     #[test]
     fn a_death_of_a_former_life_changes_nothing() {
         let mut state = founded(3, 2);
-        assert!(!state.apply(LogIndex(2), &Command::NodeDown { node: node(0, 7) }));
+        assert!(!state.apply(LogIndex(2), &down(0, 7)));
         assert_eq!(state.up().len(), 3);
     }
 
@@ -343,7 +362,7 @@ mod tests {
     fn a_new_life_learns_what_its_slot_should_hold_and_serves_nothing_before() {
         let mut state = founded(3, 2);
         let held: Vec<bool> = state.table().iter().map(|record| record.in_sync.contains(Slot(0))).collect();
-        state.apply(LogIndex(2), &Command::NodeDown { node: node(0, 1) });
+        state.apply(LogIndex(2), &down(0, 1));
         state.apply(LogIndex(3), &Command::NodeUp { node: node(0, 2) });
         for (record, held) in state.table().iter().zip(held) {
             assert!(!record.in_sync.contains(Slot(0)));
@@ -354,8 +373,8 @@ mod tests {
     #[test]
     fn the_last_in_sync_life_is_waited_for_and_a_new_life_is_no_substitute() {
         let mut state = founded(2, 2);
-        state.apply(LogIndex(2), &Command::NodeDown { node: node(0, 1) });
-        state.apply(LogIndex(3), &Command::NodeDown { node: node(1, 1) });
+        state.apply(LogIndex(2), &down(0, 1));
+        state.apply(LogIndex(3), &down(1, 1));
         assert!(state.table().iter().all(|record| record.primary.is_none() && record.in_sync.contains(Slot(1))));
 
         let mut same = state.clone();
@@ -367,9 +386,30 @@ mod tests {
     }
 
     #[test]
+    fn who_is_silent_together_with_all_others_in_sync_keeps_its_place_and_its_copy_counts() {
+        let mut state = founded(3, 2);
+        let pair = SlotSet::EMPTY.with(Slot(0)).with(Slot(1));
+        let partition = state.table().iter().position(|record| record.in_sync == pair).expect("some are theirs");
+        // Both are silent. The second one is dead; the first one, declared down before it, only stood still.
+        let only_third = SlotSet::EMPTY.with(Slot(2));
+        state.apply(LogIndex(2), &Command::NodeDown { node: node(0, 1), witnesses: only_third });
+        assert_eq!(state.table()[partition].in_sync, pair);
+        state.apply(LogIndex(3), &Command::NodeDown { node: node(1, 1), witnesses: only_third });
+        assert_eq!((state.table()[partition].in_sync, state.table()[partition].primary), (pair, None));
+        state.apply(LogIndex(4), &Command::NodeUp { node: node(0, 1) });
+        assert_eq!(state.table()[partition].primary, Some(Slot(0)));
+        // Now that somebody in sync lives, the dead one can go.
+        let witnesses = only_third.with(Slot(0));
+        assert!(state.lingers(node(1, 1), witnesses) && !state.lingers(node(0, 1), witnesses));
+        state.apply(LogIndex(5), &Command::NodeDown { node: node(1, 1), witnesses });
+        assert_eq!(state.table()[partition].in_sync, SlotSet::EMPTY.with(Slot(0)));
+        assert!(!state.lingers(node(1, 1), witnesses));
+    }
+
+    #[test]
     fn a_change_of_the_in_sync_set_is_judged_when_it_is_applied() {
         let mut state = founded(3, 2);
-        state.apply(LogIndex(2), &Command::NodeDown { node: node(0, 1) });
+        state.apply(LogIndex(2), &down(0, 1));
         state.apply(LogIndex(3), &Command::NodeUp { node: node(0, 2) });
         let partition =
             state.table().iter().position(|record| record.learners.contains(Slot(0))).expect("it learns some");

@@ -311,11 +311,14 @@ impl Member {
             return;
         };
         let command: Command = codec::decode(bytes).expect("a committed command was encoded by this program");
+        let was_up = self.state.up();
         self.state.apply(entry.index, &command);
         match command {
-            Command::NodeDown { node } => out.push(ControlOutput::Event(ControlEvent::NodeDown { node })),
+            Command::NodeDown { node, .. } if was_up.contains(node.slot) => {
+                out.push(ControlOutput::Event(ControlEvent::NodeDown { node }));
+            }
             Command::NodeUp { node } => out.push(ControlOutput::Event(ControlEvent::NodeUp { node })),
-            Command::Found { .. } | Command::ChangeInSync(_) => {}
+            Command::Found { .. } | Command::NodeDown { .. } | Command::ChangeInSync(_) => {}
         }
     }
 

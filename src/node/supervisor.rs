@@ -26,6 +26,9 @@ use crate::raft::{Raft, RaftRole};
 const CHANGES_PER_ENTRY: usize = 512;
 /// Wishes that are kept; one more is dropped, and its primary wishes again.
 const PROPOSALS_MAX: usize = 1 << 14;
+/// Whoever acked within so many heartbeats counts as alive where another node's death is decided: fewer would miss nodes
+/// behind a lossy network, more would count those that died a moment ago.
+const WITNESS_HEARTBEATS: u32 = 3;
 /// How long a process that wants to join is remembered after its last announcement.
 const JOINER_HEARD_FOR: Duration = Duration::from_millis(500);
 
@@ -153,7 +156,7 @@ impl Supervisor {
     }
 
     /// A node is dead for its data roles when it has been silent for `down` and its last lease has ended: only then may
-    /// somebody else serve what it led.
+    /// somebody else serve what it led. Whoever is down already goes from further in-sync sets once others in them live.
     fn propose_deaths(
         &mut self,
         now: Instant,
@@ -163,17 +166,34 @@ impl Supervisor {
         options: &Options,
     ) {
         let Some(reign) = &mut self.reign else { return };
-        for entry in state.nodes() {
-            let Some(node) = entry.node.filter(|&node| entry.up && node != options.me) else { continue };
+        let others = || {
+            state
+                .nodes()
+                .iter()
+                .filter_map(|entry| Some((entry.node?, entry.up)))
+                .filter(|(node, _)| *node != options.me)
+        };
+        let witnesses = others()
+            .filter(|(node, _)| {
+                raft.peer_acked_at(*node)
+                    .is_some_and(|acked| now.since(acked) <= WITNESS_HEARTBEATS * options.timing.heartbeat)
+            })
+            .map(|(node, _)| node.slot)
+            .chain([options.me.slot])
+            .collect();
+        for (node, is_up) in others() {
             let heard_at = reign.heard_at(node, raft);
             let is_dead = now.since(heard_at) > options.timing.down && now > granter.ends_at(node.slot)
                 || is_broken(Mutant::DeathBeforeLeaseEnds) && now.since(heard_at) > 2 * options.timing.heartbeat;
-            if is_dead
+            let is_due = if is_up { is_dead } else { state.lingers(node, witnesses) };
+            if is_due
                 && !reign.is_proposed(node, false, state)
-                && let Some(index) = propose(now, raft, &Command::NodeDown { node })
+                && let Some(index) = propose(now, raft, &Command::NodeDown { node, witnesses })
             {
                 reign.node_states.insert(node, (index, false));
-                self.events.push(ControlEvent::NodeSilent { node, silent_for: now.since(heard_at) });
+                if is_up {
+                    self.events.push(ControlEvent::NodeSilent { node, silent_for: now.since(heard_at) });
+                }
             }
         }
     }
