@@ -1,19 +1,27 @@
 //! Clients that ask one thing after another, and what they were told.
 //!
-//! Every acknowledged write has a version, and versions of a key rise strictly in the order in which its writes take
-//! effect. So a history can be checked as it grows: an operation that begins after another has ended must not see, or be
-//! given, an older version. (Necessary for linearizability, per key, and found at the very operation that breaks it.)
+//! Half of them stay with one gateway whatever happens to it: a node that is cut off is found out only by those who go on
+//! asking it.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
-use crate::api::{Consistency, Error, Key, Operation, Outcome, Precondition, PutMode, Request, Response};
+use super::history::{Asked, History, Question};
+use crate::api::{Consistency, Error, Key, Match, Operation, Page, Precondition, PutMode, Request, Response};
 use crate::base::{Blob, Instant, RequestId, Rng, ShardId, Slot, Version};
 
 /// Keys that the clients use: few, so that they meet.
 const KEYS: u64 = 12;
+/// Of these, so many hold values that expire.
+const BRIEF_KEYS: u64 = 3;
+/// What comes before every key: a listing asks for all of them.
+const PREFIX: &str = "key-";
 /// How long a client waits.
 const TIMEOUT_MS: u32 = 1000;
-
+/// An answer may come so much after its deadline, and no more.
+const GRACE: Duration = Duration::from_millis(50);
+/// Values that expire do so within this time.
+const TTL_MS_MAX: u64 = 300;
 /// Broken promises that are kept: one breach often causes hundreds.
 const VIOLATIONS_MAX: usize = 20;
 
@@ -25,11 +33,11 @@ pub struct Violation(pub String);
 #[derive(Debug)]
 pub struct Clients {
     clients: Vec<Client>,
-    keys: BTreeMap<Key, KeyHistory>,
+    keys: BTreeMap<Key, History>,
     is_stopped: bool,
     writes: u64,
     violations: Vec<Violation>,
-    /// Operations that ended well, and those that ended in an error.
+    /// Operations that ended well.
     pub done: u64,
     /// Operations that ended in an error.
     pub failed: u64,
@@ -45,33 +53,16 @@ struct Client {
 
 #[derive(Debug)]
 struct UnderWay {
-    key: Key,
     kind: Kind,
-    /// The newest version of the key that anybody knew of when this began.
-    floor: Version,
     began_at: Instant,
     waits_for: Option<(Slot, ShardId, RequestId)>,
 }
 
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 enum Kind {
-    Read,
-    Put(Blob),
-    Delete,
-}
-
-/// What is known of one key.
-#[derive(Debug, Default)]
-struct KeyHistory {
-    /// The newest version that an ended operation has shown to be in effect.
-    newest: Version,
-    /// Which value each version has; none is a delete.
-    values: BTreeMap<Version, Option<Blob>>,
-    /// Values whose write ended without a word: they may appear, at any version.
-    unknown: Vec<Option<Blob>>,
-    /// Deletes under way, and when the last one ended.
-    deletes_open: usize,
-    delete_ended_at: Instant,
+    One(Key, Question),
+    /// A page of so many keys at most, and what was known of each key.
+    List(u32, BTreeMap<Key, Question>),
 }
 
 impl Clients {
@@ -131,30 +122,45 @@ impl Clients {
         self.keys.keys()
     }
 
+    /// The gateway that `client` asks next, of those that run.
+    pub(super) fn gateway(&mut self, client: usize, slots: usize, running: &[Slot]) -> Option<Slot> {
+        let anyone = self.rng.below(running.len().max(1) as u64) as usize;
+        let pinned = Slot((client % slots) as u8);
+        if client % 2 == 0 { running.get(anyone).copied() } else { running.iter().copied().find(|slot| *slot == pinned) }
+    }
+
     pub(super) fn next_request(&mut self, now: Instant, client: usize) -> Request {
-        let key: Key = format!("key-{}", self.rng.below(KEYS)).parse().expect("it is a key");
-        let (kind, operation) = match self.rng.below(10) {
-            0..=4 => (Kind::Read, Operation::Get { key: key.clone(), consistency: Consistency::Linearizable }),
-            5..=8 => {
-                self.writes += 1;
-                let value = Blob::from(format!("value-{}", self.writes).into_bytes());
-                let operation = Operation::Put {
-                    key: key.clone(),
-                    value: value.clone(),
-                    content_type: None,
-                    ttl_ms: None,
-                    mode: PutMode::Upsert,
-                    precondition: Precondition::NONE,
-                };
-                (Kind::Put(value), operation)
-            }
-            _ => (Kind::Delete, Operation::Delete { key: key.clone(), precondition: Precondition::NONE }),
-        };
-        let history = self.keys.entry(key.clone()).or_default();
-        history.deletes_open += usize::from(kind == Kind::Delete);
-        let floor = history.newest;
-        self.clients[client].under_way = Some(UnderWay { key, kind, floor, began_at: now, waits_for: None });
+        let (kind, operation) = if self.rng.below(20) == 0 { self.next_list(now) } else { self.next_on_one_key(now) };
+        self.clients[client].under_way = Some(UnderWay { kind, began_at: now, waits_for: None });
         Request { operation, timeout_ms: TIMEOUT_MS }
+    }
+
+    fn next_list(&mut self, now: Instant) -> (Kind, Operation) {
+        let limit = 1 + self.rng.below(KEYS) as u32;
+        let questions = self.keys.iter_mut().map(|(key, history)| (key.clone(), history.begin(Asked::Read, now)));
+        let kind = Kind::List(limit, questions.collect());
+        (kind, Operation::List { prefix: Blob::from(PREFIX.as_bytes()), after: None, limit, values: true })
+    }
+
+    fn next_on_one_key(&mut self, now: Instant) -> (Kind, Operation) {
+        let number = self.rng.below(KEYS);
+        let is_brief = number < BRIEF_KEYS;
+        let key: Key = format!("{PREFIX}{number:02}").parse().expect("it is a key");
+        self.writes += 1;
+        let value = Blob::from(format!("value-{}", self.writes).into_bytes());
+        let history = self.keys.entry(key.clone()).or_insert_with(|| History::new(is_brief));
+        let replaceable = history.newest_is_value().then(|| history.newest());
+        let asked = match (self.rng.below(20), replaceable) {
+            (0..=8, _) => Asked::Read,
+            (9..=13, _) => Asked::Put(value),
+            (14..=15, Some(version)) => Asked::Replace(value, version),
+            (16, Some(version)) => Asked::Remove(version),
+            (17, _) => Asked::Delete,
+            _ => Asked::Create(value),
+        };
+        let ttl_ms = is_brief.then(|| 1 + self.rng.below(TTL_MS_MAX));
+        let question = history.begin(asked.clone(), now);
+        (Kind::One(key.clone(), question), operation(key, asked, ttl_ms))
     }
 
     pub(super) fn handle_pending(&mut self, client: usize, slot: Slot, shard: ShardId, request: RequestId) {
@@ -170,114 +176,102 @@ impl Clients {
         })
     }
 
-    /// The gateway that some clients waited for has died.
-    pub(super) fn handle_death(&mut self, now: Instant, slot: Slot) {
-        for client in 0..self.clients.len() {
-            let waits = self.clients[client].under_way.as_ref().and_then(|under_way| under_way.waits_for);
-            if waits.is_some_and(|(at, _, _)| at == slot) {
-                let error = Error::OutcomeUnknown("the gateway died".to_owned());
-                self.handle_result(now, client, &Err(error));
-                self.clients[client].under_way = None;
-            }
+    /// The gateway that some clients waited for has died: they know nothing, and will ask on. Who they are.
+    pub(super) fn handle_death(&mut self, now: Instant, slot: Slot) -> Vec<usize> {
+        let waits = |client: &Client| client.under_way.as_ref()?.waits_for.map(|(at, _, _)| at);
+        let freed: Vec<usize> =
+            (0..self.clients.len()).filter(|client| waits(&self.clients[*client]) == Some(slot)).collect();
+        for client in &freed {
+            self.handle_result(now, *client, &Err(Error::OutcomeUnknown("the gateway died".to_owned())));
         }
+        freed
+    }
+
+    /// Since when `client` waits longer than anybody may, if it does.
+    pub(super) fn overdue_since(&self, now: Instant, client: usize) -> Option<Instant> {
+        let began_at = self.clients[client].under_way.as_ref()?.began_at;
+        (now > began_at + Duration::from_millis(u64::from(TIMEOUT_MS)) + GRACE).then_some(began_at)
     }
 
     pub(super) fn handle_result(&mut self, now: Instant, client: usize, result: &Result<Response, Error>) {
         let Some(under_way) = self.clients[client].under_way.take() else { return };
-        let history = self.keys.entry(under_way.key.clone()).or_default();
-        if under_way.kind == Kind::Delete {
-            history.deletes_open -= 1;
-            history.delete_ended_at = now;
-        }
-        let judged = match result {
+        match result {
             Ok(response) => {
                 self.done += 1;
-                self.acknowledged += u64::from(under_way.kind != Kind::Read);
-                history.judge(&under_way, response)
+                self.acknowledged += u64::from(matches!(response, Response::Written { .. } | Response::Deleted { .. }));
             }
-            Err(error) => {
-                self.failed += 1;
-                if error.outcome() == Outcome::Unknown {
-                    match under_way.kind {
-                        Kind::Put(value) => history.unknown.push(Some(value)),
-                        Kind::Delete => history.unknown.push(None),
-                        Kind::Read => {}
-                    }
+            Err(_) => self.failed += 1,
+        }
+        match under_way.kind {
+            Kind::One(key, question) => {
+                let history = self.keys.get_mut(&key).expect("it was asked about");
+                if let Err(words) = history.end(now, &question, result) {
+                    self.complain(format!("{key}: {words}"));
                 }
-                Ok(())
             }
-        };
-        if let Err(words) = judged {
-            self.complain(words);
+            Kind::List(limit, questions) => match result {
+                Ok(Response::Page(page)) => self.judge_page(limit, &questions, page),
+                Ok(response) => self.complain(format!("a listing was answered by {response:?}")),
+                Err(_) => {}
+            },
         }
     }
-}
 
-impl Clients {
+    /// A page must have every key up to where it ends that a read would have found.
+    fn judge_page(&mut self, limit: u32, questions: &BTreeMap<Key, Question>, page: &Page) {
+        if page.items.len() > limit as usize || !page.items.is_sorted_by(|left, right| left.key < right.key) {
+            self.complain(format!("a page of at most {limit} has {:?}", page.items));
+        }
+        for item in &page.items {
+            let history = self.keys.get_mut(&item.key);
+            let Some((history, value)) = history.zip(item.value.as_ref()) else {
+                self.complain(format!("a page has {item:?}, which nobody wrote, or lacks its value"));
+                continue;
+            };
+            let question = match questions.get(&item.key) {
+                Some(question) => question.clone(),
+                // It was first written after the listing began.
+                None => Question { asked: Asked::Read, floor: Version::ZERO, began_at: Instant::ZERO },
+            };
+            if let Err(words) = history.judge_seen(&question, item.version, value) {
+                self.complain(format!("{} on a page: {words}", item.key));
+            }
+        }
+        let is_covered = |key: &Key| page.next_after.as_ref().is_none_or(|last| key <= last);
+        for (key, question) in questions.iter().filter(|(key, _)| is_covered(key)) {
+            if page.items.iter().any(|item| item.key == *key) {
+                continue;
+            }
+            if let Some(Err(words)) = self.keys.get(key).map(|history| history.judge_absent(question)) {
+                self.complain(format!("{key} on a page: {words}"));
+            }
+        }
+    }
+
     /// Judges a read of `key` that began and ended while nothing else was under way.
-    pub(super) fn judge_last(&mut self, key: &Key, result: &Result<Response, Error>) -> Option<String> {
+    pub(super) fn judge_last(&mut self, now: Instant, key: &Key, result: &Result<Response, Error>) -> Option<String> {
         let history = self.keys.get_mut(key)?;
-        let read = UnderWay {
-            key: key.clone(),
-            kind: Kind::Read,
-            floor: history.newest,
-            began_at: Instant::FAR,
-            waits_for: None,
-        };
-        history.judge(&read, result.as_ref().ok()?).err()
+        let question = history.begin(Asked::Read, now);
+        history.end(now, &question, result).err().map(|words| format!("{key} in the end: {words}"))
     }
 }
 
-impl KeyHistory {
-    fn judge(&mut self, under_way: &UnderWay, response: &Response) -> Result<(), String> {
-        let UnderWay { key, floor, .. } = under_way;
-        match (&under_way.kind, response) {
-            (Kind::Read, Response::Value(value)) => {
-                if value.version < *floor {
-                    return Err(format!("{key}: read version {} after {floor} was known", value.version));
-                }
-                match self.values.get(&value.version) {
-                    Some(Some(known)) if *known != value.bytes => {
-                        return Err(format!("{key}: version {} is {known:?} and {:?}", value.version, value.bytes));
-                    }
-                    Some(None) => return Err(format!("{key}: version {} is a delete", value.version)),
-                    _ => {}
-                }
-                self.note(value.version, Some(value.bytes.clone()));
-                Ok(())
-            }
-            (Kind::Read | Kind::Delete, Response::NotFound) => {
-                // There must be a delete that may have come after what was known when this began.
-                let stands = self.values.get(floor).is_some_and(Option::is_some);
-                let may_be_deleted = self.values.range(floor..).any(|(_, value)| value.is_none())
-                    || self.unknown.iter().any(Option::is_none)
-                    || self.deletes_open > 0
-                    || self.delete_ended_at >= under_way.began_at;
-                if stands && !may_be_deleted {
-                    return Err(format!("{key}: nothing found, though version {floor} was acknowledged"));
-                }
-                Ok(())
-            }
-            (Kind::Put(value), Response::Written { version, .. }) => {
-                if version <= floor {
-                    return Err(format!("{key}: written as {version}, though {floor} was known"));
-                }
-                self.note(*version, Some(value.clone()));
-                Ok(())
-            }
-            (Kind::Delete, Response::Deleted { version, .. }) => {
-                if version <= floor {
-                    return Err(format!("{key}: deleted as {version}, though {floor} was known"));
-                }
-                self.note(*version, None);
-                Ok(())
-            }
-            (kind, response) => Err(format!("{key}: {kind:?} was answered by {response:?}")),
-        }
-    }
-
-    fn note(&mut self, version: Version, value: Option<Blob>) {
-        self.values.insert(version, value);
-        self.newest = self.newest.max(version);
+fn operation(key: Key, asked: Asked, ttl_ms: Option<u64>) -> Operation {
+    let put = |key, value, mode, precondition| Operation::Put {
+        key,
+        value,
+        content_type: None,
+        ttl_ms,
+        mode,
+        precondition,
+    };
+    let only = |version| Precondition { if_match: Some(Match::Versions(vec![version])), if_none_match: None };
+    match asked {
+        Asked::Read => Operation::Get { key, consistency: Consistency::Linearizable },
+        Asked::Put(value) => put(key, value, PutMode::Upsert, Precondition::NONE),
+        Asked::Create(value) => put(key, value, PutMode::Create, Precondition::NONE),
+        Asked::Replace(value, version) => put(key, value, PutMode::Upsert, only(version)),
+        Asked::Delete => Operation::Delete { key, precondition: Precondition::NONE },
+        Asked::Remove(version) => Operation::Delete { key, precondition: only(version) },
     }
 }

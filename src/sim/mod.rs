@@ -9,7 +9,8 @@
 //! |---|---|
 //! | `world` | [`World`]: nodes, clock, deliveries |
 //! | `network` | delays, losses, cuts, connections that break |
-//! | `clients` | clients, their history, and what it must satisfy |
+//! | `clients` | clients: what they ask, and of whom |
+//! | `history` | what they were told of a key, and whether it can be true |
 //! | `readers` | who may answer reads: never two at once |
 //! | `scenario` | [`Scenario`]: faults for a while, then peace, then everything must be well |
 //!
@@ -18,6 +19,7 @@
 //! all copies equal.
 
 mod clients;
+mod history;
 mod network;
 mod readers;
 mod scenario;

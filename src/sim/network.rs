@@ -17,6 +17,8 @@ pub struct Network {
     pub delay_min: Duration,
     /// What may be added to it.
     pub delay_jitter: Duration,
+    /// How much later the second copy of a datagram may come than the first.
+    pub lateness: Duration,
     /// Cut pairs (from, to): nothing passes. Both planes, or one.
     pub cuts: Vec<Cut>,
     connections: Vec<Vec<Connection>>,
@@ -54,6 +56,7 @@ impl Network {
             breaks: 0,
             delay_min: Duration::from_micros(50),
             delay_jitter: Duration::from_micros(100),
+            lateness: Duration::ZERO,
             cuts: Vec::new(),
             connections: vec![vec![Connection::default(); slots]; slots],
         }
@@ -64,8 +67,11 @@ impl Network {
         if self.is_cut(from, to, |cut| cut.pulse) || rng.chance(self.loss) {
             return Vec::new();
         }
-        let copies = if rng.chance(self.duplication) { 2 } else { 1 };
-        (0..copies).map(|_| now + self.delay(rng)).collect()
+        let mut copies = vec![now + self.delay(rng)];
+        if rng.chance(self.duplication) {
+            copies.push(now + self.delay(rng) + rng.duration(self.lateness));
+        }
+        copies
     }
 
     /// When a frame arrives, and the life of the connection it travels on.

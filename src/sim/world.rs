@@ -24,6 +24,8 @@ use crate::raft::RaftRole;
 const NAME: &str = "simulated";
 /// Lines of the trace that are kept: what led to a failure is in the last of them.
 const TRACE_LINES_MAX: usize = 20_000;
+/// Things that may be under way at once. A few thousand are, at the worst of times.
+const AGENDA_MAX: usize = 200_000;
 const MILLION: u128 = 1_000_000;
 /// How much a clock may be too fast or too slow, in parts per million: the most that leases allow for.
 const DRIFT_MAX: u64 = 1000;
@@ -173,7 +175,9 @@ impl World {
             self.note(|| format!("kill {slot}"));
             self.network.break_all(slot);
             self.nodes[slot.index()].woken_at = Instant::FAR;
-            self.clients.handle_death(self.now, slot);
+            for client in self.clients.handle_death(self.now, slot) {
+                self.client_next(client);
+            }
             self.readers.handle_death(slot);
         }
     }
@@ -288,6 +292,7 @@ impl World {
 
     fn push(&mut self, at: Instant, happening: Happening) {
         self.serial += 1;
+        assert!(self.agenda.len() < AGENDA_MAX, "{AGENDA_MAX} things are under way: messages breed messages");
         self.agenda.push(Reverse((at, self.serial, happening)));
     }
 
@@ -426,13 +431,10 @@ impl World {
 
     fn client_step(&mut self, client: usize) {
         let running = self.running();
-        if !self.clients.is_idle(client) || self.clients.is_stopped() || running.is_empty() {
-            return self.client_next(client);
-        }
-        let slot = running[self.rng.below(running.len() as u64) as usize];
-        if self.nodes[slot.index()].paused_until > self.now {
-            return self.client_next(client);
-        }
+        assert!(self.clients.is_idle(client), "client {client} asks twice at once");
+        let slot = self.clients.gateway(client, self.nodes.len(), &running);
+        let awake = slot.filter(|slot| self.nodes[slot.index()].paused_until <= self.now);
+        let Some(slot) = awake.filter(|_| !self.clients.is_stopped()) else { return self.client_next(client) };
         let request: Request = self.clients.next_request(self.now, client);
         self.note(|| format!("client {client} asks {slot}: {:?}", request.operation));
         let process = &mut self.nodes[slot.index()];
@@ -494,11 +496,18 @@ impl World {
             *answer = Some(result);
             return;
         }
-        if let Some(client) = self.clients.pending(slot, shard, request) {
-            self.note(|| format!("client {client} is told by {slot}: {result:?}"));
-            self.clients.handle_result(self.now, client, &result);
-            self.client_next(client);
+        let Some(client) = self.clients.pending(slot, shard, request) else {
+            return self.clients.complain(format!("{slot} answers a request that nobody waits for: {result:?}"));
+        };
+        if let Some(since) = self.clients.overdue_since(self.now, client)
+            && self.nodes[slot.index()].paused_until < since
+        {
+            let words = format!("at {} {slot} answers client {client}, who waits since {since}", self.now);
+            self.clients.complain(words);
         }
+        self.note(|| format!("client {client} is told by {slot}: {result:?}"));
+        self.clients.handle_result(self.now, client, &result);
+        self.client_next(client);
     }
 
     fn client_next(&mut self, client: usize) {
