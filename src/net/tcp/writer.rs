@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::WriteHalf;
 use tokio::net::{TcpStream, lookup_host};
+use tokio::task::yield_now;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
@@ -162,7 +163,9 @@ impl Link {
             tokio::select! {
                 // First, so that what was pushed before the shutdown is still written.
                 biased;
-                () = self.outbox.filled() => {}
+                // Whoever pushed has woken this task next in line, before the tasks that were woken together with it and
+                // will push too. Letting them go first makes one frame, and one wake-up of the peer, of all of theirs.
+                () = self.outbox.filled() => yield_now().await,
                 () = shutdown.cancelled() => {
                     let _ = to_peer.shutdown().await;
                     return io::Error::other("this node is shutting down");
