@@ -25,6 +25,9 @@ const FEED_EVENTS_MAX: usize = 1 << 14;
 const FEED_SHARD: ShardId = ShardId(0);
 /// How long a viewer waits until every node sends its changes here.
 const FEED_LIVE_WITHIN: Duration = Duration::from_secs(5);
+/// A shard's timers that are due within one tick are looked at together: under load each write sets one, and waking up for
+/// every single one would cost more than they do. The shortest that a shard waits for is the 5 ms until a commit is told.
+const TIMER_TICK: Duration = Duration::from_millis(4);
 /// A control core that has not turned for this long hangs.
 const PULSE_ALIVE_FOR: Duration = Duration::from_secs(2);
 
@@ -58,8 +61,6 @@ struct Seat {
     core: Mutex<Occupant>,
     /// Wakes the shard's timer: a view, a lease, or an earlier time.
     wake: Notify,
-    /// The time that the timer waits for, in nanoseconds of the clock.
-    armed: AtomicU64,
 }
 
 struct Occupant {
@@ -67,6 +68,10 @@ struct Occupant {
     /// The view that the shard has been told, to see whether there is a newer one.
     told: Arc<View>,
     waiters: HashMap<RequestId, Waiter>,
+    /// The time that the shard's timer waits for.
+    wake_at: Instant,
+    /// Until then the shard does nothing of what is due: a tick after it did the last time.
+    rests_until: Instant,
 }
 
 /// What has to be done after a shard's lock is given back.
@@ -95,9 +100,10 @@ impl Engine {
                 shard: ShardCore::new(ShardId(shard), Arc::clone(&options)),
                 told: Arc::clone(&view),
                 waiters: HashMap::new(),
+                wake_at: Instant::FAR,
+                rests_until: Instant::ZERO,
             }),
             wake: Notify::new(),
-            armed: AtomicU64::new(u64::MAX),
         };
         Arc::new(Self {
             shards: (0..options.shards).map(seat).collect(),
@@ -137,19 +143,12 @@ impl Engine {
         let seat = &self.shards[shard.index()];
         loop {
             self.maybe_end_feed(shard);
-            let due = self.with_shard(shard, |occupant, now| {
-                if occupant.shard.poll_timeout() <= now {
-                    occupant.shard.handle_timeout(now);
-                }
-                occupant.shard.poll_timeout()
-            });
-            seat.armed.store(due.0, Ordering::Release);
-            let pause = due.since(self.now());
+            let (wake_at, now) = self.with_shard(shard, |occupant, now| (occupant.handle_timeout(now), now));
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 () = seat.wake.notified() => {}
                 // A moment that never comes is a sleep that something else ends.
-                () = tokio::time::sleep(pause.min(Duration::from_secs(3600))) => {}
+                () = tokio::time::sleep(wake_at.since(now).min(Duration::from_secs(3600))) => {}
             }
         }
     }
@@ -269,10 +268,13 @@ impl Engine {
         occupant.shard.handle_lease(now, Instant(self.lease_until.load(Ordering::Acquire)));
         let result = act(&mut occupant, now);
         let afterwards = self.carry(&mut occupant, &view);
-        let due = occupant.shard.poll_timeout();
+        // Decided under the lock, or the timer could go to sleep on what it saw before.
+        let is_earlier = occupant.next_wake() < occupant.wake_at;
+        if is_earlier {
+            occupant.wake_at = occupant.next_wake();
+        }
         drop(occupant);
-        if due.0 < seat.armed.load(Ordering::Acquire) {
-            seat.armed.store(due.0, Ordering::Release);
+        if is_earlier {
             seat.wake.notify_one();
         }
         (result, afterwards)
@@ -338,6 +340,23 @@ impl Seat {
     /// A thread that panicked under the lock has left broken state behind: whoever comes next must not go on with it.
     fn lock(&self) -> MutexGuard<'_, Occupant> {
         self.core.lock().expect("a thread panicked while it held this shard: its state is broken")
+    }
+}
+
+impl Occupant {
+    /// Does what is due; when to look again.
+    fn handle_timeout(&mut self, now: Instant) -> Instant {
+        if self.shard.poll_timeout() <= now {
+            self.shard.handle_timeout(now);
+            self.rests_until = now + TIMER_TICK;
+        }
+        self.wake_at = self.next_wake();
+        self.wake_at
+    }
+
+    /// When something is due, and the shard doesn't rest any more.
+    fn next_wake(&self) -> Instant {
+        self.shard.poll_timeout().max(self.rests_until)
     }
 }
 
