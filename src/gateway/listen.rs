@@ -16,6 +16,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
@@ -193,6 +195,14 @@ impl Server {
     }
 }
 
+/// What a connection is told from outside.
+enum Told {
+    /// Answer what was asked, then close.
+    Finish,
+    /// Close.
+    Stop,
+}
+
 /// Serves one connection to its end.
 async fn serve(
     builder: Arc<auto::Builder<TokioExecutor>>,
@@ -206,15 +216,22 @@ async fn serve(
     let wire = TokioIo::new(Wire::new(stream, connection));
     let served = builder.serve_connection_with_upgrades(wire, service);
     tokio::pin!(served);
-    let result = tokio::select! {
-        result = served.as_mut() => result,
-        () = shared.abort.cancelled() => return,
-        () = shared.shutdown.cancelled() => {
-            served.as_mut().graceful_shutdown();
-            tokio::select! {
-                result = served.as_mut() => result,
-                () = shared.abort.cancelled() => return,
-            }
+    let tokens = [(&shared.shutdown, Told::Finish), (&shared.abort, Told::Stop)];
+    // A token takes locks that all connections share whenever it is asked. This set asks only one that has called.
+    let mut told: FuturesUnordered<_> = tokens
+        .map(|(token, told)| async move {
+            token.cancelled().await;
+            told
+        })
+        .into_iter()
+        .collect();
+    let result = loop {
+        tokio::select! {
+            result = served.as_mut() => break result,
+            Some(told) = told.next() => match told {
+                Told::Finish => served.as_mut().graceful_shutdown(),
+                Told::Stop => return,
+            },
         }
     };
     if let Err(error) = result {

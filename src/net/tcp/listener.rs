@@ -5,6 +5,8 @@ use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::time::sleep;
@@ -94,8 +96,11 @@ pub async fn run_listener<S: FrameSink>(
         let (sink, counters, shutdown) = (Arc::clone(&sink), Arc::clone(&counters), shutdown.clone());
         tasks.spawn(async move {
             let reading = read_connection(stream, name, &*sink, &counters, &options);
-            if let Some(end) = shutdown.run_until_cancelled(reading).await {
-                debug!(%from, "stream connection ended: {end}");
+            // The token is asked when it calls, not at every read.
+            let mut stopping: FuturesUnordered<_> = std::iter::once(shutdown.cancelled()).collect();
+            tokio::select! {
+                end = reading => debug!(%from, "stream connection ended: {end}"),
+                Some(()) = stopping.next() => {}
             }
             drop(permit);
         });

@@ -5,6 +5,9 @@ use std::io::{self, IoSlice};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::WriteHalf;
 use tokio::net::{TcpStream, lookup_host};
@@ -136,22 +139,31 @@ impl Link {
         let mut unexpected = [0];
         // The peer never writes here. Reading is how an idle writer learns at once that the peer has gone; otherwise the
         // next frame would go into the void without an error.
-        let mut reading = std::pin::pin!(from_peer.read(&mut unexpected));
-        tokio::select! {
-            error = &mut writing => error,
-            read = &mut reading => match read {
+        let reading = async {
+            match from_peer.read(&mut unexpected).await {
                 Ok(0) => io::Error::new(io::ErrorKind::ConnectionReset, "the peer closed it"),
                 Ok(_) => io::Error::new(io::ErrorKind::InvalidData, "the peer wrote where it only reads"),
                 Err(error) => error,
-            },
-            () = async { shutdown.cancelled().await; sleep(self.options.flush).await } => {
-                io::Error::new(io::ErrorKind::TimedOut, "this node shut down before all was written")
             }
+        };
+        let stopping = async {
+            shutdown.cancelled().await;
+            sleep(self.options.flush).await;
+            io::Error::new(io::ErrorKind::TimedOut, "this node shut down before all was written")
+        };
+        // Both happen once, and writing goes on all the time: they are asked only when something has woken them.
+        let mut ends: FuturesUnordered<BoxFuture<'_, io::Error>> = FuturesUnordered::new();
+        ends.push(Box::pin(reading));
+        ends.push(Box::pin(stopping));
+        tokio::select! {
+            error = &mut writing => error,
+            Some(error) = ends.next() => error,
         }
     }
 
     async fn write_until_idle(&self, to_peer: &mut WriteHalf<'_>, shutdown: &CancellationToken) -> io::Error {
         let mut batch = Batch { outbox: &self.outbox, counters: &self.counters, chunks: VecDeque::new() };
+        let mut shutdown = std::pin::pin!(shutdown.cancelled());
         loop {
             self.outbox.take(&mut batch.chunks);
             if !batch.chunks.is_empty() {
@@ -166,7 +178,7 @@ impl Link {
                 // Whoever pushed has woken this task next in line, before the tasks that were woken together with it and
                 // will push too. Letting them go first makes one frame, and one wake-up of the peer, of all of theirs.
                 () = self.outbox.filled() => yield_now().await,
-                () = shutdown.cancelled() => {
+                () = &mut shutdown => {
                     let _ = to_peer.shutdown().await;
                     return io::Error::other("this node is shutting down");
                 }
