@@ -37,6 +37,8 @@ pub type EventSink = Arc<dyn Fn(&ControlEvent, &Options) + Send + Sync>;
 /// One node's shards, shared by all threads.
 pub struct Engine {
     options: Arc<Options>,
+    /// Where clients reach each node's gateway, by slot.
+    advertised: Vec<Arc<str>>,
     clock: Clock,
     shards: Vec<Seat>,
     view: ArcSwap<View>,
@@ -107,6 +109,7 @@ impl Engine {
         };
         Arc::new(Self {
             shards: (0..options.shards).map(seat).collect(),
+            advertised: options.advertised.iter().map(|url| Arc::from(url.as_str())).collect(),
             view: ArcSwap::new(view),
             lease_until: AtomicU64::new(0),
             has_quorum: AtomicBool::new(false),
@@ -156,7 +159,7 @@ impl Engine {
     /// Takes a frame of the stream plane.
     pub fn handle_frame(&self, frame: &frame::Frame) {
         let is_known = self.view.load().accept(&frame.envelope).is_ok();
-        let mut by_shard: Vec<Vec<PeerMessage>> = (0..self.shards.len()).map(|_| Vec::new()).collect();
+        let mut for_shards: Vec<(ShardId, PeerMessage)> = Vec::new();
         for message in frame::messages(&frame.payload) {
             // A message that doesn't decode came whole and unharmed from a peer of this cluster: a program of another
             // version. The rest of the frame is as readable as before.
@@ -174,14 +177,22 @@ impl Engine {
                 _ if !is_known => {
                     self.dropped.fetch_add(1, Ordering::Relaxed);
                 }
-                Destination::Shard(shard) => by_shard[shard.index()].push(message),
-                Destination::EveryShard => by_shard.iter_mut().for_each(|messages| messages.push(message.clone())),
+                Destination::Shard(shard) => for_shards.push((shard, message)),
+                Destination::EveryShard => {
+                    let shards = (0..self.options.shards).map(ShardId);
+                    for_shards.extend(shards.map(|shard| (shard, message.clone())));
+                }
             }
         }
-        for (shard, messages) in by_shard.into_iter().enumerate().filter(|(_, messages)| !messages.is_empty()) {
-            let from = frame.envelope.from;
-            self.with_shard(ShardId(shard as u16), |occupant, now| {
-                messages.into_iter().for_each(|message| hand_over(&mut occupant.shard, now, from, message));
+        // Each shard is locked once; what is for one shard stays in its order.
+        for_shards.sort_by_key(|(shard, _)| *shard);
+        let from = frame.envelope.from;
+        let mut for_shards = for_shards.into_iter().peekable();
+        while let Some(&(shard, _)) = for_shards.peek() {
+            self.with_shard(shard, |occupant, now| {
+                while let Some((_, message)) = for_shards.next_if(|(other, _)| *other == shard) {
+                    hand_over(&mut occupant.shard, now, from, message);
+                }
             });
         }
     }
@@ -412,12 +423,8 @@ impl Core for Engine {
 
     fn leadership(&self) -> Leadership {
         let view = self.view.load();
-        let url = view.leader.and_then(|leader| self.options.advertised.get(leader.slot.index()));
-        Leadership {
-            followers: self.options.followers,
-            is_leader: view.is_leader(),
-            leader_url: url.map(|url| Arc::from(url.as_str())),
-        }
+        let url = view.leader.and_then(|leader| self.advertised.get(leader.slot.index()));
+        Leadership { followers: self.options.followers, is_leader: view.is_leader(), leader_url: url.map(Arc::clone) }
     }
 
     fn subscribe(&self) -> BoxFuture<'_, Result<FeedSubscription, Error>> {
