@@ -117,7 +117,19 @@ impl ContentType {
     pub fn new(text: &str) -> Option<Self> {
         let fits = !text.is_empty() && text.len() <= limits::CONTENT_TYPE_BYTES_MAX;
         let visible = text.bytes().all(|byte| (0x20..0x7f).contains(&byte));
-        (fits && visible).then(|| Self(Blob::from(text.as_bytes())))
+        (fits && visible).then(|| Self(Self::well_known(text).unwrap_or_else(|| Blob::from(text.as_bytes()))))
+    }
+
+    /// The types of most values, which need no memory for each value.
+    fn well_known(text: &str) -> Option<Blob> {
+        const WELL_KNOWN: [&str; 5] = [
+            "application/octet-stream",
+            "application/x-www-form-urlencoded",
+            "application/json",
+            "text/plain",
+            "text/plain; charset=utf-8",
+        ];
+        WELL_KNOWN.iter().find(|known| **known == text).map(|known| Blob::from_static(known.as_bytes()))
     }
 
     /// Its text.

@@ -3,7 +3,7 @@
 //! A [`Replica`] holds one copy of one partition: its [`Table`] of committed records and the tail of
 //! effects that are not committed yet. It is a pure machine: `handle_*` takes a record of the control log, a message of
 //! another replica, a client's write, or the passing of time, and pushes what it causes onto a list of [`Output`]s. The
-//! shard that owns it (and some thousands like it) drains that list. An idle replica has no timer and no buffer.
+//! shard that owns it (and some thousands like it) drains that list. An idle replica has no timer and no large buffer.
 //!
 //! The protocol is PacificA's shape (Lin et al., "PacificA: Replication in Log-Based Distributed Storage Systems", 2008):
 //! the control log says who the primary is and who is in sync; the primary orders effects; an effect is committed when

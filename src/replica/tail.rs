@@ -7,6 +7,10 @@ use crate::base::mutant::{Mutant, is_broken};
 use crate::base::{Epoch, Instant, Position, Seq};
 use crate::store::Effect;
 
+/// The room that an empty tail keeps: what a partition with a write now and then needs, so that it doesn't allocate for
+/// each of them.
+const ENTRIES_KEPT_MAX: usize = 4;
+
 /// One effect in a tail.
 #[derive(Clone, Debug)]
 pub struct Entry {
@@ -100,8 +104,8 @@ impl Tail {
             self.bytes -= entry.effect.bytes();
             self.base = Position::new(entry.epoch, self.base.seq.next());
         }
-        if self.entries.is_empty() {
-            // An idle partition, one of thousands, holds no buffer.
+        if self.entries.is_empty() && self.entries.capacity() > ENTRIES_KEPT_MAX {
+            // An idle partition, one of thousands, holds no large buffer.
             self.entries = VecDeque::new();
         }
     }

@@ -127,17 +127,25 @@ impl Table {
 
     /// Puts in a record that a scan brought, unless what is there, value or tombstone, is as new. True when it went in.
     pub fn insert_newer(&mut self, key: &Key, record: Record) -> bool {
-        if self.newest(key).is_some_and(|known| known >= record.version) && !is_broken(Mutant::ScanBringsBack) {
-            return false;
-        }
-        if let Some(tombstones) = &mut self.tombstones {
-            tombstones.remove(key);
-        }
-        let deadline = record.expires_at;
-        self.bytes += Self::record_bytes(key, &record);
-        if let Some(replaced) = self.records.insert(key.clone(), record) {
+        let is_as_new = |known: Version| known >= record.version && !is_broken(Mutant::ScanBringsBack);
+        let (deadline, bytes) = (record.expires_at, Self::record_bytes(key, &record));
+        // Mostly a record replaces another, and mostly what that costs is to find it: once is enough.
+        if let Some(stored) = self.records.get_mut(key) {
+            if is_as_new(stored.version) {
+                return false;
+            }
+            let replaced = std::mem::replace(stored, record);
             self.forget(key, &replaced);
+        } else {
+            if let Some(tombstones) = &mut self.tombstones {
+                if tombstones.get(key).copied().is_some_and(is_as_new) {
+                    return false;
+                }
+                tombstones.remove(key);
+            }
+            self.records.insert(key.clone(), record);
         }
+        self.bytes += bytes;
         if let Some(deadline) = deadline {
             self.expiry.insert(deadline, key.clone());
         }
