@@ -12,10 +12,12 @@
 //! | `error` | [`Error`], its [`Outcome`] and its [`Retry`] class |
 //! | `feed` | [`FeedEvent`] |
 //! | `status` | [`ClusterStatus`]: what `/v1/cluster` and `jumpgate status` show |
+//! | `admin` | [`AdminRequest`], [`AdminReport`]: what operators may ask |
 //! | `json` | the JSON forms |
 //!
 //! Left out: where a key lives. Clients never see it, but for `/v1/locate`.
 
+mod admin;
 mod error;
 mod feed;
 pub mod json;
@@ -24,6 +26,7 @@ mod request;
 mod response;
 mod status;
 
+pub use admin::{AdminAction, AdminReport, AdminRequest, Recovered};
 pub use error::{Error, Outcome, Retry};
 pub use feed::{EventKind, FeedEvent};
 pub use key::{ContentType, Key, KeyError};

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::message::{NodeMessage, PeerMessage};
 use super::{ControlCore, ControlEvent, ControlOutput, ShardCore, ShardOutput, Submitted, View};
-use crate::api::{Error, FeedEvent, Operation, Request, Response};
+use crate::api::{AdminReport, AdminRequest, Error, FeedEvent, Operation, Request, Response};
 use crate::base::{Instant, NodeId, Options, RequestId, ShardId, Slot};
 use crate::codec::Envelope;
 use crate::placement;
@@ -78,6 +78,13 @@ pub enum NodeOutput {
     FeedLive,
     /// Something that people want to know.
     Event(ControlEvent),
+    /// What came of an operator's wish.
+    Admin {
+        /// The number that the wish was handed in with.
+        ticket: u64,
+        /// What was done, or would be, or why not.
+        result: Result<AdminReport, Error>,
+    },
 }
 
 /// One node.
@@ -138,6 +145,12 @@ impl Node {
         let submitted = self.shards[shard.index()].handle_request(now, request);
         self.drain(now);
         (shard, submitted)
+    }
+
+    /// Takes an operator's wish. Its answer comes as [`NodeOutput::Admin`].
+    pub fn handle_admin(&mut self, now: Instant, ticket: u64, request: &AdminRequest) {
+        self.control.handle_admin(now, ticket, request);
+        self.drain(now);
     }
 
     /// There are viewers of the feed here, or none any more.
@@ -223,6 +236,7 @@ impl Node {
             ControlOutput::View(view) => self.shards.iter_mut().for_each(|shard| shard.handle_view(now, &view)),
             ControlOutput::Lease(until) => self.shards.iter_mut().for_each(|shard| shard.handle_lease(now, until)),
             ControlOutput::Event(event) => self.outputs.push_back(NodeOutput::Event(event)),
+            ControlOutput::Admin { ticket, result } => self.outputs.push_back(NodeOutput::Admin { ticket, result }),
         }
     }
 

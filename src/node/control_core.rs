@@ -20,6 +20,7 @@ use super::member::Member;
 use super::message::{ControlMessage, PulseMessage};
 use super::outbox::PulseOutbox;
 use super::{ControlEvent, Load, View};
+use crate::api::{AdminReport, AdminRequest, Error};
 use crate::base::mutant::{Mutant, is_broken};
 use crate::base::{
     ClusterId, Generation, InSyncChange, Incarnation, Instant, NodeId, Options, PartitionRecord, Rng, Slot,
@@ -51,6 +52,13 @@ pub enum ControlOutput {
     Lease(Instant),
     /// Something that people want to know.
     Event(ControlEvent),
+    /// What came of an operator's wish.
+    Admin {
+        /// The number that the wish was handed in with.
+        ticket: u64,
+        /// What was done, or would be, or why not.
+        result: Result<AdminReport, Error>,
+    },
 }
 
 /// One node's control core.
@@ -136,6 +144,13 @@ impl ControlCore {
             member.handle_proposals(changes, &mut out);
             self.outputs.extend(out);
         }
+        self.advance(now);
+    }
+
+    /// Takes an operator's wish. Its answer comes as [`ControlOutput::Admin`] with the same `ticket`, at once or later.
+    pub fn handle_admin(&mut self, now: Instant, ticket: u64, request: &AdminRequest) {
+        let result = Err(Error::BadRequest(format!("not done yet: {:?}", request.action)));
+        self.outputs.push_back(ControlOutput::Admin { ticket, result });
         self.advance(now);
     }
 

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use tokio::sync::{broadcast, oneshot};
 
-use crate::api::{ClusterStatus, Error, FeedEvent, Request, Response};
+use crate::api::{AdminReport, AdminRequest, ClusterStatus, Error, FeedEvent, Request, Response};
 use crate::base::FollowerMode;
 
 /// A future that gateways may hold across threads.
@@ -26,6 +26,9 @@ pub trait Core: Send + Sync + 'static {
 
     /// The cluster as this node sees it.
     fn status(&self) -> BoxFuture<'_, ClusterStatus>;
+
+    /// Does what an operator wishes, or says what it would do.
+    fn admin(&self, request: AdminRequest) -> BoxFuture<'_, Result<AdminReport, Error>>;
 
     /// What health checks ask; costs no more than a few loads.
     fn health(&self) -> Health;

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::clock::Clock;
 use super::links::Links;
 use super::pulse::ControlInput;
-use crate::api::{ClusterStatus, Error, FeedEvent, Request, Response};
+use crate::api::{AdminReport, AdminRequest, ClusterStatus, Error, FeedEvent, Request, Response};
 use crate::base::{InSyncChange, Instant, NodeId, Options, RequestId, ShardId, Slot};
 use crate::codec::{self, Envelope, frame};
 use crate::node::message::{AnswerMessage, NodeMessage, PeerMessage};
@@ -406,6 +406,15 @@ impl Core for Engine {
                 return ClusterStatus::default();
             }
             receiver.await.unwrap_or_default()
+        })
+    }
+
+    fn admin(&self, request: AdminRequest) -> BoxFuture<'_, Result<AdminReport, Error>> {
+        Box::pin(async move {
+            let (sender, receiver) = oneshot::channel();
+            let stopped = || Error::OutcomeUnknown("this node is shutting down".to_owned());
+            self.control.send(ControlInput::Admin(request, sender)).await.map_err(|_| stopped())?;
+            receiver.await.unwrap_or_else(|_| Err(stopped()))
         })
     }
 

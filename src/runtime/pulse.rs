@@ -1,5 +1,6 @@
 //! The control core's thread.
 
+use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -10,7 +11,7 @@ use tracing::warn;
 
 use super::engine::Engine;
 use super::links::PulseLink;
-use crate::api::ClusterStatus;
+use crate::api::{AdminReport, AdminRequest, ClusterStatus, Error};
 use crate::base::{InSyncChange, Instant, limits};
 use crate::codec::Envelope;
 use crate::node::message::{ControlMessage, PeerMessage};
@@ -33,6 +34,8 @@ pub enum ControlInput {
     Proposals(Vec<InSyncChange>),
     /// Somebody wants to know how the cluster is.
     Status(oneshot::Sender<ClusterStatus>),
+    /// An operator wishes something.
+    Admin(AdminRequest, oneshot::Sender<Result<AdminReport, Error>>),
     /// The node shuts down.
     Stop,
 }
@@ -69,7 +72,9 @@ impl PulseThread {
                 match link() {
                     Ok(link) => {
                         let _ = ready.send(Ok(()));
-                        Pulse { core, engine, link, inbox: receiver }.drive().await;
+                        Pulse { core, engine, link, inbox: receiver, admins: HashMap::new(), next_ticket: 0 }
+                            .drive()
+                            .await;
                     }
                     Err(error) => {
                         let _ = ready.send(Err(error));
@@ -96,6 +101,9 @@ struct Pulse<L> {
     engine: Arc<Engine>,
     link: L,
     inbox: mpsc::Receiver<ControlInput>,
+    /// Operators who wait for an answer, and the number of the next one.
+    admins: HashMap<u64, oneshot::Sender<Result<AdminReport, Error>>>,
+    next_ticket: u64,
 }
 
 impl<L: PulseLink> Pulse<L> {
@@ -156,6 +164,13 @@ impl<L: PulseLink> Pulse<L> {
             ControlInput::Status(reply) => {
                 let _ = reply.send(self.core.status(now));
             }
+            ControlInput::Admin(request, reply) => {
+                // Who has gone away waits no more.
+                self.admins.retain(|_, waiter| !waiter.is_closed());
+                self.next_ticket += 1;
+                self.admins.insert(self.next_ticket, reply);
+                self.core.handle_admin(now, self.next_ticket, &request);
+            }
             ControlInput::Stop => {}
         }
     }
@@ -174,6 +189,11 @@ impl<L: PulseLink> Pulse<L> {
                 ControlOutput::View(view) => self.engine.handle_view(view),
                 ControlOutput::Lease(until) => self.engine.handle_lease(until),
                 ControlOutput::Event(event) => self.engine.handle_event(&event),
+                ControlOutput::Admin { ticket, result } => {
+                    if let Some(waiter) = self.admins.remove(&ticket) {
+                        let _ = waiter.send(result);
+                    }
+                }
             }
         }
         let now = self.engine.now();

@@ -361,6 +361,7 @@ impl World {
                 NodeOutput::Event(event) => events.push(event),
                 NodeOutput::FeedEvent(event) => self.seen[slot.index()].push(event),
                 NodeOutput::FeedLive => self.is_live[slot.index()] = true,
+                NodeOutput::Admin { .. } => {}
             }
         }
         let view = std::sync::Arc::clone(node.view());

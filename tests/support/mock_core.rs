@@ -5,8 +5,8 @@ use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use jumpgate::api::{
-    ClusterStatus, ContentType, Error, EventKind, FeedEvent, Item, Key, Operation, Page, PutMode, Request, Response,
-    Value,
+    AdminReport, AdminRequest, ClusterStatus, ContentType, Error, EventKind, FeedEvent, Item, Key, Operation, Page,
+    PutMode, Request, Response, Value,
 };
 use jumpgate::base::{Blob, PartitionId, Version};
 use jumpgate::port::{Answer, BoxFuture, Core, FeedSubscription, Health, Leadership};
@@ -185,6 +185,10 @@ impl Core for MockCore {
 
     fn status(&self) -> BoxFuture<'_, ClusterStatus> {
         Box::pin(async { ClusterStatus { name: "mock".to_owned(), node: "n1".to_owned(), ..Default::default() } })
+    }
+
+    fn admin(&self, request: AdminRequest) -> BoxFuture<'_, Result<AdminReport, Error>> {
+        Box::pin(async move { Ok(AdminReport { steps: vec![format!("{:?}", request.action)], recovered: None }) })
     }
 
     fn health(&self) -> Health {
