@@ -2,7 +2,7 @@
 
 use bincode::{Decode, Encode};
 
-use crate::base::{InSyncChange, NodeId, SlotSet};
+use crate::base::{InSyncChange, NodeId, PartitionId, Slot, SlotSet};
 
 /// One decision. Commands are judged when they are *applied*, on every node alike, never when they are appended: what was
 /// true at append time may not be when its turn comes.
@@ -10,9 +10,11 @@ use crate::base::{InSyncChange, NodeId, SlotSet};
 pub enum Command {
     /// The first command of a cluster: its settings and who founds it. Later ones change nothing.
     Found {
-        /// What can't change while the cluster lives.
+        /// The settings.
         settings: Settings,
-        /// Who sits in each slot, by slot.
+        /// The slots that the cluster consists of. One without a founder is empty until somebody joins.
+        slots: SlotSet,
+        /// Who founds it.
         founders: Vec<NodeId>,
     },
     /// This identity serves: it is registered in its slot, and learns the partitions that it should hold a copy of.
@@ -29,9 +31,61 @@ pub enum Command {
         /// Who had been heard from shortly before this was proposed.
         witnesses: SlotSet,
     },
+    /// Which slots the cluster consists of, and which are to hold nothing any more.
+    SetRoster(Roster),
+    /// This identity, which is to hold nothing any more, gives the partitions that it leads to their owners, who have
+    /// them in full. Its leases must have ended.
+    Resign {
+        /// Who.
+        node: NodeId,
+    },
+    /// The first command of a new generation: who is no survivor is gone for good, and every partition begins a new
+    /// epoch with what the survivors hold of it.
+    Recover {
+        /// Who goes on.
+        survivors: Vec<NodeId>,
+    },
     /// Primaries ask to change their in-sync sets; each change takes effect only if its partition's record is still the
     /// one that it was made for.
     ChangeInSync(Vec<InSyncChange>),
+}
+
+/// Which slots the cluster consists of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode)]
+pub struct Roster {
+    /// Those that belong to it: their processes are let in.
+    pub slots: SlotSet,
+    /// Those of them whose copies move to others, until they restart or are added again. They keep their votes.
+    pub draining: SlotSet,
+    /// Those of them that leave the cluster once they hold nothing.
+    pub leaving: SlotSet,
+    /// Copies of each value, the primary's included.
+    pub replicas: u8,
+}
+
+impl Roster {
+    /// The slots among which the data is placed.
+    #[must_use]
+    pub const fn staying(&self) -> SlotSet {
+        self.slots.difference(self.draining).difference(self.leaving)
+    }
+
+    /// Whether `slot` is one of them.
+    #[must_use]
+    pub const fn stays(&self, slot: Slot) -> bool {
+        self.staying().contains(slot)
+    }
+}
+
+/// What a recovery by force found.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+pub struct Recovery {
+    /// Partitions of which a survivor was in sync.
+    pub clean: u32,
+    /// Those of which only an incomplete copy survived: it goes on, and acknowledged writes may be missing.
+    pub lossy: Vec<PartitionId>,
+    /// Those of which nothing survived.
+    pub lost: Vec<PartitionId>,
 }
 
 /// What a cluster is founded with.

@@ -6,7 +6,7 @@
 //!
 //! | file | what it holds | who runs it |
 //! |---|---|---|
-//! | `command` | [`Command`], [`Settings`] | the leader proposes, all apply |
+//! | `command` | [`Command`], [`Settings`], [`Roster`] | the leader proposes, all apply |
 //! | `state` | [`ControlState`]: applying commands, the partition table, promotions | all |
 //! | `bootstrap` | [`Bootstrap`]: how BLANK processes found a cluster, unanimously | BLANK processes |
 //! | `lease` | [`LeaseGranter`], [`LeaseHolder`]: who may serve reads until when | leader; all |
@@ -21,7 +21,7 @@ mod lease;
 mod state;
 
 pub use bootstrap::{Announcement, Bootstrap, BootstrapOutput};
-pub use command::{Command, Settings};
+pub use command::{Command, Recovery, Roster, Settings};
 pub use gossip::{GOSSIP_EVERY, GossipEntry, GossipView, NodeKind};
 pub use lease::{LeaseGrant, LeaseGranter, LeaseHolder, LeaseRequest};
 pub use state::{ControlState, NodeEntry};

@@ -2,7 +2,7 @@
 
 use bincode::{Decode, Encode};
 
-use super::{Command, Settings};
+use super::{Command, Recovery, Roster, Settings};
 use crate::base::mutant::{Mutant, is_broken};
 use crate::base::{ChangeNumber, Epoch, InSyncChange, LogIndex, NodeId, PartitionId, PartitionRecord, Slot, SlotSet};
 use crate::placement;
@@ -14,9 +14,11 @@ use crate::placement;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
 pub struct ControlState {
     settings: Option<Settings>,
+    roster: Roster,
     nodes: Vec<NodeEntry>,
     table: Vec<PartitionRecord>,
     applied: LogIndex,
+    recovery: Option<Recovery>,
 }
 
 /// Who is registered in one slot.
@@ -36,6 +38,18 @@ impl ControlState {
     #[must_use]
     pub const fn settings(&self) -> Option<Settings> {
         self.settings
+    }
+
+    /// Which slots the cluster consists of.
+    #[must_use]
+    pub const fn roster(&self) -> Roster {
+        self.roster
+    }
+
+    /// What the last recovery by force found; none where there never was one.
+    #[must_use]
+    pub const fn recovery(&self) -> Option<&Recovery> {
+        self.recovery.as_ref()
     }
 
     /// Who is registered, by slot.
@@ -75,9 +89,12 @@ impl ControlState {
         self.applied = index;
         let epoch = Epoch(index.0);
         let changed = match command {
-            Command::Found { settings, founders } => self.on_found(epoch, *settings, founders),
+            Command::Found { settings, slots, founders } => self.on_found(epoch, *settings, *slots, founders),
             Command::NodeUp { node } => self.on_node_up(epoch, *node),
             Command::NodeDown { node, witnesses } => self.on_node_down(epoch, *node, *witnesses),
+            Command::SetRoster(roster) => self.on_set_roster(epoch, *roster),
+            Command::Resign { node } => self.on_resign(epoch, *node),
+            Command::Recover { survivors } => self.on_recover(epoch, survivors),
             Command::ChangeInSync(changes) => {
                 changes.iter().filter(|change| self.on_change_in_sync(epoch, change)).count() > 0
             }
@@ -94,26 +111,27 @@ impl ControlState {
         self.applied = index;
     }
 
-    fn on_found(&mut self, epoch: Epoch, settings: Settings, founders: &[NodeId]) -> bool {
+    fn on_found(&mut self, epoch: Epoch, settings: Settings, slots: SlotSet, founders: &[NodeId]) -> bool {
         if self.settings.is_some() {
             return false;
         }
         self.settings = Some(settings);
-        self.nodes = founders
-            .iter()
-            .map(|&node| NodeEntry { node: Some(node), up: true, up_since: LogIndex(epoch.0) })
-            .collect();
+        self.roster = Roster { slots, replicas: settings.replicas, ..Roster::default() };
+        self.nodes = vec![NodeEntry::default(); slots.iter().map(|slot| slot.index() + 1).max().unwrap_or(0)];
+        for &node in founders.iter().filter(|node| slots.contains(node.slot)) {
+            self.nodes[node.slot.index()] = NodeEntry { node: Some(node), up: true, up_since: LogIndex(epoch.0) };
+        }
+        let up = self.up();
         self.table = (0..settings.partitions)
             .map(|partition| {
-                let owners = self.owners(PartitionId(partition));
-                PartitionRecord {
-                    epoch,
-                    change: ChangeNumber::ZERO.next(),
-                    primary: owners.primary(),
-                    // All copies of a new cluster are equal, because all are empty.
-                    in_sync: owners.set(),
-                    learners: SlotSet::EMPTY,
-                }
+                let partition = PartitionId(partition);
+                // All copies of a new cluster are equal, because all are empty: who stands in for a founder that is
+                // missing is in sync, too.
+                let mut record = PartitionRecord { epoch, change: ChangeNumber::ZERO.next(), ..Default::default() };
+                record.in_sync = self.owners(partition).set().intersection(up);
+                record.in_sync = record.in_sync.union(self.stand_ins(partition, record.in_sync, up));
+                record.primary = self.promote(partition, record.in_sync);
+                record
             })
             .collect();
         true
@@ -126,7 +144,7 @@ impl ControlState {
         }
         entry.up = false;
         let alive = self.up().intersection(witnesses);
-        self.for_each_record(epoch, |record| {
+        self.for_each_record(epoch, |_, record| {
             record.learners.remove(node.slot);
             // Where nobody else in sync is known to live it stays in the set: nothing is committed without it from here
             // on, so its copy is whole if the same life of the process comes back. Taken out as soon as it was found
@@ -162,20 +180,98 @@ impl ControlState {
         }
         let replaced = entry.node.is_some_and(|before| before != node);
         *entry = NodeEntry { node: Some(node), up: true, up_since: LogIndex(epoch.0) };
-        let targets: Vec<SlotSet> =
-            (0..self.table.len()).map(|partition| self.owners(PartitionId(partition as u16)).set()).collect();
-        let mut targets = targets.into_iter();
-        self.for_each_record(epoch, |record| {
+        if replaced {
+            // Whoever drained the slot has restarted it.
+            self.roster.draining.remove(node.slot);
+        }
+        self.for_each_record(epoch, |_, record| {
             if replaced {
                 // What the slot's earlier life held is gone with its memory.
                 record.learners.remove(node.slot);
                 record.in_sync.remove(node.slot);
             }
-            let is_target = targets.next().is_some_and(|owners| owners.contains(node.slot));
-            if is_target && !record.in_sync.contains(node.slot) && !record.in_sync.is_empty() {
-                record.learners.insert(node.slot);
+        });
+        true
+    }
+
+    fn on_set_roster(&mut self, epoch: Epoch, roster: Roster) -> bool {
+        let Some(settings) = self.settings.as_mut().filter(|_| self.roster != roster) else { return false };
+        settings.replicas = roster.replicas;
+        self.roster = roster;
+        let count = roster.slots.iter().map(|slot| slot.index() + 1).max().unwrap_or(0).max(self.nodes.len());
+        self.nodes.resize(count, NodeEntry::default());
+        let outside = |slot: usize| !roster.slots.contains(Slot(slot as u8));
+        for (slot, entry) in self.nodes.iter_mut().enumerate().filter(|(slot, _)| outside(*slot)) {
+            // Only who holds nothing leaves; else the entry comes too early and changes nothing here.
+            let slot = Slot(slot as u8);
+            if !self.table.iter().any(|record| record.members().contains(slot)) {
+                *entry = NodeEntry::default();
+            }
+        }
+        self.for_each_record(epoch, |_, _| {});
+        true
+    }
+
+    fn on_resign(&mut self, epoch: Epoch, node: NodeId) -> bool {
+        let entry = self.node(node.slot);
+        if entry.node != Some(node) || !entry.up || !self.may_resign(node.slot) {
+            return false;
+        }
+        // A lease counts again once it has applied this entry: until then it would read as a primary.
+        self.nodes[node.slot.index()].up_since = LogIndex(epoch.0);
+        self.for_each_record(epoch, |_, record| {
+            if record.primary == Some(node.slot) {
+                record.in_sync.remove(node.slot);
             }
         });
+        true
+    }
+
+    /// Whether `slot`, which is to hold nothing any more, leads partitions, and every one of them is in full elsewhere.
+    #[must_use]
+    pub fn may_resign(&self, slot: Slot) -> bool {
+        let up = self.up();
+        let mut led = (0..self.table.len()).filter(|&partition| self.table[partition].primary == Some(slot)).peekable();
+        !self.roster.stays(slot)
+            && led.peek().is_some()
+            && led.all(|partition| {
+                let owners = self.owners(PartitionId(partition as u16)).set();
+                owners.is_subset(self.table[partition].in_sync) && owners.is_subset(up) && !owners.contains(slot)
+            })
+    }
+
+    /// Whether `slot` holds a copy, or part of one, of any partition.
+    #[must_use]
+    pub fn holds_anything(&self, slot: Slot) -> bool {
+        self.table.iter().any(|record| record.members().contains(slot))
+    }
+
+    fn on_recover(&mut self, epoch: Epoch, survivors: &[NodeId]) -> bool {
+        for entry in &mut self.nodes {
+            let survives = entry.node.is_some_and(|node| survivors.contains(&node));
+            *entry = if survives {
+                NodeEntry { node: entry.node, up: true, up_since: LogIndex(epoch.0) }
+            } else {
+                NodeEntry::default()
+            };
+        }
+        let alive = self.up();
+        let mut recovery = Recovery::default();
+        self.for_each_record(epoch, |partition, record| {
+            record.in_sync = record.in_sync.intersection(alive);
+            record.learners = record.learners.intersection(alive);
+            record.primary = None;
+            match (record.in_sync.is_empty(), record.learners.lowest()) {
+                (false, _) => recovery.clean += 1,
+                (true, Some(learner)) => {
+                    recovery.lossy.push(partition);
+                    record.learners.remove(learner);
+                    record.in_sync.insert(learner);
+                }
+                (true, None) => recovery.lost.push(partition),
+            }
+        });
+        self.recovery = Some(recovery);
         true
     }
 
@@ -195,11 +291,7 @@ impl ControlState {
         let record = &mut self.table[change.partition.index()];
         record.in_sync = record.in_sync.union(change.add).difference(change.remove);
         record.learners = record.learners.difference(change.add);
-        // Once every target holds a copy, those who stood in for one are no longer needed.
-        if targets.is_subset(record.in_sync) {
-            record.in_sync = record.primary.into_iter().collect::<SlotSet>().union(targets);
-            record.learners = record.learners.intersection(targets);
-        }
+        dismiss_stand_ins(record, targets);
         record.change = record.change.next();
         debug_assert!(record.primary.is_some_and(|primary| up.contains(primary)), "{epoch}: {record:?} by {change:?}");
         true
@@ -208,41 +300,50 @@ impl ControlState {
     /// Edits every record, then promotes wherever that left a partition without a live primary. The promotion runs for
     /// every record at every entry that may have changed who is up: run at deaths only, a partition whose last in-sync
     /// node came back stayed without a primary.
-    fn for_each_record(&mut self, epoch: Epoch, mut edit: impl FnMut(&mut PartitionRecord)) {
+    fn for_each_record(&mut self, epoch: Epoch, mut edit: impl FnMut(PartitionId, &mut PartitionRecord)) {
         let up = self.up();
-        for partition in 0..self.table.len() {
-            let before = self.table[partition];
+        for index in 0..self.table.len() {
+            let partition = PartitionId(index as u16);
+            let owners = self.owners(partition).set();
+            let before = self.table[index];
             let mut record = before;
-            edit(&mut record);
+            edit(partition, &mut record);
             if !record.primary.is_some_and(|primary| up.contains(primary) && record.in_sync.contains(primary)) {
                 let promotable = if is_broken(Mutant::PromoteLearner) {
                     record.learners.union(record.in_sync)
                 } else {
                     record.in_sync
                 };
-                record.primary = self.promote(PartitionId(partition as u16), promotable.intersection(up));
+                record.primary = self.promote(partition, promotable.intersection(up));
+                if record.primary.is_some() || before.primary.is_some() {
+                    record.epoch = epoch;
+                }
             }
-            if record.primary != before.primary {
-                record.epoch = epoch;
+            if !record.in_sync.is_empty() {
+                // Who should hold a copy and holds none is filled; and so is who has to help out.
+                record.learners = record.learners.union(owners.intersection(up).difference(record.in_sync));
+                if record.primary.is_some() {
+                    record.learners = record.learners.union(self.stand_ins(partition, record.members(), up));
+                }
             }
-            record.learners = record.learners.union(self.substitutes(PartitionId(partition as u16), &record, up));
+            dismiss_stand_ins(&mut record, owners);
             if record != before {
                 record.change = before.change.next();
-                self.table[partition] = record;
+                self.table[index] = record;
             }
         }
     }
 
-    /// Who has to be filled at once, because fewer than `min_copies` would hold a write: the next slots of the partition's
-    /// ranking that are up. Without a copy to fill them from there is nothing to do.
-    fn substitutes(&self, partition: PartitionId, record: &PartitionRecord, up: SlotSet) -> SlotSet {
+    /// Who has to help out, because fewer than `min_copies` of `members` would hold a write: the next slots of the
+    /// partition's ranking that are up.
+    fn stand_ins(&self, partition: PartitionId, members: SlotSet, up: SlotSet) -> SlotSet {
         let min_copies = self.settings.map_or(0, |settings| usize::from(settings.min_copies));
-        let missing = min_copies.saturating_sub(record.members().len());
-        if missing == 0 || record.primary.is_none() {
+        let missing = min_copies.saturating_sub(members.len());
+        if missing == 0 {
             return SlotSet::EMPTY;
         }
-        let ranking = placement::owners(partition, SlotSet::first(self.nodes.len()), self.nodes.len() as u8);
-        ranking.iter().filter(|&slot| up.contains(slot) && !record.members().contains(slot)).take(missing).collect()
+        let ranking = placement::owners(partition, self.roster.staying(), self.roster.slots.len() as u8);
+        ranking.iter().filter(|&slot| up.contains(slot) && !members.contains(slot)).take(missing).collect()
     }
 
     /// The first target owner among `candidates`, else the lowest slot of them: the same choice on every node, and one
@@ -253,8 +354,7 @@ impl ControlState {
 
     /// The target owners of a partition: by the configured slots, whoever sits there, so that a death moves no target.
     fn owners(&self, partition: PartitionId) -> placement::Owners {
-        let replicas = self.settings.map_or(0, |settings| settings.replicas);
-        placement::owners(partition, SlotSet::first(self.nodes.len()), replicas)
+        placement::owners(partition, self.roster.staying(), self.roster.replicas)
     }
 
     fn slots_where(&self, is_in: impl Fn(&NodeEntry) -> bool) -> SlotSet {
@@ -282,152 +382,13 @@ impl ControlState {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::base::Incarnation;
-
-    fn node(slot: u8, life: u128) -> NodeId {
-        NodeId::new(Slot(slot), Incarnation(life))
-    }
-
-    /// The death of a node that everybody else outlives.
-    fn down(slot: u8, life: u128) -> Command {
-        Command::NodeDown { node: node(slot, life), witnesses: SlotSet::first(7).without(Slot(slot)) }
-    }
-
-    fn founded(nodes: u8, replicas: u8) -> ControlState {
-        let mut state = ControlState::default();
-        let settings = Settings { partitions: 64, replicas, min_copies: 2 };
-        let founders = (0..nodes).map(|slot| node(slot, 1)).collect();
-        assert!(state.apply(LogIndex(1), &Command::Found { settings, founders }));
-        state
-    }
-
-    #[test]
-    fn a_founded_cluster_has_every_partition_in_full() {
-        let state = founded(3, 2);
-        for record in state.table() {
-            assert_eq!((record.in_sync.len(), record.learners.len(), record.epoch), (2, 0, Epoch(1)));
-            assert!(record.primary.is_some());
-        }
-    }
-
-    #[test]
-    fn one_entry_promotes_a_backup_of_every_partition_that_the_dead_node_led() {
-        let mut state = founded(3, 2);
-        let led = state.table().iter().filter(|record| record.primary == Some(Slot(0))).count();
-        assert!(led > 0 && state.apply(LogIndex(2), &down(0, 1)));
-        let promoted = state.table().iter().filter(|record| record.epoch == Epoch(2)).count();
-        assert_eq!(promoted, led, "only its partitions changed their primary");
-        assert!(state.table().iter().all(|record| record.primary.is_some_and(|primary| primary != Slot(0))));
-    }
-
-    #[test]
-    fn a_partition_short_of_copies_is_filled_elsewhere_at_once_and_the_stand_in_leaves_when_the_owner_is_back() {
-        let mut state = founded(3, 2);
-        state.apply(LogIndex(2), &down(0, 1));
-        let partition = state.table().iter().position(|record| record.in_sync.len() == 1).expect("some lost a copy");
-        let record = state.table()[partition];
-        assert_eq!(record.members(), SlotSet::EMPTY.with(Slot(1)).with(Slot(2)), "the third node stands in");
-        let add = |state: &mut ControlState, index: u64, slot: u8| {
-            let record = state.table()[partition];
-            let change = InSyncChange {
-                partition: PartitionId(partition as u16),
-                proposer: state.node(record.primary.expect("a primary")).node.expect("registered"),
-                epoch: record.epoch,
-                change: record.change,
-                add: SlotSet::EMPTY.with(Slot(slot)),
-                remove: SlotSet::EMPTY,
-            };
-            assert!(state.apply(LogIndex(index), &Command::ChangeInSync(vec![change])));
-        };
-        let stand_in = record.learners.lowest().expect("one");
-        add(&mut state, 3, stand_in.0);
-        assert_eq!(state.table()[partition].in_sync.len(), 2);
-        state.apply(LogIndex(4), &Command::NodeUp { node: node(0, 2) });
-        add(&mut state, 5, 0);
-        let record = state.table()[partition];
-        assert!(record.in_sync.contains(Slot(0)) && !record.in_sync.contains(stand_in), "{record:?}");
-    }
-
-    #[test]
-    fn a_death_of_a_former_life_changes_nothing() {
-        let mut state = founded(3, 2);
-        assert!(!state.apply(LogIndex(2), &down(0, 7)));
-        assert_eq!(state.up().len(), 3);
-    }
-
-    #[test]
-    fn a_new_life_learns_what_its_slot_should_hold_and_serves_nothing_before() {
-        let mut state = founded(3, 2);
-        let held: Vec<bool> = state.table().iter().map(|record| record.in_sync.contains(Slot(0))).collect();
-        state.apply(LogIndex(2), &down(0, 1));
-        state.apply(LogIndex(3), &Command::NodeUp { node: node(0, 2) });
-        for (record, held) in state.table().iter().zip(held) {
-            assert!(!record.in_sync.contains(Slot(0)));
-            assert_eq!(record.learners.contains(Slot(0)), held);
-        }
-    }
-
-    #[test]
-    fn the_last_in_sync_life_is_waited_for_and_a_new_life_is_no_substitute() {
-        let mut state = founded(2, 2);
-        state.apply(LogIndex(2), &down(0, 1));
-        state.apply(LogIndex(3), &down(1, 1));
-        assert!(state.table().iter().all(|record| record.primary.is_none() && record.in_sync.contains(Slot(1))));
-
-        let mut same = state.clone();
-        same.apply(LogIndex(4), &Command::NodeUp { node: node(1, 1) });
-        assert!(same.table().iter().all(|record| record.primary == Some(Slot(1)) && record.epoch == Epoch(4)));
-
-        state.apply(LogIndex(4), &Command::NodeUp { node: node(1, 2) });
-        assert!(state.table().iter().all(PartitionRecord::is_lost));
-    }
-
-    #[test]
-    fn who_is_silent_together_with_all_others_in_sync_keeps_its_place_and_its_copy_counts() {
-        let mut state = founded(3, 2);
-        let pair = SlotSet::EMPTY.with(Slot(0)).with(Slot(1));
-        let partition = state.table().iter().position(|record| record.in_sync == pair).expect("some are theirs");
-        // Both are silent. The second one is dead; the first one, declared down before it, only stood still.
-        let only_third = SlotSet::EMPTY.with(Slot(2));
-        state.apply(LogIndex(2), &Command::NodeDown { node: node(0, 1), witnesses: only_third });
-        assert_eq!(state.table()[partition].in_sync, pair);
-        state.apply(LogIndex(3), &Command::NodeDown { node: node(1, 1), witnesses: only_third });
-        assert_eq!((state.table()[partition].in_sync, state.table()[partition].primary), (pair, None));
-        state.apply(LogIndex(4), &Command::NodeUp { node: node(0, 1) });
-        assert_eq!(state.table()[partition].primary, Some(Slot(0)));
-        // Now that somebody in sync lives, the dead one can go.
-        let witnesses = only_third.with(Slot(0));
-        assert!(state.lingers(node(1, 1), witnesses) && !state.lingers(node(0, 1), witnesses));
-        state.apply(LogIndex(5), &Command::NodeDown { node: node(1, 1), witnesses });
-        assert_eq!(state.table()[partition].in_sync, SlotSet::EMPTY.with(Slot(0)));
-        assert!(!state.lingers(node(1, 1), witnesses));
-    }
-
-    #[test]
-    fn a_change_of_the_in_sync_set_is_judged_when_it_is_applied() {
-        let mut state = founded(3, 2);
-        state.apply(LogIndex(2), &down(0, 1));
-        state.apply(LogIndex(3), &Command::NodeUp { node: node(0, 2) });
-        let partition =
-            state.table().iter().position(|record| record.learners.contains(Slot(0))).expect("it learns some");
-        let record = state.table()[partition];
-        let primary = record.primary.expect("it has one");
-        let change = InSyncChange {
-            partition: PartitionId(partition as u16),
-            proposer: state.node(primary).node.expect("registered"),
-            epoch: record.epoch,
-            change: record.change,
-            add: SlotSet::EMPTY.with(Slot(0)),
-            remove: SlotSet::EMPTY,
-        };
-        let stale = InSyncChange { change: ChangeNumber(record.change.0 - 1), ..change };
-        let foreign = InSyncChange { proposer: node(primary.0, 9), ..change };
-        assert!(!state.apply(LogIndex(4), &Command::ChangeInSync(vec![stale, foreign])));
-        assert!(state.apply(LogIndex(5), &Command::ChangeInSync(vec![change, change])), "the first of two equal ones");
-        assert_eq!(state.table()[partition].change, record.change.next(), "the second came too late");
-        assert!(state.table()[partition].in_sync.contains(Slot(0)));
+/// Once every owner holds a copy, those who stood in for one are no longer needed, but for the primary.
+fn dismiss_stand_ins(record: &mut PartitionRecord, owners: SlotSet) {
+    if !owners.is_empty() && owners.is_subset(record.in_sync) {
+        record.in_sync = record.primary.into_iter().collect::<SlotSet>().union(owners);
+        record.learners = record.learners.intersection(owners);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -318,7 +318,12 @@ impl Member {
                 out.push(ControlOutput::Event(ControlEvent::NodeDown { node }));
             }
             Command::NodeUp { node } => out.push(ControlOutput::Event(ControlEvent::NodeUp { node })),
-            Command::Found { .. } | Command::NodeDown { .. } | Command::ChangeInSync(_) => {}
+            Command::Found { .. }
+            | Command::NodeDown { .. }
+            | Command::SetRoster(_)
+            | Command::Resign { .. }
+            | Command::Recover { .. }
+            | Command::ChangeInSync(_) => {}
         }
     }
 

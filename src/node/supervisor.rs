@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use super::ControlEvent;
 use crate::base::mutant::{Mutant, is_broken};
-use crate::base::{Blob, InSyncChange, Instant, LogIndex, NodeId, Options, Slot, Term};
+use crate::base::{Blob, InSyncChange, Instant, LogIndex, NodeId, Options, Slot, SlotSet, Term};
 use crate::codec;
 use crate::control::{Command, ControlState, LeaseGranter, Settings};
 use crate::raft::{Raft, RaftRole};
@@ -143,16 +143,13 @@ impl Supervisor {
             return;
         }
         let founders: Vec<NodeId> = raft.membership().voters.iter().copied().collect();
-        if founders.iter().enumerate().any(|(slot, node)| node.slot.index() != slot) {
-            // A slot was left out by force: its entry stays empty until somebody joins.
-            return;
-        }
         let settings = Settings {
             partitions: options.partitions,
-            replicas: options.replicas.min(founders.len() as u8),
+            replicas: options.replicas.min(options.slots as u8),
             min_copies: options.min_copies.min(options.replicas),
         };
-        reign.founding = propose(now, raft, &Command::Found { settings, founders });
+        let slots = SlotSet::first(options.slots);
+        reign.founding = propose(now, raft, &Command::Found { settings, slots, founders });
     }
 
     /// A node is dead for its data roles when it has been silent for `down` and its last lease has ended: only then may
