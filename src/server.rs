@@ -24,7 +24,7 @@ use tracing::{Level, info, warn};
 use crate::base::{Incarnation, NodeId, Options, ShardId, Slot, Term, limits};
 use crate::codec::frame::Frame;
 use crate::codec::{Envelope, NameHash};
-use crate::config::{ClusterConfig, Config, Ports, Transport};
+use crate::config::{ClusterConfig, Config, Ports, Replicas, Transport};
 use crate::gateway::{Gateway, GatewayOptions};
 use crate::net::listen::{self, BindError};
 use crate::net::tcp::{self, FrameSink, Link, LinkOptions, ListenerOptions, Outbox};
@@ -282,6 +282,8 @@ fn options(config: &Config, slot: Slot) -> Options {
         partitions: config.cluster.partitions,
         replicas: config.replicas(),
         min_copies: config.cluster.min_copies,
+        replicas_auto: config.cluster.replicas == Replicas::Auto,
+        demote_after: config.cluster.demote_after,
         timing: config.timing.timing(),
         followers: config.gateway.followers,
         shards: shards.min(config.cluster.partitions),
@@ -329,7 +331,6 @@ fn warn_of_what_changes_nothing(config: &Config) {
     let settings = [
         ("sync_interval", set.sync_interval != default.sync_interval),
         ("replace_after", set.replace_after != default.replace_after),
-        ("demote_after", set.demote_after != default.demote_after),
     ];
     for (setting, _) in settings.into_iter().filter(|(_, is_set)| *is_set) {
         warn!("[cluster] {setting} is set and changes nothing yet");

@@ -11,6 +11,9 @@ pub enum Error {
     /// The request itself is wrong.
     #[error("{0}")]
     BadRequest(String),
+    /// An operator's wish can't be fulfilled as things are.
+    #[error("{0}")]
+    Conflict(String),
     /// A precondition of a write did not hold.
     #[error("the precondition does not hold: the current version is {}", version_or_none(.current))]
     PreconditionFailed {
@@ -105,6 +108,7 @@ impl Error {
     pub const fn retry(&self) -> Retry {
         match self {
             Self::BadRequest(_)
+            | Self::Conflict(_)
             | Self::PreconditionFailed { .. }
             | Self::Exists { .. }
             | Self::ValueTooLarge { .. }

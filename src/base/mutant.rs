@@ -15,6 +15,10 @@ pub enum Mutant {
     LeaseOutlivesContact,
     /// A node whose death is under way is granted a lease.
     LeaseWhileDying,
+    /// A node that is to resign what it leads is granted a lease.
+    LeaseWhileResigning,
+    /// Leadership is handed over while leases run.
+    TransferKeepsLeases,
     /// A lease counts for a node that hasn't applied the entry which gave it its roles.
     LeaseBeforeRoles,
     /// A node is declared dead while its lease runs.
@@ -64,7 +68,9 @@ mod switch {
 
     impl Mutant {
         /// Every one of them.
-        pub const ALL: [Self; 22] = [
+        pub const ALL: [Self; 24] = [
+            Self::LeaseWhileResigning,
+            Self::TransferKeepsLeases,
             Self::ReadWithoutLease,
             Self::RefuseWithoutLease,
             Self::LeaseOutlivesContact,

@@ -67,6 +67,10 @@ pub struct Options {
     pub replicas: u8,
     /// Copies below which a write is refused.
     pub min_copies: u8,
+    /// Whether `replicas` follows the number of nodes when that changes.
+    pub replicas_auto: bool,
+    /// A voter silent for so long loses its vote.
+    pub demote_after: Duration,
     /// The four times.
     pub timing: Timing,
     /// What this node does with a request that belongs to the leader.

@@ -15,6 +15,10 @@
 //! same cluster. Whoever accepted and has not begun has promised nothing to anybody; giving up means to die and start as
 //! somebody else, which is always safe. A majority is never enough: the rest might be the survivors of a cluster with data.
 //!
+//! Where a configured node is gone for good, an operator says so ([`Bootstrap::force`]): the named slots are left out, on
+//! every process that hears of it and doesn't hear one of them. Nobody but the operator can know that they are no
+//! survivors.
+//!
 //! Announcements go to every peer each [`ANNOUNCE_EVERY`], and at once when the phase changes. They are the only messages
 //! that are accepted from outside the cluster.
 
@@ -23,7 +27,7 @@ use std::time::Duration;
 use bincode::{Decode, Encode};
 
 use crate::base::mutant::{Mutant, is_broken};
-use crate::base::{ClusterId, Generation, Incarnation, Instant, NodeId, Rng, Slot};
+use crate::base::{ClusterId, Generation, Incarnation, Instant, NodeId, Rng, Slot, SlotSet};
 
 /// How often a process without a cluster announces itself. It bounds the time that founding takes (a few of these) and
 /// what it costs (one small datagram a peer).
@@ -38,11 +42,16 @@ const ACCEPT_FOR: Duration = Duration::from_secs(2);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
 pub enum Announcement {
     /// It knows no cluster.
-    Blank,
+    Blank {
+        /// The slots that an operator has declared missing.
+        without: SlotSet,
+    },
     /// It has agreed to found this cluster and waits for the others.
     Accepted {
         /// The id that follows from the incarnations that it sees.
         cluster: ClusterId,
+        /// The slots that an operator has declared missing.
+        without: SlotSet,
     },
     /// It belongs to a cluster. Members say so only when a process without a cluster announces itself.
     Member {
@@ -84,6 +93,8 @@ pub struct Bootstrap {
     cluster_name: String,
     heard: Vec<Option<Heard>>,
     accepted: Option<Accepted>,
+    /// Slots that needn't answer.
+    without: SlotSet,
     has_founded: bool,
     announce_at: Instant,
     outputs: Vec<BootstrapOutput>,
@@ -112,6 +123,7 @@ impl Bootstrap {
             cluster_name: cluster_name.to_owned(),
             heard: vec![None; slots],
             accepted: None,
+            without: SlotSet::EMPTY,
             has_founded: false,
             announce_at: now,
             outputs: Vec::new(),
@@ -136,8 +148,42 @@ impl Bootstrap {
                 return;
             }
         }
+        self.heed_operator(now, from.slot, announcement);
         self.maybe_accept(now);
         self.maybe_begin(now);
+    }
+
+    /// The slots that have not been heard of late, this process's own and those declared missing left out.
+    #[must_use]
+    pub fn silent(&self, now: Instant) -> SlotSet {
+        let everybody = SlotSet::first(self.heard.len());
+        everybody.iter().filter(|&slot| slot != self.me.slot && !self.is_heard(now, slot)).collect()
+    }
+
+    /// Leaves the slots in `without` out of the founding: an operator knows that they are gone for good.
+    pub fn force(&mut self, now: Instant, without: SlotSet) {
+        self.without = without.without(self.me.slot);
+        self.announce(now);
+        self.maybe_accept(now);
+        self.maybe_begin(now);
+    }
+
+    fn is_heard(&self, now: Instant, slot: Slot) -> bool {
+        self.heard[slot.index()].is_some_and(|heard| now.since(heard.at) < HEARD_FOR)
+    }
+
+    /// Takes over what an operator has told another process, unless this one knows better: who is heard isn't missing.
+    fn heed_operator(&mut self, now: Instant, from: Slot, announcement: Announcement) {
+        if self.accepted.is_some() {
+            return;
+        }
+        self.without.remove(from);
+        if let Announcement::Blank { without } | Announcement::Accepted { without, .. } = announcement
+            && !without.contains(self.me.slot)
+            && without.iter().all(|slot| slot.index() < self.heard.len() && !self.is_heard(now, slot))
+        {
+            self.without = self.without.union(without);
+        }
     }
 
     /// Does what is due.
@@ -164,7 +210,11 @@ impl Bootstrap {
     }
 
     fn announcement(&self) -> Announcement {
-        self.accepted.map_or(Announcement::Blank, |accepted| Announcement::Accepted { cluster: accepted.cluster })
+        let without = self.without;
+        self.accepted.map_or(Announcement::Blank { without }, |Accepted { cluster, .. }| Announcement::Accepted {
+            cluster,
+            without,
+        })
     }
 
     fn announce(&mut self, now: Instant) {
@@ -191,7 +241,10 @@ impl Bootstrap {
     fn maybe_begin(&mut self, now: Instant) {
         let Some(Accepted { cluster, .. }) = self.accepted.filter(|_| !self.has_founded) else { return };
         let has_begun = |heard: &Heard| matches!(heard.announcement, Announcement::Member { cluster: theirs, .. } if theirs == cluster);
-        let has_accepted = |heard: &Heard| heard.announcement == Announcement::Accepted { cluster } || has_begun(heard);
+        let has_accepted = |heard: &Heard| {
+            matches!(heard.announcement, Announcement::Accepted { cluster: theirs, .. } if theirs == cluster)
+                || has_begun(heard)
+        };
         let somebody_began = self.heard.iter().flatten().any(has_begun);
         if somebody_began || self.every_peer(now, has_accepted) {
             // A last word, so that the others needn't wait for the next announcement.
@@ -216,16 +269,18 @@ impl Bootstrap {
         }
         self.heard.iter().enumerate().all(|(slot, heard)| {
             slot == self.me.slot.index()
+                || self.without.contains(Slot(slot as u8))
                 || heard.as_ref().is_some_and(|heard| now.since(heard.at) < HEARD_FOR && condition(heard))
         })
     }
 
     fn founders(&self) -> Vec<NodeId> {
-        let heard = self.heard.iter().enumerate().map(|(slot, heard)| {
-            let incarnation = heard.map_or(Incarnation::default(), |heard| heard.incarnation);
-            if slot == self.me.slot.index() { self.me } else { NodeId::new(Slot(slot as u8), incarnation) }
+        let there = SlotSet::first(self.heard.len()).difference(self.without);
+        let founders = there.iter().map(|slot| {
+            let incarnation = self.heard[slot.index()].map_or(Incarnation::default(), |heard| heard.incarnation);
+            if slot == self.me.slot { self.me } else { NodeId::new(slot, incarnation) }
         });
-        heard.collect()
+        founders.collect()
     }
 }
 
@@ -235,6 +290,7 @@ fn cluster_id(name: &str, founders: &[NodeId]) -> ClusterId {
     hasher.update(&(name.len() as u64).to_le_bytes());
     hasher.update(name.as_bytes());
     for founder in founders {
+        hasher.update(&[founder.slot.0]);
         hasher.update(&founder.incarnation.0.to_le_bytes());
     }
     let mut bytes = [0; 16];
@@ -341,11 +397,40 @@ mod tests {
     #[test]
     fn a_restart_in_the_middle_starts_the_founding_anew() {
         let mut bootstrap = Bootstrap::new(NodeId::new(Slot(0), Incarnation(1)), 2, "test", Instant::ZERO, Rng::new(1));
-        bootstrap.handle_announcement(Instant(1), NodeId::new(Slot(1), Incarnation(2)), Announcement::Blank);
+        bootstrap.handle_announcement(
+            Instant(1),
+            NodeId::new(Slot(1), Incarnation(2)),
+            Announcement::Blank { without: SlotSet::EMPTY },
+        );
         assert!(bootstrap.accepted.is_some());
-        bootstrap.handle_announcement(Instant(2), NodeId::new(Slot(1), Incarnation(3)), Announcement::Blank);
+        bootstrap.handle_announcement(
+            Instant(2),
+            NodeId::new(Slot(1), Incarnation(3)),
+            Announcement::Blank { without: SlotSet::EMPTY },
+        );
         let reborn = std::iter::from_fn(|| bootstrap.poll_output())
             .any(|output| matches!(output, BootstrapOutput::Reborn { me } if me.incarnation != Incarnation(1)));
         assert!(reborn && bootstrap.accepted.is_none(), "it agreed with somebody who is gone");
+    }
+
+    #[test]
+    fn an_operator_founds_without_a_node_that_is_gone_and_never_without_one_that_answers() {
+        let mut world = World::new(3);
+        world.run(Duration::from_secs(1), |from, to| from != 2 && to != 2);
+        assert!(world.founded.iter().all(Option::is_none));
+        assert_eq!(world.nodes[0].silent(world.now), SlotSet::EMPTY.with(Slot(2)));
+        world.nodes[0].force(world.now, SlotSet::EMPTY.with(Slot(2)));
+        world.run(Duration::from_millis(300), |from, to| from != 2 && to != 2);
+        let founders: Vec<u8> =
+            world.founded[0].iter().flat_map(|(_, founders)| founders).map(|node| node.slot.0).collect();
+        assert_eq!(founders, [0, 1]);
+        assert!(world.founded[0] == world.founded[1] && world.founded[2].is_none());
+
+        // The operator is wrong about n3: it answers n2, which goes on waiting for all.
+        let mut world = World::new(3);
+        world.run(Duration::from_millis(60), |from, to| from + to != 2);
+        world.nodes[0].force(world.now, SlotSet::EMPTY.with(Slot(2)));
+        world.run(Duration::from_secs(1), |from, to| from + to != 2);
+        assert!(world.founded.iter().all(Option::is_none), "{:?}", world.founded);
     }
 }

@@ -90,6 +90,12 @@ impl LeaseGranter {
         self.ends.get(slot.index()).copied().unwrap_or(Instant::ZERO)
     }
 
+    /// When the last lease of anybody ends, at the latest.
+    #[must_use]
+    pub fn all_end_at(&self) -> Instant {
+        self.ends.iter().copied().max().unwrap_or(Instant::ZERO)
+    }
+
     /// Forgets all: another reign begins.
     pub fn clear(&mut self) {
         *self = Self::default();
@@ -126,6 +132,12 @@ impl LeaseHolder {
     pub fn handle_own_contact(&mut self, contact: Instant, timing: &Timing) {
         self.until = self.until.max(contact + shortened(timing.lease));
         self.since = LogIndex::ZERO;
+    }
+
+    /// When it ends, whether it counts yet or not.
+    #[must_use]
+    pub const fn ends_at(&self) -> Instant {
+        self.until
     }
 
     /// Until when this node may serve reads, having applied the log through `applied`; [`Instant::ZERO`] is never.

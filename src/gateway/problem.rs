@@ -210,6 +210,7 @@ impl From<Error> for Problem {
         let unavailable = StatusCode::SERVICE_UNAVAILABLE;
         let (status, name, title, extra) = match &error {
             Error::BadRequest(_) => (StatusCode::BAD_REQUEST, "bad-request", "Bad request", Extra::Nothing),
+            Error::Conflict(_) => (StatusCode::CONFLICT, "conflict", "Not possible now", Extra::Nothing),
             Error::PreconditionFailed { current } => {
                 let extra = current.map_or(Extra::Nothing, Extra::Standing);
                 (StatusCode::PRECONDITION_FAILED, "precondition-failed", "Precondition failed", extra)

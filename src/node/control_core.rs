@@ -16,14 +16,14 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use super::member::Member;
+use super::member::{Member, slot_of};
 use super::message::{ControlMessage, PulseMessage};
 use super::outbox::PulseOutbox;
 use super::{ControlEvent, Load, View};
-use crate::api::{AdminReport, AdminRequest, Error};
+use crate::api::{AdminAction, AdminReport, AdminRequest, Error};
 use crate::base::mutant::{Mutant, is_broken};
 use crate::base::{
-    ClusterId, Generation, InSyncChange, Incarnation, Instant, NodeId, Options, PartitionRecord, Rng, Slot,
+    ClusterId, Generation, InSyncChange, Incarnation, Instant, NodeId, Options, PartitionRecord, Rng, Slot, SlotSet,
 };
 use crate::codec::{Envelope, NameHash, datagram};
 use crate::control::{Bootstrap, BootstrapOutput, ControlState, GossipView};
@@ -129,7 +129,9 @@ impl ControlCore {
     pub fn handle_message(&mut self, now: Instant, envelope: &Envelope, message: ControlMessage) {
         match (self.judge(now, envelope), &mut self.phase) {
             (Ok(()), Phase::Member(member)) if envelope.cluster == member.cluster() => {
-                member.handle_message(now, envelope.from, message);
+                let mut out = Vec::new();
+                member.handle_message(now, &self.options, envelope.from, message, &mut out);
+                self.outputs.extend(out);
             }
             (Ok(()), _) => self.reject("control message from outside"),
             (Err(reason), _) => self.reject(reason),
@@ -149,8 +151,15 @@ impl ControlCore {
 
     /// Takes an operator's wish. Its answer comes as [`ControlOutput::Admin`] with the same `ticket`, at once or later.
     pub fn handle_admin(&mut self, now: Instant, ticket: u64, request: &AdminRequest) {
-        let result = Err(Error::BadRequest(format!("not done yet: {:?}", request.action)));
-        self.outputs.push_back(ControlOutput::Admin { ticket, result });
+        let mut out = Vec::new();
+        match &mut self.phase {
+            Phase::Member(member) => member.handle_admin(now, &self.options, ticket, request, &mut out),
+            Phase::Bootstrapping(bootstrap) => {
+                let result = found_by_force(now, &self.options, bootstrap, request);
+                out.push(ControlOutput::Admin { ticket, result });
+            }
+        }
+        self.outputs.extend(out);
         self.advance(now);
     }
 
@@ -265,9 +274,22 @@ impl ControlCore {
         if to != self.me && !is_broken(Mutant::AnswerForAnyLife) {
             return Err("other incarnation");
         }
-        match &self.phase {
+        match &mut self.phase {
             Phase::Member(member) if member.cluster() != cluster => Err("other cluster"),
-            Phase::Member(member) if member.generation() != generation => Err("other generation"),
+            Phase::Member(member) if member.generation() > generation => {
+                // It has missed a recovery by force.
+                member.handle_stranger(now, from, &mut self.pulses);
+                Err("other generation")
+            }
+            Phase::Member(member) if member.generation() < generation => {
+                // The survivors go on without the majority, and call this one by name. What it holds it keeps.
+                let wishes = member.take_wishes();
+                let rng = self.rng.fork();
+                let mut called = Member::learner(&self.options, self.me, cluster, generation, now, rng);
+                called.keep_wishes(wishes);
+                self.phase = Phase::Member(Box::new(called));
+                Ok(())
+            }
             Phase::Member(_) => Ok(()),
             Phase::Bootstrapping(_) => {
                 let rng = self.rng.fork();
@@ -289,6 +311,9 @@ impl ControlCore {
                 member.handle_announcement(now, from, announcement, &mut self.pulses);
             }
             (Phase::Member(member), message) if !is_outside => {
+                if member.is_strangers(from, &message) {
+                    member.handle_stranger(now, from, &mut self.pulses);
+                }
                 if !member.handle_pulse(now, from, message) {
                     self.reject("announcement from inside");
                 }
@@ -398,4 +423,41 @@ impl ControlCore {
             table,
         }
     }
+}
+
+/// What a process that knows no cluster can do for an operator: found one without the nodes that are gone for good.
+fn found_by_force(
+    now: Instant,
+    options: &Options,
+    bootstrap: &mut Bootstrap,
+    request: &AdminRequest,
+) -> Result<AdminReport, Error> {
+    let AdminAction::InitForce { without } = &request.action else {
+        return Err(Error::NoQuorum("this process knows no cluster yet".to_owned()));
+    };
+    let names = |slots: SlotSet| slots.iter().map(|slot| options.name(slot).to_owned()).collect::<Vec<_>>().join(", ");
+    let mut missing = SlotSet::EMPTY;
+    for name in without {
+        missing.insert(slot_of(options, name)?);
+    }
+    let silent = bootstrap.silent(now);
+    let there = missing.difference(silent);
+    let unnamed = silent.difference(missing);
+    if missing.is_empty() {
+        return Err(Error::BadRequest("name the nodes that are gone for good".to_owned()));
+    } else if !there.is_empty() {
+        return Err(Error::Conflict(format!("{} can't be missing: heard of it a moment ago", names(there))));
+    } else if !unnamed.is_empty() {
+        return Err(Error::Conflict(format!("{} doesn't answer either: start it, or name it too", names(unnamed))));
+    }
+    if !request.dry_run {
+        bootstrap.force(now, missing);
+    }
+    let founders = SlotSet::first(options.slots).difference(missing);
+    let steps = vec![
+        format!("{} found a new and empty cluster without {}", names(founders), names(missing)),
+        format!("if a cluster with data lives on {}, it is a second one from then on", names(missing)),
+        "whoever was missing joins as an empty node when it is started".to_owned(),
+    ];
+    Ok(AdminReport { steps, recovered: None })
 }

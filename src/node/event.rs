@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::base::{ClusterId, NodeId, Options, Slot, Term};
+use crate::base::{ClusterId, Generation, NodeId, Options, Slot, Term};
 
 /// How much this node holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -67,6 +67,27 @@ pub enum ControlEvent {
         /// Who.
         node: NodeId,
     },
+    /// The leader takes a voter's vote away, because it has been silent for long.
+    Demoted {
+        /// Who.
+        node: NodeId,
+        /// For how long.
+        silent_for: Duration,
+    },
+    /// A node that was to leave holds nothing any more and loses its vote.
+    Left {
+        /// Who.
+        node: NodeId,
+    },
+    /// The leader says that this process belongs to the cluster no more.
+    Removed,
+    /// The survivors of a lost majority go on without it.
+    Recovered {
+        /// Into which generation.
+        generation: Generation,
+        /// How many survivors.
+        survivors: usize,
+    },
     /// A second process claims a slot whose holder is alive.
     DuplicateSlot {
         /// The second one.
@@ -78,7 +99,15 @@ impl ControlEvent {
     /// Whether an operator should look at it.
     #[must_use]
     pub const fn is_warning(&self) -> bool {
-        matches!(self, Self::Reborn { .. } | Self::NodeDown { .. } | Self::DuplicateSlot { .. })
+        matches!(
+            self,
+            Self::Reborn { .. }
+                | Self::NodeDown { .. }
+                | Self::DuplicateSlot { .. }
+                | Self::Demoted { .. }
+                | Self::Removed
+                | Self::Recovered { .. }
+        )
     }
 
     /// The event in words, with the nodes' configured names.
@@ -101,6 +130,14 @@ impl ControlEvent {
             Self::NodeDown { node } => format!("{} is down: its partitions go to their backups", name(node)),
             Self::NodeUp { node } => format!("{} is up as incarnation {}", name(node), node.incarnation),
             Self::Admitted { node } => format!("{} joins as incarnation {}", name(node), node.incarnation),
+            Self::Demoted { node, silent_for } => {
+                format!("{} has been silent for {} s: it loses its vote", name(node), silent_for.as_secs())
+            }
+            Self::Left { node } => format!("{} holds nothing any more and leaves the cluster", name(node)),
+            Self::Removed => "the leader says that this process belongs to the cluster no more".to_owned(),
+            Self::Recovered { generation, survivors } => format!(
+                "recovered by force: generation {generation} begins with {survivors} of {all} nodes; what only the others held is lost"
+            ),
             Self::DuplicateSlot { newcomer } => format!(
                 "a second process ({}) says that it is {}, which is alive: stop one of them, or give it an id of its own",
                 newcomer.incarnation,

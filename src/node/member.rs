@@ -1,18 +1,24 @@
 //! A process that belongs to a cluster: its Raft, the state that the log has produced, and its leases.
 
+mod handover;
+mod operators;
+
 use std::time::Duration;
+
+use handover::Handover;
+pub(super) use operators::{Wish, slot_of};
 
 use super::control_core::ControlOutput;
 use super::message::{ControlMessage, PulseMessage};
 use super::outbox::PulseOutbox;
 use super::supervisor::Supervisor;
 use super::{ControlEvent, Load};
-use crate::base::{Blob, ClusterId, Generation, InSyncChange, Instant, NodeId, Options, Rng, Term};
+use crate::base::{Blob, ClusterId, Generation, InSyncChange, Instant, LogIndex, NodeId, Options, Rng, Term};
 use crate::codec;
 use crate::control::{
     Announcement, Command, ControlState, GOSSIP_EVERY, GossipEntry, GossipView, LeaseGranter, LeaseHolder, NodeKind,
 };
-use crate::raft::{self, Entry, Membership, Payload, Raft, RaftOptions, RaftRole, Snapshot};
+use crate::raft::{self, Entry, LogPosition, Membership, Payload, Raft, RaftOptions, RaftRole, Snapshot};
 
 /// Entries that the log keeps before it is compacted. The state is small (about 100 KiB), so compacting more often than
 /// every thousand entries would cost more than it saves.
@@ -24,6 +30,18 @@ const LEADER_AWAITED_FOR: Duration = Duration::from_secs(3);
 const APPEND_BYTES_MAX: usize = 256 << 10;
 /// How often an undecided vote is asked for again.
 const VOTE_RESEND: Duration = Duration::from_millis(50);
+
+/// Entries by which a new generation's log is ahead of the survivors' longest: more than a majority that is lost can have
+/// committed without them. Epochs are indices, so every epoch of the old generation lies behind.
+const RECOVERY_GAP: u64 = 1 << 32;
+
+/// When a node was last heard on the pulse plane, and the end of its log if it has named that.
+#[derive(Clone, Copy, Debug)]
+struct Heard {
+    node: NodeId,
+    at: Instant,
+    last: Option<LogPosition>,
+}
 
 /// A process in a cluster.
 #[derive(Debug)]
@@ -40,7 +58,13 @@ pub(super) struct Member {
     /// Who led last, other than this node; and when each slot's node was last heard on the pulse plane. A leader that
     /// falls silent is dead for its successor from its last word on, whatever that was about.
     leader_before: Option<NodeId>,
-    heard: Vec<Option<(NodeId, Instant)>>,
+    heard: Vec<Option<Heard>>,
+    /// A hand-over of leadership that is under way; and when a leader that is to leave asks an heir next.
+    handover: Option<Handover>,
+    abdicate_at: Instant,
+    wishes: Vec<Wish>,
+    /// The leader has said that this identity belongs to the cluster no more.
+    is_removed: bool,
     supervise_at: Instant,
     gossip_at: Instant,
     reborn_at: Instant,
@@ -99,6 +123,10 @@ impl Member {
             gossip: GossipView::new(options.slots),
             leader_before: None,
             heard: vec![None; options.slots],
+            handover: None,
+            abdicate_at: now,
+            wishes: Vec::new(),
+            is_removed: false,
             supervise_at: now,
             gossip_at: now + rng.duration(GOSSIP_EVERY),
             reborn_at: now + LEADER_AWAITED_FOR + rng.duration(LEADER_AWAITED_FOR),
@@ -157,18 +185,48 @@ impl Member {
     pub(super) fn handle_pulse(&mut self, now: Instant, from: NodeId, message: PulseMessage) -> bool {
         match message {
             PulseMessage::Raft(message) => {
-                if let Some(heard) = self.heard.get_mut(from.slot.index()) {
-                    *heard = Some((from, now));
-                }
+                self.note_heard(now, from, &message);
                 self.raft.handle_pulse(now, from, message);
             }
             PulseMessage::LeaseRequest(request) => self.granter.handle_request(now, from, request),
             PulseMessage::LeaseGrant(grant) if self.raft.leader() == Some(from) => self.leases.handle_grant(now, grant),
             PulseMessage::LeaseGrant(_) => {}
             PulseMessage::Gossip(entries) => self.gossip.handle_entries(now, self.me, &entries),
+            // Whoever is led is no stranger.
+            PulseMessage::Removed => self.is_removed |= self.raft.leader().is_none(),
             PulseMessage::Announce(_) => return false,
         }
         true
+    }
+
+    fn note_heard(&mut self, now: Instant, from: NodeId, message: &raft::PulseMessage) {
+        let Some(heard) = self.heard.get_mut(from.slot.index()) else { return };
+        let before = heard.filter(|heard| heard.node == from).and_then(|heard| heard.last);
+        let last = match message {
+            raft::PulseMessage::PreVote { last, .. } | raft::PulseMessage::Vote { last, .. } => Some(*last),
+            _ => before,
+        };
+        *heard = Some(Heard { node: from, at: now, last });
+    }
+
+    /// One campaigns who is no member, or whose generation is over. Whoever is registered here comes back as a learner;
+    /// anybody else is told that it is out.
+    pub(super) fn handle_stranger(&mut self, now: Instant, from: NodeId, out: &mut PulseOutbox) {
+        if !self.raft.is_ready_leader() || self.raft.quorum_contact().is_none() || self.raft.membership().contains(from)
+        {
+            return;
+        }
+        if self.state.node(from.slot).node == Some(from) {
+            self.supervisor.handle_joiner(now, from);
+        } else {
+            out.push(self.cluster, from, PulseMessage::Removed);
+        }
+    }
+
+    /// Whether `message` is said by one that campaigns and is no member.
+    pub(super) fn is_strangers(&self, from: NodeId, message: &PulseMessage) -> bool {
+        matches!(message, PulseMessage::Raft(raft::PulseMessage::PreVote { .. } | raft::PulseMessage::Vote { .. }))
+            && !self.raft.membership().contains(from)
     }
 
     /// A process without a cluster calls: it is told of this one, and a leader will let it in.
@@ -187,10 +245,18 @@ impl Member {
         self.supervisor.handle_joiner(now, from);
     }
 
-    pub(super) fn handle_message(&mut self, now: Instant, from: NodeId, message: ControlMessage) {
+    pub(super) fn handle_message(
+        &mut self,
+        now: Instant,
+        options: &Options,
+        from: NodeId,
+        message: ControlMessage,
+        out: &mut Vec<ControlOutput>,
+    ) {
         match message {
             ControlMessage::Raft(message) => self.raft.handle_stream(now, from, message),
             ControlMessage::Proposals(changes) => self.supervisor.handle_proposals(changes),
+            ControlMessage::Recover => self.handle_recover(now, options, out),
         }
     }
 
@@ -211,7 +277,7 @@ impl Member {
     }
 
     pub(super) fn poll_timeout(&self) -> Instant {
-        let own = self.gossip_at.min(self.reborn_at);
+        let own = self.gossip_at.min(self.reborn_at).min(self.handover_deadline()).min(self.wishes_deadline());
         let supervise_at = if self.is_leader() { self.supervise_at } else { Instant::FAR };
         self.raft.poll_timeout().min(own).min(supervise_at)
     }
@@ -235,15 +301,23 @@ impl Member {
             out.extend(self.supervisor.take_events().into_iter().map(ControlOutput::Event));
             self.drain_raft(now, options, pulses, out);
         }
+        self.maybe_abdicate(now, options);
+        self.advance_handover(now);
+        self.drain_raft(now, options, pulses, out);
         if self.raft.is_ready_leader()
+            && !self.withholds_leases()
             && let Some(contact) = self.raft.quorum_contact()
         {
             self.leases.handle_own_contact(contact, &options.timing);
         }
         self.maybe_announce_leader(out);
+        self.answer_wishes(now, options, out);
         self.maybe_compact();
         self.maybe_gossip(now, load, pulses);
-        self.waits_in_vain(now)
+        if self.is_removed {
+            out.push(ControlOutput::Event(ControlEvent::Removed));
+        }
+        self.is_removed || self.waits_in_vain(now)
     }
 
     fn drain_raft(&mut self, now: Instant, options: &Options, pulses: &mut PulseOutbox, out: &mut Vec<ControlOutput>) {
@@ -271,7 +345,8 @@ impl Member {
     /// Who led last, other than this node, and when it was last heard.
     fn predecessor(&self) -> Option<(NodeId, Instant)> {
         let leader = self.leader_before?;
-        self.heard.get(leader.slot.index())?.filter(|(node, _)| *node == leader)
+        let heard = self.heard.get(leader.slot.index())?.filter(|heard| heard.node == leader)?;
+        Some((leader, heard.at))
     }
 
     /// Sends a pulse, and what rides beside it: grants beside heartbeats, lease requests beside their acks.
@@ -298,7 +373,7 @@ impl Member {
     fn grant(&mut self, to: NodeId, options: &Options) -> Option<crate::control::LeaseGrant> {
         let entry = self.state.node(to.slot);
         let is_up = entry.node == Some(to) && entry.up && !self.supervisor.is_being_replaced(to, &self.state);
-        if !self.raft.is_ready_leader() || !is_up {
+        if !self.raft.is_ready_leader() || !is_up || self.withholds_leases() {
             return None;
         }
         self.granter.grant(to, self.raft.quorum_contact()?, &options.timing, entry.up_since)
@@ -384,11 +459,44 @@ impl Member {
         }
     }
 
+    /// Goes on without the majority that is lost, in a new generation whose only voter is this node; the other survivors
+    /// are called into it as learners, with what they hold. Entries that the log has and that were never known to be
+    /// committed count: nobody is left who could say otherwise.
+    fn recover(&mut self, now: Instant, options: &Options, survivors: Vec<NodeId>, out: &mut Vec<ControlOutput>) {
+        let mut index = self.state.applied().next();
+        while let Some(entry) = self.raft.entry(index).cloned() {
+            self.on_committed(&entry, out);
+            index = index.next();
+        }
+        let last = self.raft.last_index();
+        let count = survivors.len();
+        let begins_at = LogIndex(last.0 + RECOVERY_GAP);
+        self.state.apply(begins_at, &Command::Recover { survivors: survivors.clone() });
+        let mut bytes = Vec::new();
+        codec::encode_into(&self.state, &mut bytes).expect("the control state encodes");
+        let snapshot = Snapshot {
+            index: begins_at,
+            term: self.raft.term().next(),
+            membership: Membership::default(),
+            timing: self.raft.timing(),
+            state: Blob::from(bytes),
+        };
+        self.generation = self.generation.next();
+        self.raft = Raft::survivor(raft_options(options, self.me), snapshot, now, self.rng.fork());
+        (self.leases, self.granter) = (LeaseHolder::default(), LeaseGranter::default());
+        self.supervisor = Supervisor::calling(now, &survivors, self.me);
+        (self.handover, self.leader_before, self.announced) = (None, None, Term::ZERO);
+        self.changed = true;
+        out.push(self.recovery_event(count));
+    }
+
     /// A founder that never voted and a learner have promised nothing. Waiting for ever could keep the others from founding
     /// a cluster, since that takes all of them to be BLANK.
     fn waits_in_vain(&mut self, now: Instant) -> bool {
         let has_promised = self.raft.role() != RaftRole::Learner && self.raft.term() > Term::ZERO;
-        if has_promised {
+        // What a registered identity holds may be the last copy.
+        let is_registered = self.state.node(self.me.slot).node == Some(self.me);
+        if has_promised || is_registered {
             self.reborn_at = Instant::FAR;
         } else if self.raft.leader().is_some() {
             self.reborn_at = now + LEADER_AWAITED_FOR + self.rng.duration(LEADER_AWAITED_FOR);

@@ -20,6 +20,8 @@ pub enum PulseMessage {
     LeaseGrant(LeaseGrant),
     /// What the sender knows of the nodes.
     Gossip(Vec<GossipEntry>),
+    /// The leader says to one who campaigns: you belong to this cluster no more. It may start anew as somebody else.
+    Removed,
 }
 
 /// One message of the stream plane. A frame carries many of them, back to back.
@@ -42,6 +44,8 @@ pub enum ControlMessage {
     Raft(raft::StreamMessage),
     /// Primaries' wishes, passed on to the leader.
     Proposals(Vec<InSyncChange>),
+    /// An operator has asked a survivor to go on without the lost majority; the receiver has the longest log.
+    Recover,
 }
 
 /// What shards say about one partition.

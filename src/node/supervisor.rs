@@ -7,10 +7,15 @@
 //! | a voter that acks but isn't registered as up | `NodeUp`, once its log has caught up |
 //! | a process that announces itself for a slot whose holder is silent | a Raft learner |
 //! | a learner whose log has caught up | a joint change that puts it in its slot's place |
+//! | a voter silent for `demote_after` | a joint change without it |
+//! | a node that drains or leaves, all that it leads in full elsewhere, its lease over | `Resign` |
+//! | a leaving node that holds nothing | `SetRoster` without its slot; then a joint change without it |
 //! | wishes of primaries | `ChangeInSync`, many in one entry |
 //!
 //! Everything here can be proposed twice without harm: commands are judged when they are applied. What is remembered keeps
 //! the log short, and withholds leases from a node that an entry under way replaces.
+
+mod departures;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -31,6 +36,8 @@ const PROPOSALS_MAX: usize = 1 << 14;
 const WITNESS_HEARTBEATS: u32 = 3;
 /// How long a process that wants to join is remembered after its last announcement.
 const JOINER_HEARD_FOR: Duration = Duration::from_millis(500);
+/// How long a new generation's first node tries to let the other survivors in.
+const SURVIVORS_CALLED_FOR: Duration = Duration::from_secs(10);
 
 /// The leader's duties. It exists on every member, and acts only while that member leads.
 #[derive(Debug, Default)]
@@ -58,10 +65,24 @@ struct Reign {
     /// Proposals that are on their way: the index, and what they are about.
     founding: Option<LogIndex>,
     changing: Option<LogIndex>,
+    roster: Option<LogIndex>,
+    /// Nodes that are to resign: the entry by which they do, once it is proposed.
+    resigning: BTreeMap<NodeId, Option<LogIndex>>,
     node_states: BTreeMap<NodeId, (LogIndex, bool)>,
 }
 
 impl Supervisor {
+    /// That of a survivor who begins a new generation: the others are let in as if they had announced themselves, for as
+    /// long as it takes to reach them.
+    pub(super) fn calling(now: Instant, survivors: &[NodeId], me: NodeId) -> Self {
+        let mut supervisor = Self::default();
+        for &node in survivors.iter().filter(|node| **node != me) {
+            let heard_at = now + SURVIVORS_CALLED_FOR;
+            supervisor.joiners.insert(node.slot, Joiner { node, heard_at, reported: false });
+        }
+        supervisor
+    }
+
     /// Notes a process that announces itself and isn't a member.
     pub(super) fn handle_joiner(&mut self, now: Instant, node: NodeId) {
         let reported = self.joiners.get(&node.slot).is_some_and(|joiner| joiner.node == node && joiner.reported);
@@ -82,6 +103,9 @@ impl Supervisor {
     /// 3. the death commits. n3 takes over, and a write is acknowledged that n2 hasn't heard of.
     pub(super) fn is_being_replaced(&self, node: NodeId, state: &ControlState) -> bool {
         let Some(reign) = &self.reign else { return false };
+        if reign.resigning.contains_key(&node) && !is_broken(Mutant::LeaseWhileResigning) {
+            return true;
+        }
         reign.node_states.iter().any(|(&other, &(index, up))| {
             let replaces = if up { other.slot == node.slot && other != node } else { other == node };
             replaces && state.applied() < index && !is_broken(Mutant::LeaseWhileDying)
@@ -105,6 +129,8 @@ impl Supervisor {
                 predecessor,
                 founding: None,
                 changing: None,
+                roster: None,
+                resigning: BTreeMap::new(),
                 node_states: BTreeMap::new(),
             });
         }
@@ -132,8 +158,10 @@ impl Supervisor {
         self.maybe_found(now, raft, state, options);
         self.propose_returns(now, raft, state, granter, options);
         self.propose_changes(now, raft, state);
-        self.admit_joiners(now, raft, options);
+        self.admit_joiners(now, raft, state, options);
         self.promote_learners(now, raft, options);
+        self.demote_silent(now, raft, options);
+        self.see_off(now, raft, state, granter, options);
     }
 
     /// The first command of a cluster. All founders are in it, heard or not: who is dead is declared so next.
@@ -211,7 +239,7 @@ impl Supervisor {
         let voters: Vec<NodeId> = raft.membership().voters.iter().copied().collect();
         for node in voters {
             let entry = state.node(node.slot);
-            if entry.node == Some(node) && entry.up {
+            if entry.node == Some(node) && entry.up || !state.roster().slots.contains(node.slot) {
                 continue;
             }
             let is_here = node == options.me
@@ -242,11 +270,12 @@ impl Supervisor {
     }
 
     /// A process that announces itself becomes a learner, if nobody alive holds its slot.
-    fn admit_joiners(&mut self, now: Instant, raft: &mut Raft, options: &Options) {
+    fn admit_joiners(&mut self, now: Instant, raft: &mut Raft, state: &ControlState, options: &Options) {
         self.joiners.retain(|_, joiner| now.since(joiner.heard_at) < JOINER_HEARD_FOR);
         for joiner in self.joiners.values_mut() {
             let membership = raft.membership();
-            if membership.learners.contains(&joiner.node) || membership.voters.contains(&joiner.node) {
+            let is_outside = state.settings().is_some() && !state.roster().slots.contains(joiner.node.slot);
+            if membership.contains(joiner.node) || is_outside {
                 continue;
             }
             let holder = membership.voters.iter().find(|voter| voter.slot == joiner.node.slot).copied();

@@ -151,24 +151,41 @@ impl Raft {
     #[must_use]
     pub fn founder(options: RaftOptions, membership: Membership, now: Instant, rng: Rng) -> Self {
         assert!(membership.is_sane(), "a cluster can't be founded with {membership}");
-        Self::new(options, membership, now, rng)
+        let timing = options.timing;
+        let nothing = Snapshot { index: LogIndex::ZERO, term: Term::ZERO, membership, timing, state: Blob::default() };
+        Self::new(options, nothing, now, rng)
+    }
+
+    /// The only voter of a log that begins with `snapshot`: what an operator makes of a survivor when a majority is lost.
+    /// It elects itself.
+    #[must_use]
+    pub fn survivor(options: RaftOptions, snapshot: Snapshot, now: Instant, rng: Rng) -> Self {
+        let alone = Membership::of_voters(BTreeSet::from([options.me]));
+        Self::new(options, Snapshot { membership: alone, ..snapshot }, now, rng)
     }
 
     /// A process that knows nothing. It takes the log from whoever leads, and has no say until that log says so.
     #[must_use]
     pub fn learner(options: RaftOptions, now: Instant, rng: Rng) -> Self {
-        Self::new(options, Membership::default(), now, rng)
+        let timing = options.timing;
+        let nothing = Snapshot {
+            index: LogIndex::ZERO,
+            term: Term::ZERO,
+            membership: Membership::default(),
+            timing,
+            state: Blob::default(),
+        };
+        Self::new(options, nothing, now, rng)
     }
 
-    fn new(options: RaftOptions, membership: Membership, now: Instant, rng: Rng) -> Self {
-        let timing = options.timing;
+    fn new(options: RaftOptions, before: Snapshot, now: Instant, rng: Rng) -> Self {
+        let timing = before.timing;
         assert!(is_sane_timing(&timing), "times that can't work: {timing:?}");
-        let before = Snapshot { index: LogIndex::ZERO, term: Term::ZERO, membership, timing, state: Blob::default() };
         let mut raft = Self {
             options,
             rng,
             now,
-            term: Term::ZERO,
+            term: before.term,
             voted_for: None,
             leader: None,
             leader_heard_at: None,
@@ -176,8 +193,8 @@ impl Raft {
             promised_until: now,
             election_deadline: Instant::FAR,
             standing: Standing::Following,
+            commit_index: before.index,
             log: Log::new(before),
-            commit_index: LogIndex::ZERO,
             timing,
             reported: (RaftRole::Learner, Term::ZERO, None),
             outputs: VecDeque::new(),

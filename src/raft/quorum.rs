@@ -11,7 +11,8 @@ use crate::base::mutant::{Mutant, is_broken};
 impl Membership {
     /// Whether those for whom `agrees` holds are a majority of the voters and, while joint, of the outgoing ones too.
     /// Nobody is a majority of nobody: a blank membership has no quorum.
-    pub(super) fn is_quorum(&self, agrees: impl Fn(NodeId) -> bool) -> bool {
+    #[must_use]
+    pub fn is_quorum(&self, agrees: impl Fn(NodeId) -> bool) -> bool {
         let half_will_do = usize::from(is_broken(Mutant::QuorumOfHalf));
         let majority =
             |set: &BTreeSet<NodeId>| set.iter().filter(|node| agrees(**node)).count() + half_will_do > set.len() / 2;

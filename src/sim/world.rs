@@ -223,6 +223,8 @@ impl World {
             partitions: self.options.partitions,
             replicas: Options::replicas_auto(nodes),
             min_copies: 2,
+            replicas_auto: true,
+            demote_after: Duration::from_secs(3),
             timing: Timing::default(),
             followers: FollowerMode::Relay,
             shards: self.options.shards,

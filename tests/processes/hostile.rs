@@ -3,7 +3,7 @@
 use std::io::Write as _;
 use std::net::{Shutdown, TcpStream, UdpSocket};
 
-use jumpgate::base::{ClusterId, Generation, Incarnation, NodeId, Rng, Slot};
+use jumpgate::base::{ClusterId, Generation, Incarnation, NodeId, Rng, Slot, SlotSet};
 use jumpgate::codec::{Envelope, NameHash, datagram, frame};
 use jumpgate::config::Ports;
 use jumpgate::control::Announcement;
@@ -20,7 +20,7 @@ fn announcement(name: &str, from: Slot, to: Slot) -> Vec<u8> {
         to: NodeId::new(to, Incarnation::default()),
     };
     let mut bytes = Vec::new();
-    let said = vec![PulseMessage::Announce(Announcement::Blank)];
+    let said = vec![PulseMessage::Announce(Announcement::Blank { without: SlotSet::EMPTY })];
     datagram::encode(&envelope, NameHash::of(name), 1, &said, &mut bytes).expect("it is small");
     bytes
 }

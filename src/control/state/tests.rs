@@ -208,7 +208,8 @@ fn a_slot_that_is_added_learns_its_share_and_hardly_anything_else_moves() {
     state.apply(LogIndex(2), &Command::SetRoster(roster));
     state.apply(LogIndex(3), &Command::NodeUp { node: node(3, 1) });
     let newcomer = SlotSet::EMPTY.with(Slot(3));
-    let learning = |is_it: &dyn Fn(&PartitionRecord) -> bool| state.table().iter().filter(|record| is_it(record)).count();
+    let learning =
+        |is_it: &dyn Fn(&PartitionRecord) -> bool| state.table().iter().filter(|record| is_it(record)).count();
     let its = learning(&|record| record.learners.contains(Slot(3)));
     // Where it would own a partition twice, another one comes in.
     let others = learning(&|record| !record.learners.is_subset(newcomer));

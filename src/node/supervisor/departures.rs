@@ -1,0 +1,109 @@
+//! Who goes: voters that have been silent for long, and nodes that an operator drains or removes.
+
+use std::collections::BTreeSet;
+
+use super::{Supervisor, propose};
+use crate::base::{Instant, NodeId, Options, Slot};
+use crate::control::{Command, ControlState, LeaseGranter, Roster};
+use crate::node::ControlEvent;
+use crate::raft::Raft;
+
+impl Supervisor {
+    /// A voter that has been silent for `demote_after` loses its vote, if the rest are a majority of what remains. So
+    /// losses that come one after another can go on past half of the nodes. It stays registered: its vote and its data
+    /// are two things. When it is heard again it joins as a learner.
+    pub(super) fn demote_silent(&mut self, now: Instant, raft: &mut Raft, options: &Options) {
+        let Some(reign) = &self.reign else { return };
+        let membership = raft.membership();
+        if membership.is_joint() {
+            return;
+        }
+        let silent_for = |node: NodeId| now.since(reign.heard_at(node, raft));
+        let others = || membership.voters.iter().copied().filter(|&node| node != options.me);
+        let Some(silent) = others().find(|&node| silent_for(node) > options.demote_after) else { return };
+        let rest: BTreeSet<NodeId> = membership.voters.iter().copied().filter(|&node| node != silent).collect();
+        let alive = rest.iter().filter(|&&node| node == options.me || silent_for(node) < options.timing.down).count();
+        let silent_for = silent_for(silent);
+        if alive * 2 > rest.len() && raft.propose_voters(now, rest).is_ok() {
+            self.events.push(ControlEvent::Demoted { node: silent, silent_for });
+        }
+    }
+
+    /// Nodes that are to hold nothing any more give up what they lead, and leave when they hold nothing.
+    pub(super) fn see_off(
+        &mut self,
+        now: Instant,
+        raft: &mut Raft,
+        state: &ControlState,
+        granter: &LeaseGranter,
+        options: &Options,
+    ) {
+        self.have_resigned(now, raft, state, granter, options);
+        let roster = state.roster();
+        let is_gone = |slot: &Slot| !state.holds_anything(*slot) && *slot != options.me.slot;
+        if let Some(slot) = roster.leaving.iter().find(is_gone) {
+            let left = Roster {
+                slots: roster.slots.without(slot),
+                draining: roster.draining.without(slot),
+                leaving: roster.leaving.without(slot),
+                ..roster
+            };
+            let _ = self.propose_roster(now, raft, state, left);
+        }
+        let membership = raft.membership();
+        let outside = |node: &&NodeId| !roster.slots.contains(node.slot) && **node != options.me;
+        if state.settings().is_none() || membership.is_joint() {
+            return;
+        }
+        if let Some(&voter) = membership.voters.iter().find(outside) {
+            let rest = membership.voters.iter().copied().filter(|&node| node != voter).collect();
+            if raft.propose_voters(now, rest).is_ok() {
+                self.events.push(ControlEvent::Left { node: voter });
+            }
+        } else if let Some(&learner) = membership.learners.iter().find(outside) {
+            let _ = raft.propose_drop_learner(now, learner);
+        }
+    }
+
+    /// Proposes another roster; false where one is on its way already, or the log takes nothing at the moment.
+    pub(in crate::node) fn propose_roster(
+        &mut self,
+        now: Instant,
+        raft: &mut Raft,
+        state: &ControlState,
+        roster: Roster,
+    ) -> Option<crate::base::LogIndex> {
+        let reign = self.reign.as_mut()?;
+        if reign.roster.is_some_and(|index| state.applied() < index) {
+            return None;
+        }
+        reign.roster = propose(now, raft, &Command::SetRoster(roster));
+        reign.roster
+    }
+
+    /// A node resigns once all that it leads is in full elsewhere. Like a death it waits for the end of the node's lease,
+    /// so no lease is granted from the decision on ([`Supervisor::is_being_replaced`]).
+    fn have_resigned(
+        &mut self,
+        now: Instant,
+        raft: &mut Raft,
+        state: &ControlState,
+        granter: &LeaseGranter,
+        options: &Options,
+    ) {
+        let Some(reign) = &mut self.reign else { return };
+        let nodes = state.nodes().iter().filter(|entry| entry.up).filter_map(|entry| entry.node);
+        let resigning: BTreeSet<NodeId> =
+            nodes.filter(|node| *node != options.me && state.may_resign(node.slot)).collect();
+        reign.resigning.retain(|node, index| {
+            resigning.contains(node) || index.is_some_and(|index: crate::base::LogIndex| state.applied() < index)
+        });
+        for node in resigning {
+            let proposed = reign.resigning.entry(node).or_insert(None);
+            let is_under_way = proposed.is_some_and(|index| state.applied() < index);
+            if !is_under_way && now > granter.ends_at(node.slot) {
+                *proposed = propose(now, raft, &Command::Resign { node });
+            }
+        }
+    }
+}
