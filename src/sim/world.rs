@@ -10,7 +10,7 @@ use bytes::BytesMut;
 use super::clients::Clients;
 use super::network::Network;
 use super::readers::Readers;
-use crate::api::{Error, FeedEvent, Request, Response};
+use crate::api::{AdminReport, AdminRequest, Error, FeedEvent, Request, Response};
 use crate::base::{
     ClusterId, FollowerMode, Incarnation, Instant, NodeId, Options, PartitionId, RequestId, Rng, ShardId, Slot, Term,
     Timing,
@@ -67,6 +67,8 @@ pub struct World {
     /// What each slot's viewers have seen, and whether nothing is missed from there on.
     seen: Vec<Vec<FeedEvent>>,
     is_live: Vec<bool>,
+    /// What came of operators' wishes, by ticket.
+    wished: BTreeMap<u64, Result<AdminReport, Error>>,
     rng: Rng,
     trace: u64,
     lines: std::collections::VecDeque<String>,
@@ -131,6 +133,7 @@ impl World {
             readers: Readers::new(options.nodes),
             seen: vec![Vec::new(); options.nodes],
             is_live: vec![false; options.nodes],
+            wished: BTreeMap::new(),
             trace: 0xcbf2_9ce4_8422_2325,
             lines: std::collections::VecDeque::new(),
             rng,
@@ -363,7 +366,7 @@ impl World {
                 NodeOutput::Event(event) => events.push(event),
                 NodeOutput::FeedEvent(event) => self.seen[slot.index()].push(event),
                 NodeOutput::FeedLive => self.is_live[slot.index()] = true,
-                NodeOutput::Admin { .. } => {}
+                NodeOutput::Admin { ticket, result } => drop(self.wished.insert(ticket, result)),
             }
         }
         let view = std::sync::Arc::clone(node.view());
@@ -463,6 +466,17 @@ impl World {
         }
         self.settle(slot);
         Some((shard, submitted))
+    }
+
+    /// Hands an operator's wish to a node, and waits for what comes of it; none where that takes longer than `most`.
+    pub fn wish(&mut self, slot: Slot, request: &AdminRequest, most: Duration) -> Option<Result<AdminReport, Error>> {
+        let ticket = self.rng.bits();
+        let process = &mut self.nodes[slot.index()];
+        let local = process.clock.show(self.now);
+        process.node.as_mut()?.handle_admin(local, ticket, request);
+        self.settle(slot);
+        self.run_until(most, |world| world.wished.contains_key(&ticket));
+        self.wished.remove(&ticket)
     }
 
     /// Gives `slot` a viewer of the feed.

@@ -1,0 +1,278 @@
+//! Who belongs to the cluster, and who leads it: what operators wish, and what a leader does about the long silent.
+
+use std::time::Duration;
+
+use jumpgate::api::{
+    AdminAction, AdminReport, AdminRequest, Consistency, Error, Key, Operation, Precondition, PutMode, Request,
+    Response,
+};
+use jumpgate::base::{Blob, Slot, Term};
+use jumpgate::node::Node;
+use jumpgate::sim::{Cut, World, WorldOptions, is_whole};
+
+const PATIENCE: Duration = Duration::from_secs(15);
+const KEYS: usize = 60;
+
+fn formed(nodes: usize, seed: u64) -> World {
+    let mut world = World::new(WorldOptions { nodes, ..WorldOptions::default() }, seed);
+    assert!(world.run_until(PATIENCE, is_whole), "the cluster did not form");
+    world
+}
+
+fn key(nth: usize) -> Key {
+    format!("key {nth}").parse().expect("a key")
+}
+
+fn ask(world: &mut World, slot: Slot, operation: Operation) -> Result<Response, Error> {
+    world.ask(slot, Request { operation, timeout_ms: 1500 }).expect("an answer within the deadline")
+}
+
+fn put(world: &mut World, slot: Slot, nth: usize) -> Result<Response, Error> {
+    let value = Blob::from(format!("value {nth}").into_bytes());
+    let (mode, precondition) = (PutMode::Upsert, Precondition::NONE);
+    ask(world, slot, Operation::Put { key: key(nth), value, content_type: None, ttl_ms: None, mode, precondition })
+}
+
+fn has(world: &mut World, slot: Slot, nth: usize) -> bool {
+    let read = Operation::Get { key: key(nth), consistency: Consistency::Linearizable };
+    matches!(ask(world, slot, read), Ok(Response::Value(value)) if value.bytes[..] == *format!("value {nth}").as_bytes())
+}
+
+fn fill(world: &mut World, slot: Slot) {
+    (0..KEYS).for_each(|nth| drop(put(world, slot, nth).expect("it is stored")));
+}
+
+fn assert_all_there(world: &mut World, slot: Slot) {
+    let missing: Vec<usize> = (0..KEYS).filter(|&nth| !has(world, slot, nth)).collect();
+    assert!(missing.is_empty(), "{slot} doesn't find the keys {missing:?}");
+}
+
+fn wish(world: &mut World, slot: Slot, action: AdminAction) -> Result<AdminReport, Error> {
+    let request = AdminRequest { action, dry_run: false };
+    world.wish(slot, &request, PATIENCE).expect("an answer in time")
+}
+
+fn name(slot: Slot) -> String {
+    format!("n{}", slot.0 + 1)
+}
+
+fn other_than(slot: Slot, nodes: u8) -> Slot {
+    Slot((slot.0 + 1) % nodes)
+}
+
+fn term(world: &World, slot: Slot) -> Term {
+    world.node(slot).and_then(|node| node.control().raft()).map_or(Term::ZERO, |raft| raft.term())
+}
+
+fn is_voter(node: &Node, slot: Slot) -> bool {
+    node.control().raft().is_some_and(|raft| raft.membership().voters.iter().any(|voter| voter.slot == slot))
+}
+
+fn holds(node: &Node, slot: Slot) -> bool {
+    node.view().table.iter().any(|record| record.members().contains(slot))
+}
+
+fn cut_off(world: &mut World, slot: Slot, nodes: u8) {
+    for other in (0..nodes).map(Slot).filter(|&other| other != slot) {
+        for (from, to) in [(slot, other), (other, slot)] {
+            world.network.cuts.push(Cut { from, to, pulse: true, stream: true });
+        }
+    }
+}
+
+#[test]
+fn a_leader_hands_over_to_the_named_node_in_one_term() {
+    let mut world = formed(3, 1);
+    fill(&mut world, Slot(0));
+    let leader = world.leader().expect("one leads");
+    let heir = other_than(leader, 3);
+    let before = term(&world, leader);
+    let report = wish(&mut world, leader, AdminAction::Transfer { to: Some(name(heir)) }).expect("it hands over");
+    assert!(report.steps.last().is_some_and(|step| step.starts_with(&name(heir))), "{report:?}");
+    assert_eq!(term(&world, heir), before.next(), "one election, and no other campaign");
+    assert!(world.run_until(PATIENCE, is_whole));
+    assert_eq!(world.leader(), Some(heir));
+    assert_all_there(&mut world, leader);
+    let refused = wish(&mut world, leader, AdminAction::Transfer { to: None });
+    assert!(matches!(&refused, Err(Error::Conflict(why)) if why.contains(&name(heir))), "{refused:?}");
+}
+
+#[test]
+fn a_plan_changes_nothing() {
+    let mut world = formed(3, 2);
+    let leader = world.leader().expect("one leads");
+    let node = name(other_than(leader, 3));
+    for action in [AdminAction::Transfer { to: Some(node.clone()) }, AdminAction::Drain { node }] {
+        let planned = world.wish(leader, &AdminRequest { action, dry_run: true }, PATIENCE).expect("an answer");
+        assert!(!planned.expect("it could be done").steps.is_empty());
+    }
+    world.run(Duration::from_secs(2));
+    assert!(is_whole(&world) && world.leader() == Some(leader));
+    let unknown = wish(&mut world, leader, AdminAction::Drain { node: "n9".to_owned() });
+    assert!(matches!(&unknown, Err(Error::BadRequest(why)) if why.contains("n1, n2, n3")), "{unknown:?}");
+}
+
+#[test]
+fn a_drained_leader_hands_over_holds_nothing_and_gets_its_share_back_by_a_restart() {
+    let mut world = formed(4, 3);
+    fill(&mut world, Slot(0));
+    let drained = world.leader().expect("one leads");
+    wish(&mut world, drained, AdminAction::Drain { node: name(drained) }).expect("it is drained");
+    let watcher = other_than(drained, 4);
+    let is_empty = |world: &World| {
+        world.leader() != Some(drained) && world.node(watcher).is_some_and(|node| !holds(node, drained))
+    };
+    assert!(world.run_until(PATIENCE, is_empty), "it still holds something or leads");
+    assert!(world.node(watcher).is_some_and(|node| is_voter(node, drained)), "it keeps its vote");
+    world.kill(drained);
+    assert_all_there(&mut world, watcher);
+    world.start(drained);
+    let is_back = |world: &World| world.node(watcher).is_some_and(|node| holds(node, drained)) && is_whole(world);
+    assert!(world.run_until(PATIENCE, is_back), "it did not come back");
+    assert_all_there(&mut world, drained);
+}
+
+#[test]
+fn a_removed_node_leaves_starts_anew_and_stays_outside_until_it_is_added() {
+    let mut world = formed(4, 4);
+    fill(&mut world, Slot(0));
+    let leader = world.leader().expect("one leads");
+    let removed = other_than(leader, 4);
+    let before = world.node(removed).map(|node| node.view().me).expect("it runs");
+    wish(&mut world, leader, AdminAction::RemoveNode { node: name(removed) }).expect("it leaves");
+    let has_left =
+        |world: &World| world.node(leader).is_some_and(|node| !holds(node, removed) && !is_voter(node, removed));
+    assert!(world.run_until(PATIENCE, has_left), "it is still there");
+    world.run(PATIENCE);
+    let now = world.node(removed).map(|node| node.view().me).expect("it runs");
+    assert_ne!(now, before, "it waits to be called as somebody new");
+    assert!(has_left(&world), "nobody has let it in");
+    assert_all_there(&mut world, leader);
+
+    let leader = world.leader().expect("one leads");
+    wish(&mut world, leader, AdminAction::AddNode { node: name(removed) }).expect("it is added");
+    assert!(world.run_until(PATIENCE, is_whole), "it did not come in");
+    assert_all_there(&mut world, removed);
+}
+
+#[test]
+fn losses_one_after_another_may_exceed_half() {
+    let mut world = formed(5, 5);
+    fill(&mut world, Slot(0));
+    for dead in (0..3).map(Slot) {
+        world.kill(dead);
+        let has_lost_its_vote = |world: &World| world.node(Slot(4)).is_some_and(|node| !is_voter(node, dead));
+        assert!(world.run_until(PATIENCE, has_lost_its_vote), "{dead} still has a vote");
+        assert_all_there(&mut world, Slot(4));
+        put(&mut world, Slot(3), usize::from(dead.0)).expect("writes go on");
+    }
+}
+
+#[test]
+fn a_demoted_node_comes_back_as_a_learner_in_the_same_life() {
+    let mut world = formed(5, 6);
+    fill(&mut world, Slot(0));
+    let leader = world.leader().expect("one leads");
+    let silent = other_than(leader, 5);
+    let me = world.node(silent).map(|node| node.view().me).expect("it runs");
+    cut_off(&mut world, silent, 5);
+    assert!(world.run_until(PATIENCE, |world| world.node(leader).is_some_and(|node| !is_voter(node, silent))));
+    world.network.cuts.clear();
+    assert!(world.run_until(PATIENCE, is_whole), "it did not come back");
+    assert_eq!(world.node(silent).map(|node| node.view().me), Some(me), "it needn't start anew");
+    assert!(world.node(leader).is_some_and(|node| is_voter(node, silent)));
+}
+
+#[test]
+fn a_process_whose_slot_was_taken_over_while_it_was_cut_off_is_told_and_starts_anew() {
+    let mut world = formed(3, 7);
+    let leader = world.leader().expect("one leads");
+    let removed = other_than(leader, 3);
+    let before = world.node(removed).map(|node| node.view().me).expect("it runs");
+    cut_off(&mut world, removed, 3);
+    wish(&mut world, leader, AdminAction::RemoveNode { node: name(removed) }).expect("it leaves");
+    let has_left = |world: &World| world.node(leader).is_some_and(|node| !is_voter(node, removed));
+    assert!(world.run_until(PATIENCE, has_left), "it is still a voter");
+    world.run(Duration::from_secs(2));
+    assert_eq!(world.node(removed).map(|node| node.view().me), Some(before), "nobody could tell it");
+    world.network.cuts.clear();
+    let is_new = |world: &World| world.node(removed).is_some_and(|node| node.view().me != before);
+    assert!(world.run_until(PATIENCE, is_new), "it campaigns for ever");
+}
+
+#[test]
+fn survivors_of_a_lost_majority_go_on_when_an_operator_says_so() {
+    let mut world = formed(5, 8);
+    fill(&mut world, Slot(0));
+    let leader = world.leader().expect("one leads");
+    let refused = wish(&mut world, leader, AdminAction::UnsafeRecover);
+    assert!(matches!(refused, Err(Error::Conflict(_))), "a majority is alive: {refused:?}");
+
+    // Three of five die at once; each partition has three copies.
+    (0..3).map(Slot).for_each(|dead| world.kill(dead));
+    world.run(Duration::from_secs(3));
+    assert!(put(&mut world, Slot(3), 0).is_err(), "there is no quorum");
+    let plan = AdminRequest { action: AdminAction::UnsafeRecover, dry_run: true };
+    let plan = world.wish(Slot(4), &plan, PATIENCE).expect("an answer").expect("it could be done");
+    let report = wish(&mut world, Slot(4), AdminAction::UnsafeRecover).expect("it recovers");
+    let recovered = report.recovered.expect("it says what is left");
+    assert_eq!(plan.recovered.as_ref(), Some(&recovered), "as it said it would");
+    let partitions = u32::from(world.options.partitions);
+    assert_eq!(recovered.clean + recovered.lossy.len() as u32 + recovered.lost.len() as u32, partitions);
+    assert!(recovered.clean > 0, "{recovered:?}");
+
+    let serves = |world: &World| {
+        let Some(node) = world.node(Slot(3)) else { return false };
+        let table = &node.view().table;
+        let lost = table.iter().filter(|record| record.primary.is_none()).count();
+        world.node(Slot(4)).is_some_and(|other| other.view().generation == node.view().generation)
+            && node.view().up.len() == 2
+            && lost == recovered.lost.len()
+    };
+    assert!(world.run_until(PATIENCE, serves), "the survivors don't serve");
+    let found = (0..KEYS).filter(|&nth| has(&mut world, Slot(3), nth)).count();
+    assert!(found > 0, "nothing is left of {KEYS} keys with {recovered:?}");
+    let written = (0..KEYS).filter(|&nth| put(&mut world, Slot(4), nth).is_ok()).count();
+    assert!(written >= found, "{written} of {KEYS} can be written, {found} could be read");
+
+    // The dead come back empty, and the cluster has five nodes again.
+    (0..3).map(Slot).for_each(|dead| world.start(dead));
+    let are_back = |world: &World| world.node(Slot(3)).is_some_and(|node| node.view().up.len() == 5);
+    assert!(world.run_until(PATIENCE, are_back), "they did not come back");
+}
+
+#[test]
+fn a_node_that_only_stood_still_while_others_recovered_by_force_starts_anew() {
+    let mut world = formed(3, 9);
+    let paused = Slot(0);
+    let before = world.node(paused).map(|node| node.view().me).expect("it runs");
+    world.kill(Slot(1));
+    world.pause(paused, Duration::from_secs(8));
+    world.run(Duration::from_secs(3));
+    wish(&mut world, Slot(2), AdminAction::UnsafeRecover).expect("it recovers alone");
+    world.run(Duration::from_secs(6));
+    let is_new = |world: &World| world.node(paused).is_some_and(|node| node.view().me != before);
+    assert!(world.run_until(PATIENCE, is_new), "it goes on in a generation that is over");
+    let is_in = |world: &World| world.node(Slot(2)).is_some_and(|node| node.view().up.len() == 2);
+    assert!(world.run_until(PATIENCE, is_in), "it did not come back");
+}
+
+#[test]
+fn an_operator_founds_a_cluster_without_a_node_that_never_came() {
+    let mut world = World::new(WorldOptions { nodes: 3, ..WorldOptions::default() }, 10);
+    world.kill(Slot(2));
+    world.run(Duration::from_secs(3));
+    assert!(world.node(Slot(0)).is_some_and(|node| node.control().raft().is_none()), "all must answer");
+    let wrong = wish(&mut world, Slot(0), AdminAction::InitForce { without: vec!["n2".to_owned()] });
+    assert!(matches!(&wrong, Err(Error::Conflict(why)) if why.contains("n2")), "{wrong:?}");
+    wish(&mut world, Slot(0), AdminAction::InitForce { without: vec!["n3".to_owned()] }).expect("it founds");
+    let serves = |world: &World| {
+        world.leader().is_some() && world.node(Slot(1)).is_some_and(|node| node.view().settings.is_some())
+    };
+    assert!(world.run_until(PATIENCE, serves), "it was not founded");
+    world.run(Duration::from_secs(1));
+    fill(&mut world, Slot(1));
+    world.start(Slot(2));
+    assert!(world.run_until(PATIENCE, is_whole), "the late one did not join");
+    assert_all_there(&mut world, Slot(2));
+}
