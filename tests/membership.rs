@@ -184,6 +184,23 @@ fn a_demoted_node_comes_back_as_a_learner_in_the_same_life() {
 }
 
 #[test]
+fn a_demoted_node_that_could_hear_and_not_speak_comes_back_in_the_same_life() {
+    let mut world = formed(5, 11);
+    let leader = world.leader().expect("one leads");
+    let mute = other_than(leader, 5);
+    let me = world.node(mute).map(|node| node.view().me).expect("it runs");
+    for to in (0..5).map(Slot).filter(|&to| to != mute) {
+        world.network.cuts.push(Cut { from: mute, to, pulse: true, stream: false });
+    }
+    assert!(world.run_until(PATIENCE, |world| world.node(leader).is_some_and(|node| !is_voter(node, mute))));
+    world.run(Duration::from_secs(2));
+    assert!(world.node(mute).is_some_and(|node| !is_voter(node, mute)), "it has heard of it");
+    world.network.cuts.clear();
+    assert!(world.run_until(PATIENCE, is_whole), "it did not come back");
+    assert_eq!(world.node(mute).map(|node| node.view().me), Some(me), "it needn't start anew");
+}
+
+#[test]
 fn a_process_whose_slot_was_taken_over_while_it_was_cut_off_is_told_and_starts_anew() {
     let mut world = formed(3, 7);
     let leader = world.leader().expect("one leads");

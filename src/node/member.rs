@@ -209,7 +209,7 @@ impl Member {
         *heard = Some(Heard { node: from, at: now, last });
     }
 
-    /// One campaigns who is no member, or whose generation is over. Whoever is registered here comes back as a learner;
+    /// One speaks who is no member, or whose generation is over. Whoever is registered here comes back as a learner;
     /// anybody else is told that it is out.
     pub(super) fn handle_stranger(&mut self, now: Instant, from: NodeId, out: &mut PulseOutbox) {
         if !self.raft.is_ready_leader() || self.raft.quorum_contact().is_none() || self.raft.membership().contains(from)
@@ -223,9 +223,11 @@ impl Member {
         }
     }
 
-    /// Whether `message` is said by one that campaigns and is no member.
+    /// Whether `message` is said by one that is no member and takes itself for one, or would be one again: it campaigns,
+    /// or it knows that it has no vote any more and gossips.
     pub(super) fn is_strangers(&self, from: NodeId, message: &PulseMessage) -> bool {
-        matches!(message, PulseMessage::Raft(raft::PulseMessage::PreVote { .. } | raft::PulseMessage::Vote { .. }))
+        use raft::PulseMessage::{PreVote, Vote};
+        matches!(message, PulseMessage::Raft(PreVote { .. } | Vote { .. }) | PulseMessage::Gossip(_))
             && !self.raft.membership().contains(from)
     }
 
