@@ -24,8 +24,8 @@ use tracing::{Level, info, warn};
 use crate::base::{Incarnation, NodeId, Options, ShardId, Slot, Term, limits};
 use crate::codec::frame::Frame;
 use crate::codec::{Envelope, NameHash};
-use crate::config::{ClusterConfig, Config, Ports, Transport};
-use crate::gateway::{Gateway, GatewayOptions};
+use crate::config::{ClusterConfig, Config, NodeConfig, Ports, Transport};
+use crate::gateway::{Gateway, GatewayOptions, PeerGateway};
 use crate::net::listen::{self, BindError};
 use crate::net::tcp::{self, FrameSink, Link, LinkOptions, ListenerOptions, Outbox};
 use crate::net::udp::PulseSocket;
@@ -297,7 +297,10 @@ fn options(config: &Config, slot: Slot) -> Options {
 
 fn gateway_options(config: &Config) -> GatewayOptions {
     let advertised = config.nodes.iter().map(|node| node.advertise.clone());
+    let peer =
+        |node: &NodeConfig| PeerGateway { advertised: node.advertise.clone(), address: node.gateway.to_string() };
     GatewayOptions {
+        peers: config.nodes.iter().map(peer).collect(),
         value_bytes_max: config.limits.value_bytes,
         key_bytes_max: config.limits.key_bytes,
         connections_max: config.limits.connections,
@@ -465,7 +468,7 @@ impl StreamLinks {
         shutdown: &CancellationToken,
         tasks: &TaskTracker,
     ) -> Self {
-        let outbox = |(slot, node): (usize, &crate::config::NodeConfig)| {
+        let outbox = |(slot, node): (usize, &NodeConfig)| {
             let slot = Slot(slot as u8);
             if slot == me {
                 return None;

@@ -68,6 +68,9 @@ pub enum Error {
     /// The deadline passed, or the node that worked on it went away, while it was under way.
     #[error("it is not known whether the operation happened: {0}")]
     OutcomeUnknown(String),
+    /// What an operator wishes isn't possible as things are now.
+    #[error("{0}")]
+    Conflict(String),
 }
 
 /// Whether a failed write happened.
@@ -108,7 +111,8 @@ impl Error {
             | Self::PreconditionFailed { .. }
             | Self::Exists { .. }
             | Self::ValueTooLarge { .. }
-            | Self::PartitionLost(_) => Retry::Never,
+            | Self::PartitionLost(_)
+            | Self::Conflict(_) => Retry::Never,
             Self::Busy(_)
             | Self::NoQuorum(_)
             | Self::Unavailable { .. }
