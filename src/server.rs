@@ -10,6 +10,8 @@
 //! Sockets are bound first and the node is made of them afterwards, so that a busy port ends the start with its name
 //! before anything else happens, and so that a cluster on free ports can be written down before it starts.
 
+mod hand_over;
+
 use std::collections::BTreeSet;
 use std::io::{self, Write as _};
 use std::net::{SocketAddr, TcpListener, UdpSocket};
@@ -235,6 +237,7 @@ pub fn serve(config: Config, slot: Slot, insecure: bool) -> Result<(), ServerErr
         let stopped = until_told_to_stop_beside(complain_until_ready(&server, &node.id)).await;
         stopped.map_err(ServerError::system("waiting for signals"))?;
         info!("{} stops", node.id);
+        hand_over::hand_over(&*server.core()).await;
         server.stop().await;
         Ok(())
     })
