@@ -10,6 +10,8 @@
 //! Sockets are bound first and the node is made of them afterwards, so that a busy port ends the start with its name
 //! before anything else happens, and so that a cluster on free ports can be written down before it starts.
 
+mod hand_over;
+
 use std::collections::BTreeSet;
 use std::io::{self, Write as _};
 use std::net::{SocketAddr, TcpListener, UdpSocket};
@@ -24,8 +26,8 @@ use tracing::{Level, info, warn};
 use crate::base::{Incarnation, NodeId, Options, ShardId, Slot, Term, limits};
 use crate::codec::frame::Frame;
 use crate::codec::{Envelope, NameHash};
-use crate::config::{ClusterConfig, Config, Ports, Replicas, Transport};
-use crate::gateway::{Gateway, GatewayOptions};
+use crate::config::{ClusterConfig, Config, NodeConfig, Ports, Replicas, Transport};
+use crate::gateway::{Gateway, GatewayOptions, PeerGateway};
 use crate::net::listen::{self, BindError};
 use crate::net::tcp::{self, FrameSink, Link, LinkOptions, ListenerOptions, Outbox};
 use crate::net::udp::PulseSocket;
@@ -235,6 +237,7 @@ pub fn serve(config: Config, slot: Slot, insecure: bool) -> Result<(), ServerErr
         let stopped = until_told_to_stop_beside(complain_until_ready(&server, &node.id)).await;
         stopped.map_err(ServerError::system("waiting for signals"))?;
         info!("{} stops", node.id);
+        hand_over::hand_over(&*server.core()).await;
         server.stop().await;
         Ok(())
     })
@@ -299,7 +302,10 @@ fn options(config: &Config, slot: Slot) -> Options {
 
 fn gateway_options(config: &Config) -> GatewayOptions {
     let advertised = config.nodes.iter().map(|node| node.advertise.clone());
+    let peer =
+        |node: &NodeConfig| PeerGateway { advertised: node.advertise.clone(), address: node.gateway.to_string() };
     GatewayOptions {
+        peers: config.nodes.iter().map(peer).collect(),
         value_bytes_max: config.limits.value_bytes,
         key_bytes_max: config.limits.key_bytes,
         connections_max: config.limits.connections,
@@ -466,7 +472,7 @@ impl StreamLinks {
         shutdown: &CancellationToken,
         tasks: &TaskTracker,
     ) -> Self {
-        let outbox = |(slot, node): (usize, &crate::config::NodeConfig)| {
+        let outbox = |(slot, node): (usize, &NodeConfig)| {
             let slot = Slot(slot as u8);
             if slot == me {
                 return None;

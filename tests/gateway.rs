@@ -1,5 +1,7 @@
 //! The gateway over real sockets, with a core that is a map in memory. Here: what is asked and answered over HTTP.
 
+#[path = "gateway/admin.rs"]
+mod admin;
 #[path = "gateway/feed.rs"]
 mod feed;
 #[path = "support/mock_core.rs"]

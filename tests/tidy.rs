@@ -69,7 +69,7 @@ const LAYOUT: &[Module] = &[
             "client",
         ],
     ),
-    adapter("cli", &["base", "api", "server", "client", "config"]),
+    adapter("cli", &["base", "api", "placement", "server", "client", "config"]),
     adapter("main", &["base", "api", "server", "client", "config", "cli"]),
 ];
 

@@ -108,11 +108,11 @@ impl Error {
     pub const fn retry(&self) -> Retry {
         match self {
             Self::BadRequest(_)
-            | Self::Conflict(_)
             | Self::PreconditionFailed { .. }
             | Self::Exists { .. }
             | Self::ValueTooLarge { .. }
-            | Self::PartitionLost(_) => Retry::Never,
+            | Self::PartitionLost(_)
+            | Self::Conflict(_) => Retry::Never,
             Self::Busy(_)
             | Self::NoQuorum(_)
             | Self::Unavailable { .. }

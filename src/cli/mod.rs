@@ -17,16 +17,23 @@
 //! | `values` | `get`, `put`, `delete` |
 //! | `list`, `watch` | `list`; `watch` |
 //! | `status` | `status`, `health` |
+//! | `admin`, `plan` | `node`, `transfer`, `init`, `unsafe-recover`; `plan` |
 //! | `export`, `import` | all values as lines of JSON |
 //! | `target` | the options that all client commands share |
+//! | `operation` | how an operation is planned, asked about, done and told |
+//! | `pairs` | the part of `status` that shows who hears whom |
 //! | `failure`, `output` | exit codes; stdout and stderr |
 
+mod admin;
 mod dev;
 mod export;
 mod failure;
 mod import;
 mod list;
+mod operation;
 mod output;
+mod pairs;
+mod plan;
 mod serve;
 mod status;
 mod target;
@@ -35,11 +42,14 @@ mod watch;
 
 use clap::{Parser, Subcommand};
 
+pub use admin::{Init, Node, NodeCommand, Transfer, UnsafeRecover};
 pub use dev::Dev;
 pub use export::Export;
 pub use failure::Failure;
 pub use import::Import;
 pub use list::List;
+pub use operation::Operating;
+pub use plan::Plan;
 pub use serve::Serve;
 pub use status::{Health, Status};
 pub use target::Target;
@@ -59,6 +69,7 @@ Examples:
   jumpgate get greeting                read it back
   jumpgate watch                       see every change as it happens
   jumpgate status                      see the nodes and what they hold
+  jumpgate node drain n2               move a node's copies elsewhere, before it is stopped for long
 
 Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 no such key.
 `jumpgate help COMMAND` shows a command's options and examples."
@@ -96,6 +107,16 @@ pub enum ClientCommand {
     Watch(Watch),
     /// Show the nodes, their roles and what they hold
     Status(Status),
+    /// Show what adding or removing a node would move
+    Plan(Plan),
+    /// Give a node its copies and its vote, take them away, or move its copies elsewhere
+    Node(Node),
+    /// Give leadership to another node
+    Transfer(Transfer),
+    /// Found a cluster although some of its nodes will never come
+    Init(Init),
+    /// Go on with the survivors after most nodes are lost for good
+    UnsafeRecover(UnsafeRecover),
     /// Store the values of an export
     Import(Import),
     /// Write all values as lines of JSON
@@ -117,6 +138,11 @@ impl ClientCommand {
             Self::List(list) => list.run().await,
             Self::Watch(watch) => watch.run().await,
             Self::Status(status) => status.run().await,
+            Self::Plan(plan) => plan.run().await,
+            Self::Node(node) => node.run().await,
+            Self::Transfer(transfer) => transfer.run().await,
+            Self::Init(init) => init.run().await,
+            Self::UnsafeRecover(recover) => recover.run().await,
             Self::Import(import) => import.run().await,
             Self::Export(export) => export.run().await,
             Self::Health(health) => health.run().await,
@@ -137,13 +163,16 @@ mod tests {
 
     #[test]
     fn every_command_teaches_with_examples() {
-        for command in Arguments::command().get_subcommands() {
+        teaches("jumpgate", &Arguments::command());
+    }
+
+    /// Each command below `command` has an example of itself.
+    fn teaches(path: &str, command: &clap::Command) {
+        for command in command.get_subcommands() {
+            let path = format!("{path} {}", command.get_name());
             let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
-            assert!(
-                help.contains(&format!("jumpgate {}", command.get_name())),
-                "{} has no example",
-                command.get_name()
-            );
+            assert!(help.contains(&path), "{path} has no example");
+            teaches(&path, command);
         }
     }
 }

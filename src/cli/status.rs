@@ -8,6 +8,7 @@ use comfy_table::{CellAlignment, Table, presets};
 use indicatif::BinaryBytes;
 
 use super::output::{Output, printable};
+use super::pairs::{self, milliseconds};
 use super::{Failure, Target};
 use crate::api::{ClusterStatus, NodeStatus, PartitionCounts};
 
@@ -23,6 +24,9 @@ const HEADER: [&str; 10] =
 The table is the view of the node that answers. A role in brackets belongs to a node that has no vote. LOG/COMMIT are the
 last entry of the node's control log and how far it is committed; HEARD is how long ago the answering node heard of it;
 then come the partitions that the node is the primary of, is in sync with, and is being filled with.
+
+The second table is how the nodes hear each other on the pulse plane: each row is what one node says of the others, as
+round trip, share of lost datagrams, and how long ago it heard them.
 
 Examples:
   jumpgate status
@@ -84,15 +88,25 @@ fn as_table(status: &ClusterStatus, for_people: bool) -> String {
         }
     }
     let rows: Vec<String> = table.lines().map(|line| line.trim_end().to_owned()).collect();
-    format!("{}\n{}", summary(status), rows.join("\n"))
+    let mut text = summary(status);
+    if let Some(timing) = &status.timing {
+        text += &format!("\n{}", pairs::timing(timing));
+    }
+    text += &format!("\n{}", rows.join("\n"));
+    if let Some(pairs) = pairs::table(status, for_people) {
+        text += &format!("\n\n{pairs}");
+    }
+    text
 }
 
 fn row(node: &NodeStatus) -> [String; 10] {
-    let role = if node.voter { node.role.to_string() } else { format!("({})", node.role) };
-    let milliseconds = |milliseconds: u64| match milliseconds {
-        0..1000 => format!("{milliseconds} ms"),
-        _ => format!("{:.1} s", milliseconds as f64 / 1000.0),
-    };
+    let mut role = if node.voter { node.role.to_string() } else { format!("({})", node.role) };
+    if node.draining {
+        role += ", draining";
+    }
+    if let Some(stalled_ms) = node.workers_stalled_ms {
+        role += &format!(", stalled for {}", milliseconds(stalled_ms));
+    }
     let partitions = format!("{}/{}/{}", node.primaries, node.in_sync, node.learning);
     [
         printable(&node.name).into_owned(),
@@ -165,7 +179,7 @@ impl Health {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::Role;
+    use crate::api::{PeerStatus, Role, TimingStatus};
 
     fn cluster() -> ClusterStatus {
         let leader = NodeStatus {
@@ -229,6 +243,21 @@ mod tests {
         ];
         assert_eq!(leader, expected);
         assert!(lines[3].contains("(dead)") && lines[3].contains("12.3 s"), "{text}");
+    }
+
+    #[test]
+    fn what_else_is_known_stands_beside_the_roles_and_below_the_table() {
+        let mut status = cluster();
+        status.nodes[1].draining = true;
+        status.nodes[1].workers_stalled_ms = Some(1_500);
+        status.timing = Some(TimingStatus { heartbeat_ms: 20.0, ..TimingStatus::default() });
+        let hears = PeerStatus { name: "n2".to_owned(), last_heard_ms: Some(7), ..PeerStatus::default() };
+        status.nodes[0].peers = vec![hears];
+        let text = as_table(&status, false);
+        assert!(text.contains("(dead), draining, stalled for 1.5 s"), "{text}");
+        assert!(text.lines().nth(1).is_some_and(|line| line.starts_with("timing (fixed): heartbeat 20 ms")), "{text}");
+        let (_, pairs) = text.split_once("\n\n").expect("an empty line before the second table");
+        assert!(pairs.contains("HEARS") && pairs.contains("-, -, 7 ms ago"), "{text}");
     }
 
     #[test]

@@ -21,11 +21,15 @@ pub(super) fn encode_query(text: &str) -> impl fmt::Display + '_ {
     utf8_percent_encode(text, RESERVED)
 }
 
+/// Any text as one segment of a path.
+pub(super) fn encode_segment(text: &str) -> impl fmt::Display + '_ {
+    let dots_only = text.bytes().all(|byte| byte == b'.');
+    utf8_percent_encode(text, if dots_only { RESERVED_AND_DOT } else { RESERVED })
+}
+
 /// The path of a key, `/v1/kv/{key}`.
 pub(super) fn key_path(key: &Key) -> String {
-    let text = key.as_str();
-    let dots_only = text.bytes().all(|byte| byte == b'.');
-    format!("/v1/kv/{}", utf8_percent_encode(text, if dots_only { RESERVED_AND_DOT } else { RESERVED }))
+    format!("/v1/kv/{}", encode_segment(key.as_str()))
 }
 
 /// The root of one gateway: `http://host:port`, perhaps with a path that a proxy in front of it wants.

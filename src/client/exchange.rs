@@ -57,7 +57,7 @@ impl Call {
     /// The target, telling the gateway how long it may wait for a leader where it may have to: a little less than the
     /// client does, so that its own word, which says what happened, comes before the client hangs up.
     fn target_within(&self, limit: Duration) -> String {
-        if !self.target.starts_with("/v1/kv") {
+        if !["/v1/kv", "/v1/admin"].iter().any(|waits| self.target.starts_with(waits)) {
             return self.target.clone();
         }
         let wait = limit - (limit / 10).min(Duration::from_millis(500));

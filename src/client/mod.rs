@@ -21,11 +21,13 @@
 //! | `rounds` | which gateway is asked next, back-off, deadlines |
 //! | `exchange` | one request and its answer over HTTP |
 //! | `feed` | [`Feed`], the changes as they happen, over WebSocket |
+//! | `admin` | [`Client::admin`], what operators ask |
 //! | `error` | [`ClientError`] |
 //!
 //! Left out: TLS, tokens and idempotency keys.
 
 mod address;
+mod admin;
 mod error;
 mod exchange;
 mod feed;
@@ -262,6 +264,20 @@ impl Client {
         }
     }
 
+    /// The root of the gateway that answered last; the first one's before any has.
+    #[must_use]
+    pub fn last_url(&self) -> String {
+        self.inner.gateways[self.inner.preferred.load(Ordering::Relaxed)].to_string()
+    }
+
+    /// A client of the gateway that answered last and of no other: for what concerns that very node.
+    #[must_use]
+    pub fn of_last(&self) -> Self {
+        let last = self.inner.gateways[self.inner.preferred.load(Ordering::Relaxed)].clone();
+        let inner = Inner { http: self.inner.http.clone(), gateways: vec![last], preferred: AtomicUsize::new(0) };
+        Self { inner: Arc::new(inner), timeout: self.timeout }
+    }
+
     /// The changes of keys that begin with `prefix`, from now on; with the new values where `values`.
     ///
     /// # Errors
@@ -340,8 +356,10 @@ impl Pages {
         }
         let page = self.client.list(&self.prefix, self.cursor.as_deref(), self.limit, self.values).await?;
         if page.cursor.is_some() && page.cursor == self.cursor {
-            let url = self.client.inner.gateways[self.client.inner.preferred.load(Ordering::Relaxed)].to_string();
-            return Err(ClientError::Unexpected { url, reason: "the listing repeats a page".to_owned() });
+            return Err(ClientError::Unexpected {
+                url: self.client.last_url(),
+                reason: "the listing repeats a page".to_owned(),
+            });
         }
         self.ended = page.cursor.is_none();
         self.cursor = page.cursor;

@@ -13,14 +13,15 @@ use super::routes::{Call, Reply, Shared, json, options};
 const ALLOWED: &str = "GET, HEAD, OPTIONS";
 
 /// How long the core may take to describe itself; it has everything at hand.
-const STATUS_TIMEOUT: Duration = Duration::from_secs(2);
+pub(super) const STATUS_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What `/` says: enough for somebody who met the port and wonders.
 const WELCOME: &str = "jumpgate, a distributed in-memory key-value store\n\n\
     PUT, POST, GET, HEAD, DELETE  /v1/kv/{key}\n\
     GET  /v1/kv?prefix=&limit=&cursor=&values=true\n\
     GET  /v1/feed?prefix=&values=true  (WebSocket)\n\
-    GET  /v1/cluster  /healthz  /readyz  /leaderz\n";
+    GET  /v1/cluster  /healthz  /readyz  /leaderz\n\
+    POST  /v1/admin/...  (what `jumpgate node`, `transfer`, `init` and `unsafe-recover` ask)\n";
 
 /// Answers one request.
 pub(super) async fn handle(shared: &Shared, call: &Call) -> Reply {

@@ -15,6 +15,7 @@
 //!        routes   warp: key-value routes first, then the feed, then what is answered here
 //!          kv, list ─▶ api::Request ─▶ port::Core ─▶ api::Response ─▶ HTTP
 //!          feed     ─▶ port::Core::subscribe ─▶ one JSON message an event
+//!          admin    ─▶ port::Core::admin, or relay ─▶ the leader's gateway
 //!          local    cluster, health
 //!        problem  every failure, as RFC 9457 problem+json
 //! ```
@@ -29,7 +30,8 @@
 //! | `target` | percent-decoding and query parameters |
 //! | `body` | reading a request's body within bounds |
 //! | `conditional` | entity tags, preconditions, ranges |
-//! | `kv`, `list`, `local`, `feed` | the handlers |
+//! | `kv`, `list`, `local`, `feed`, `admin` | the handlers |
+//! | `relay` | an operator's request on its way to the leader's gateway |
 //! | `problem` | failures as HTTP |
 //!
 //! # Invariants
@@ -48,6 +50,7 @@
 //! the whole value, which RFC 9110 allows). WebSockets over HTTP/2. CORS: pages of other origins may neither write nor
 //! watch.
 
+mod admin;
 mod body;
 mod conditional;
 mod feed;
@@ -58,10 +61,11 @@ mod listen;
 mod local;
 mod options;
 mod problem;
+mod relay;
 mod routes;
 mod scan;
 mod target;
 mod wire;
 
 pub use listen::Gateway;
-pub use options::GatewayOptions;
+pub use options::{GatewayOptions, PeerGateway};

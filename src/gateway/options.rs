@@ -21,6 +21,8 @@ pub struct GatewayOptions {
     /// Names that this gateway answers to besides IP literals and `localhost`: the advertised names of the nodes and
     /// whatever the configuration adds. `name`, `name:port` and `http://name:port` all mean the name.
     pub hosts: Vec<String>,
+    /// The nodes' gateways, for operators' requests that a node passes on to the leader.
+    pub peers: Vec<PeerGateway>,
     /// How long a client may take from its first byte (or, on a new connection, from the connection) to the end of the
     /// headers.
     pub header_timeout: Duration,
@@ -32,12 +34,23 @@ pub struct GatewayOptions {
     pub write_timeout: Duration,
     /// How long a request waits for its answer unless it says otherwise.
     pub timeout_default: Duration,
+    /// The same for operators' requests, which move data.
+    pub admin_timeout_default: Duration,
     /// The longest `?timeout=`; a longer one is shortened to it.
     pub timeout_max: Duration,
     /// How often a WebSocket is pinged. A viewer that has shown no sign of life for two intervals is cut off.
     pub ping_interval: Duration,
     /// How long a shutdown waits for requests and viewers before it cuts them off.
     pub drain_timeout: Duration,
+}
+
+/// Where a node's gateway is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerGateway {
+    /// The URL that clients are told; it tells the nodes apart.
+    pub advertised: String,
+    /// Where other nodes reach it (`host:port`).
+    pub address: String,
 }
 
 impl Default for GatewayOptions {
@@ -49,11 +62,13 @@ impl Default for GatewayOptions {
             head_bytes_max: 64 << 10,
             connections_max: 10_000,
             hosts: Vec::new(),
+            peers: Vec::new(),
             header_timeout: Duration::from_secs(5),
             idle_timeout: Duration::from_secs(75),
             body_timeout: Duration::from_secs(10),
             write_timeout: Duration::from_secs(30),
             timeout_default: Duration::from_secs(5),
+            admin_timeout_default: Duration::from_secs(60),
             timeout_max: Duration::from_secs(60),
             ping_interval: Duration::from_secs(20),
             drain_timeout: Duration::from_secs(10),

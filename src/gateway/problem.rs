@@ -128,6 +128,13 @@ impl Problem {
         Self::new(status, "upgrade-required", "WebSocket required", detail.into(), Extra::Nothing)
     }
 
+    /// The body isn't of a kind that is understood here.
+    pub(super) fn not_json() -> Self {
+        let detail = "this takes no body, or one with the header Content-Type: application/json";
+        let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+        Self::new(status, "unsupported-media-type", "Not JSON", detail.into(), Extra::Nothing)
+    }
+
     /// The leader answers elsewhere (307: same method, same body).
     pub(super) fn elsewhere(location: HeaderValue) -> Self {
         let detail = "the leader answers at the address in Location".into();
@@ -210,7 +217,6 @@ impl From<Error> for Problem {
         let unavailable = StatusCode::SERVICE_UNAVAILABLE;
         let (status, name, title, extra) = match &error {
             Error::BadRequest(_) => (StatusCode::BAD_REQUEST, "bad-request", "Bad request", Extra::Nothing),
-            Error::Conflict(_) => (StatusCode::CONFLICT, "conflict", "Not possible now", Extra::Nothing),
             Error::PreconditionFailed { current } => {
                 let extra = current.map_or(Extra::Nothing, Extra::Standing);
                 (StatusCode::PRECONDITION_FAILED, "precondition-failed", "Precondition failed", extra)
@@ -231,6 +237,7 @@ impl From<Error> for Problem {
             Error::OutcomeUnknown(_) => {
                 (StatusCode::GATEWAY_TIMEOUT, "no-answer-in-time", "No answer in time", Extra::Nothing)
             }
+            Error::Conflict(_) => (StatusCode::CONFLICT, "conflict", "Not possible now", Extra::Nothing),
         };
         let outcome = error.outcome();
         let detail = match error {
@@ -281,6 +288,7 @@ mod tests {
             (Error::MemoryFull { bytes_max: 1 }, 507, false),
             (Error::DeadlineBefore("x".into()), 503, true),
             (Error::OutcomeUnknown("x".into()), 504, false),
+            (Error::Conflict("x".into()), 409, false),
         ];
         for (error, status, retry) in cases {
             let response = Problem::from(error.clone()).into_response(&Method::PUT);

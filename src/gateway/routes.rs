@@ -1,7 +1,7 @@
 //! The warp filters, and what all handlers share.
 //!
-//! The order is the order of traffic: key-value routes first, then the feed, then what this node answers itself. Each
-//! route takes a [`Call`] apart and dispatches on path and method in plain code: a filter a method would cost more and
+//! The order is the order of traffic: key-value routes first, then the feed, what operators ask, and what this node
+//! answers itself. Each route takes a [`Call`] apart and dispatches on path and method in plain code: a filter a method would cost more and
 //! say less. A new family of paths is one more route before `local`, which answers 404 to whatever is left.
 
 use std::convert::Infallible;
@@ -22,7 +22,7 @@ use super::front::Hosts;
 use super::listen::Connection;
 use super::problem::Problem;
 use super::target::Query;
-use super::{GatewayOptions, feed, kv, list, local};
+use super::{GatewayOptions, admin, feed, kv, list, local};
 use crate::api::{self, Error, Operation};
 use crate::base::FollowerMode;
 use crate::port::{Answer, Core};
@@ -54,7 +54,7 @@ pub(super) type Reply = Result<Response, Problem>;
 
 /// The grace that an answer has beyond the request's deadline before the gateway stops waiting: the core answers on its
 /// own at the deadline, and its answer says more than the gateway's.
-const GRACE: Duration = Duration::from_millis(250);
+pub(super) const GRACE: Duration = Duration::from_millis(250);
 
 /// All routes, for one connection.
 pub(super) fn routes(
@@ -64,7 +64,8 @@ pub(super) fn routes(
         let connection = Arc::clone(connection);
         move || Arc::clone(&connection)
     };
-    let (for_store, for_feed, for_local) = (with_connection.clone(), with_connection.clone(), with_connection);
+    let (for_store, for_feed) = (with_connection.clone(), with_connection.clone());
+    let (for_admin, for_local) = (with_connection.clone(), with_connection);
 
     let store = warp::path("v1").and(warp::path("kv")).and(call()).then(move |call: Call, mut body: Body<_>| {
         let connection = for_store();
@@ -80,6 +81,13 @@ pub(super) fn routes(
             finish(&call, body, reply)
         }
     });
+    let admin = warp::path("v1").and(warp::path("admin")).and(call()).then(move |call: Call, mut body: Body<_>| {
+        let connection = for_admin();
+        async move {
+            let reply = admin::handle(&connection.shared, &call, &mut body).await;
+            finish(&call, body, reply)
+        }
+    });
     let local = call().then(move |call: Call, body| {
         let connection = for_local();
         async move {
@@ -88,7 +96,7 @@ pub(super) fn routes(
         }
     });
     // Nothing above rejects but by mistake; a rejection's own words are for programmers, so they go to the log.
-    store.or(feed).unify().or(local).unify().recover(async |rejection: warp::Rejection| {
+    store.or(feed).unify().or(admin).unify().or(local).unify().recover(async |rejection: warp::Rejection| {
         tracing::error!(?rejection, "a route rejected a request that it should have answered");
         Ok::<_, Infallible>(Problem::internal().into_response(&Method::GET))
     })
@@ -136,6 +144,12 @@ impl Call {
         self.path.as_str()
     }
 
+    /// The path and the query, exactly as they came.
+    pub(super) fn target(&self) -> String {
+        let mark = if self.has_query { "?" } else { "" };
+        format!("{}{mark}{}", self.path(), self.query)
+    }
+
     /// The parameters.
     pub(super) fn query(&self) -> Query<'_> {
         Query(&self.query)
@@ -143,8 +157,12 @@ impl Call {
 
     /// How long the client waits: `?timeout=`, or the default.
     pub(super) fn timeout(&self, options: &GatewayOptions) -> Result<Duration, Problem> {
-        let timeout = self.query().duration("timeout")?.unwrap_or(options.timeout_default);
-        Ok(timeout.min(options.timeout_max))
+        self.timeout_or(options.timeout_default, options)
+    }
+
+    /// The same with another default.
+    pub(super) fn timeout_or(&self, default: Duration, options: &GatewayOptions) -> Result<Duration, Problem> {
+        Ok(self.query().duration("timeout")?.unwrap_or(default).min(options.timeout_max))
     }
 
     /// Refuses where the leader should be asked instead of this node, which then is a follower that redirects.
@@ -160,8 +178,7 @@ impl Call {
             let no_leader = || Error::NoQuorum("this node sends clients to the leader and knows none".to_owned());
             return if is_read { Ok(()) } else { Err(no_leader().into()) };
         };
-        let mark = if self.has_query { "?" } else { "" };
-        let location = format!("{}{}{mark}{}", leader_url.trim_end_matches('/'), self.path(), self.query);
+        let location = format!("{}{}", leader_url.trim_end_matches('/'), self.target());
         let location = HeaderValue::try_from(location).map_err(|_| Problem::internal())?;
         Err(Problem::elsewhere(location))
     }

@@ -61,6 +61,22 @@ fn hexadecimal(digit: &u8) -> Option<u8> {
 pub(super) struct Query<'a>(pub(super) &'a str);
 
 impl<'a> Query<'a> {
+    /// Refuses parameters that aren't `allowed`. For requests of which a misspelt parameter must not make another one.
+    pub(super) fn only(self, allowed: &[&str]) -> Result<(), Problem> {
+        for pair in self.0.split('&').filter(|pair| !pair.is_empty()) {
+            let raw = pair.split_once('=').map_or(pair, |(name, _)| name);
+            let name = decode(raw, raw)?;
+            if !allowed.iter().any(|allowed| *allowed.as_bytes() == *name) {
+                let name = String::from_utf8_lossy(&name);
+                return Err(Problem::bad_request(format!(
+                    "there is no parameter {name:?} here; there are {}",
+                    allowed.join(", ")
+                )));
+            }
+        }
+        Ok(())
+    }
+
     /// The decoded bytes of the parameter `name`.
     pub(super) fn bytes(self, name: &str) -> Result<Option<Cow<'a, [u8]>>, Problem> {
         let mut found = None;
@@ -150,6 +166,17 @@ mod tests {
         assert!(matches!(query.text("absent"), Ok(None)));
         assert!(Query("a=1&a=2").text("a").is_err(), "a parameter given twice was taken");
         assert!(Query("a=%zz").text("a").is_err() && Query("a=%ff").text("a").is_err());
+    }
+
+    #[test]
+    fn where_it_matters_a_misspelt_parameter_is_refused() {
+        let allowed = ["dry_run", "timeout"];
+        for good in ["", "&", "dry_run=true", "timeout=1s&dry%5Frun=1"] {
+            assert!(Query(good).only(&allowed).is_ok(), "{good} was refused");
+        }
+        for bad in ["dryrun=true", "dry_run=true&x", "=", "dry_run%20=1", "%zz"] {
+            assert!(Query(bad).only(&allowed).is_err(), "{bad} was accepted");
+        }
     }
 
     #[test]

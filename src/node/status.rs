@@ -33,6 +33,7 @@ impl ControlCore {
             replicas: settings.map_or(options.replicas, |settings| settings.replicas),
             min_copies: settings.map_or(options.min_copies, |settings| settings.min_copies),
             nodes: (0..options.slots).map(|slot| self.node_status(now, Slot(slot as u8))).collect(),
+            timing: None,
         }
     }
 
@@ -75,6 +76,10 @@ impl ControlCore {
             primaries: count(&|record| record.primary == Some(slot)),
             in_sync: count(&|record| record.in_sync.contains(slot)),
             learning: count(&|record| record.learners.contains(slot)),
+            draining: self.state().is_some_and(|state| {
+                let roster = state.roster();
+                roster.draining.contains(slot) || roster.leaving.contains(slot)
+            }),
             ..NodeStatus::default()
         };
         if let Some(node) = self.node_in(slot) {

@@ -1,5 +1,5 @@
-//! A gateway that is just enough of one: the key-value and listing part of the HTTP contract over a map, one thread, any
-//! free port of loopback. It can be told to answer with failures first, and it remembers what it was asked.
+//! A gateway that is just enough of one: the key-value, listing and admin part of the HTTP contract over a map, one
+//! thread, any free port of loopback. It can be told to answer with failures first, and it remembers what it was asked.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::convert::Infallible;
@@ -53,8 +53,19 @@ impl Canned {
     }
 }
 
+/// An operator's request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// What comes behind `/v1/admin/`.
+    pub path: String,
+    pub body: String,
+    pub dry_run: bool,
+}
+
 #[derive(Debug, Default)]
 struct State {
+    admin: Vec<Asked>,
+    recovered: Option<serde_json::Value>,
     entries: BTreeMap<String, Entry>,
     last_version: u64,
     canned: VecDeque<Canned>,
@@ -128,6 +139,16 @@ impl MockGateway {
         json.clone_into(&mut self.state().cluster);
     }
 
+    /// Operators' requests so far.
+    pub fn admin(&self) -> Vec<Asked> {
+        self.state().admin.clone()
+    }
+
+    /// What reports say of the partitions.
+    pub fn set_recovered(&self, recovered: serde_json::Value) {
+        self.state().recovered = Some(recovered);
+    }
+
     pub fn set_ready(&self, ready: bool) {
         self.state().ready = ready;
     }
@@ -195,6 +216,9 @@ impl State {
             .map(|(name, value)| (name.to_owned(), decoded(value)))
             .collect();
         let path = head.uri.path();
+        if let Some(path) = path.strip_prefix("/v1/admin/") {
+            return self.operate(head, path, body, &query);
+        }
         if let Some(key) = path.strip_prefix("/v1/kv/") {
             let header = |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
             return self.value(&head.method, decoded(key), body, &query, &header);
@@ -206,6 +230,25 @@ impl State {
             "/readyz" => Canned::problem(503, None),
             _ => Canned::problem(404, None),
         }
+    }
+
+    /// Says that it did what it was asked to, or would do it.
+    fn operate(
+        &mut self,
+        head: &hyper::http::request::Parts,
+        path: &str,
+        body: &[u8],
+        query: &BTreeMap<String, String>,
+    ) -> Canned {
+        let is_json = head.headers.get("content-type").is_some_and(|kind| kind == "application/json");
+        if head.method != Method::POST || is_json == body.is_empty() || !query.contains_key("timeout") {
+            return Canned::problem(415, Some("definite"));
+        }
+        let dry_run = query.get("dry_run").is_some_and(|dry_run| dry_run == "true");
+        let body = String::from_utf8(body.to_vec()).expect("JSON is text");
+        self.admin.push(Asked { path: path.to_owned(), body, dry_run });
+        let steps = if dry_run { ["first this", "then that"] } else { ["did this", "did that"] };
+        ok(200, Vec::new(), serde_json::json!({ "steps": steps, "recovered": self.recovered }).to_string())
     }
 
     fn value(

@@ -5,8 +5,8 @@ use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use jumpgate::api::{
-    AdminReport, AdminRequest, ClusterStatus, ContentType, Error, EventKind, FeedEvent, Item, Key, Operation, Page,
-    PutMode, Request, Response, Value,
+    AdminReport, AdminRequest, ClusterStatus, ContentType, Error, EventKind, FeedEvent, Item, Key, NodeStatus,
+    Operation, Page, PutMode, Request, Response, Value,
 };
 use jumpgate::base::{Blob, PartitionId, Version};
 use jumpgate::port::{Answer, BoxFuture, Core, FeedSubscription, Health, Leadership};
@@ -36,6 +36,7 @@ pub struct State {
     /// Requests are answered from another task.
     pub later: bool,
     pub requests: Vec<Request>,
+    pub admins: Vec<AdminRequest>,
     pub health: Health,
     pub leadership: Leadership,
     pub degraded: bool,
@@ -184,11 +185,25 @@ impl Core for MockCore {
     }
 
     fn status(&self) -> BoxFuture<'_, ClusterStatus> {
-        Box::pin(async { ClusterStatus { name: "mock".to_owned(), node: "n1".to_owned(), ..Default::default() } })
+        let named = |name: &str| NodeStatus { name: name.to_owned(), ..Default::default() };
+        let nodes = ["n1", "n2", "n3"].map(named).to_vec();
+        let status = ClusterStatus { name: "mock".to_owned(), node: "n1".to_owned(), nodes, ..Default::default() };
+        Box::pin(async { status })
     }
 
     fn admin(&self, request: AdminRequest) -> BoxFuture<'_, Result<AdminReport, Error>> {
-        Box::pin(async move { Ok(AdminReport { steps: vec![format!("{:?}", request.action)], recovered: None }) })
+        Box::pin(async move {
+            let steps = vec![format!("{:?}", request.action)];
+            let (hangs, failure) = {
+                let mut state = self.state();
+                state.admins.push(request);
+                (state.hangs, (!state.failures.is_empty()).then(|| state.failures.remove(0)))
+            };
+            if hangs {
+                std::future::pending::<()>().await;
+            }
+            failure.map_or(Ok(AdminReport { steps, recovered: None }), Err)
+        })
     }
 
     fn health(&self) -> Health {

@@ -1,0 +1,104 @@
+//! An operator's request on its way to the leader's gateway.
+//!
+//! Clients' requests travel between nodes over the stream plane. Operators' requests are few and answered in sentences, so
+//! they go the way they came: over HTTP, a connection each, to the address that the configuration gives for other nodes.
+//! The request says that it was passed on, and such a one is not passed on again: two nodes that each take the other for
+//! the leader would send it to and fro.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::join;
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use warp::http::header::{CONTENT_TYPE, HOST, HeaderName, HeaderValue, RETRY_AFTER};
+use warp::http::{Method, Request, Response as HttpResponse};
+use warp::reply::Response;
+
+use super::problem::Problem;
+use super::routes::{Call, GRACE, Reply, Shared};
+use crate::api::Error;
+
+/// The mark of a request that another node passed on.
+const RELAYED: HeaderName = HeaderName::from_static("jumpgate-relayed");
+
+/// How long the leader's gateway may take to accept a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The largest answer: a report that names every partition of the largest cluster twice is far smaller.
+const ANSWER_BYTES_MAX: usize = 1 << 20;
+
+/// Asks the leader's gateway what this node was asked, and gives its answer.
+pub(super) async fn relay(shared: &Shared, call: &Call, body: Bytes, wait: Duration, dry_run: bool) -> Reply {
+    if call.headers.contains_key(RELAYED) {
+        return Err(no_leader("another node takes this one for the leader; they will soon agree".to_owned()));
+    }
+    let Some(leader_url) = shared.core.leadership().leader_url else {
+        return Err(no_leader("this node knows of none".to_owned()));
+    };
+    let known = shared.options.peers.iter().find(|peer| peer.advertised == *leader_url);
+    let (scheme, rest) = leader_url.split_once("://").unwrap_or(("http", &leader_url));
+    let authority = rest.split('/').next().unwrap_or_default();
+    let address = match known {
+        Some(peer) => peer.address.as_str(),
+        None if scheme == "http" => authority,
+        None => return Err(no_leader(format!("it is at {leader_url}, which this node can't speak to"))),
+    };
+    let stream = match timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => return Err(no_leader(format!("its gateway at {address} can't be reached: {error}"))),
+        Err(_) => return Err(no_leader(format!("its gateway at {address} can't be reached in time"))),
+    };
+    let request = request(call, authority, body).map_err(|_| Problem::internal())?;
+    // The leader answers at the deadline itself, and its answer says more than this node's.
+    let reason = match timeout(wait + 2 * GRACE, exchange(stream, request)).await {
+        Ok(Ok(response)) => return Ok(response),
+        Ok(Err(error)) => format!("the way to the leader's gateway at {address} broke: {error}"),
+        Err(_) => format!("the leader's gateway at {address} did not answer in time"),
+    };
+    Err(if dry_run { no_leader(reason) } else { Error::OutcomeUnknown(reason).into() })
+}
+
+fn no_leader(detail: String) -> Problem {
+    Error::NoQuorum(detail).into()
+}
+
+/// The request as the leader gets it: the target exactly as it came, and a Host that every node answers to.
+fn request(call: &Call, authority: &str, body: Bytes) -> Result<Request<Full<Bytes>>, warp::http::Error> {
+    let mut request = Request::builder()
+        .method(Method::POST)
+        .uri(call.target())
+        .header(HOST, authority)
+        .header(RELAYED, HeaderValue::from_static("true"));
+    if !body.is_empty() {
+        request = request.header(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    }
+    request.body(Full::new(body))
+}
+
+/// One request on a connection of its own.
+async fn exchange(
+    stream: TcpStream,
+    request: Request<Full<Bytes>>,
+) -> Result<Response, Box<dyn std::error::Error + Send + Sync>> {
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    let asked = async move {
+        let (head, body) = sender.send_request(request).await?.into_parts();
+        // With the sender the connection ends.
+        let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await?.to_bytes();
+        Ok::<_, Box<dyn std::error::Error + Send + Sync>>((head, body))
+    };
+    let (answer, _) = join(asked, connection).await;
+    let (head, body) = answer?;
+    let mut response = HttpResponse::new(body.into());
+    *response.status_mut() = head.status;
+    for name in [CONTENT_TYPE, RETRY_AFTER] {
+        if let Some(value) = head.headers.get(&name) {
+            response.headers_mut().insert(name, value.clone());
+        }
+    }
+    Ok(response)
+}
