@@ -286,6 +286,7 @@ fn options(config: &Config, slot: Slot) -> Options {
         replicas: config.replicas(),
         min_copies: config.cluster.min_copies,
         replicas_auto: config.cluster.replicas == Replicas::Auto,
+        replace_after: config.cluster.replace_after,
         demote_after: config.cluster.demote_after,
         timing: config.timing.timing(),
         followers: config.gateway.followers,
@@ -334,10 +335,7 @@ fn refuse_what_is_missing(config: &Config) -> Result<(), ServerError> {
 /// a file which states them goes on working.
 fn warn_of_what_changes_nothing(config: &Config) {
     let (set, default) = (&config.cluster, ClusterConfig::default());
-    let settings = [
-        ("sync_interval", set.sync_interval != default.sync_interval),
-        ("replace_after", set.replace_after != default.replace_after),
-    ];
+    let settings = [("sync_interval", set.sync_interval != default.sync_interval)];
     for (setting, _) in settings.into_iter().filter(|(_, is_set)| *is_set) {
         warn!("[cluster] {setting} is set and changes nothing yet");
     }

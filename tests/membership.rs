@@ -169,6 +169,29 @@ fn losses_one_after_another_may_exceed_half() {
 }
 
 #[test]
+fn what_an_absent_node_held_is_copied_elsewhere_until_it_returns() {
+    let mut world = formed(5, 12);
+    fill(&mut world, Slot(0));
+    let is_full_without = |world: &World, absent: &[Slot]| {
+        let Some(node) = world.node(Slot(4)) else { return false };
+        node.view()
+            .table
+            .iter()
+            .all(|record| record.in_sync.len() == 3 && !absent.iter().any(|&slot| record.members().contains(slot)))
+    };
+    world.kill(Slot(0));
+    assert!(world.run_until(PATIENCE, |world| is_full_without(world, &[Slot(0)])), "a copy is missing");
+    world.kill(Slot(1));
+    assert!(world.run_until(PATIENCE, |world| is_full_without(world, &[Slot(0), Slot(1)])), "a copy is missing");
+    assert_all_there(&mut world, Slot(4));
+    world.start(Slot(0));
+    world.start(Slot(1));
+    assert!(world.run_until(PATIENCE, is_whole), "they did not get their places back");
+    assert!(world.node(Slot(4)).is_some_and(|node| holds(node, Slot(0)) && holds(node, Slot(1))));
+    assert_all_there(&mut world, Slot(0));
+}
+
+#[test]
 fn a_demoted_node_comes_back_as_a_learner_in_the_same_life() {
     let mut world = formed(5, 6);
     fill(&mut world, Slot(0));

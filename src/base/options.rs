@@ -69,6 +69,8 @@ pub struct Options {
     pub min_copies: u8,
     /// Whether `replicas` follows the number of nodes when that changes.
     pub replicas_auto: bool,
+    /// What a node holds that has been away for so long is copied elsewhere.
+    pub replace_after: Duration,
     /// A voter silent for so long loses its vote.
     pub demote_after: Duration,
     /// The four times.

@@ -59,6 +59,8 @@ pub struct Roster {
     pub draining: SlotSet,
     /// Those of them that leave the cluster once they hold nothing.
     pub leaving: SlotSet,
+    /// Those of them whose process has been away for long: until it returns, their copies are kept by others.
+    pub absent: SlotSet,
     /// Copies of each value, the primary's included.
     pub replicas: u8,
 }
@@ -67,7 +69,7 @@ impl Roster {
     /// The slots among which the data is placed.
     #[must_use]
     pub const fn staying(&self) -> SlotSet {
-        self.slots.difference(self.draining).difference(self.leaving)
+        self.slots.difference(self.draining).difference(self.leaving).difference(self.absent)
     }
 
     /// Whether `slot` is one of them.

@@ -180,6 +180,7 @@ impl ControlState {
         }
         let replaced = entry.node.is_some_and(|before| before != node);
         *entry = NodeEntry { node: Some(node), up: true, up_since: LogIndex(epoch.0) };
+        self.roster.absent.remove(node.slot);
         if replaced {
             // Whoever drained the slot has restarted it.
             self.roster.draining.remove(node.slot);

@@ -74,6 +74,11 @@ pub enum ControlEvent {
         /// For how long.
         silent_for: Duration,
     },
+    /// A node has been away for so long that its copies are rebuilt elsewhere.
+    Replaced {
+        /// Which slot's.
+        slot: Slot,
+    },
     /// A node that was to leave holds nothing any more and loses its vote.
     Left {
         /// Who.
@@ -105,6 +110,7 @@ impl ControlEvent {
                 | Self::NodeDown { .. }
                 | Self::DuplicateSlot { .. }
                 | Self::Demoted { .. }
+                | Self::Replaced { .. }
                 | Self::Removed
                 | Self::Recovered { .. }
         )
@@ -132,6 +138,9 @@ impl ControlEvent {
             Self::Admitted { node } => format!("{} joins as incarnation {}", name(node), node.incarnation),
             Self::Demoted { node, silent_for } => {
                 format!("{} has been silent for {} s: it loses its vote", name(node), silent_for.as_secs())
+            }
+            Self::Replaced { slot } => {
+                format!("{} stays away: what it held is copied elsewhere until it returns", options.name(*slot))
             }
             Self::Left { node } => format!("{} holds nothing any more and leaves the cluster", name(node)),
             Self::Removed => "the leader says that this process belongs to the cluster no more".to_owned(),

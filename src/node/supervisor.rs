@@ -8,6 +8,7 @@
 //! | a process that announces itself for a slot whose holder is silent | a Raft learner |
 //! | a learner whose log has caught up | a joint change that puts it in its slot's place |
 //! | a voter silent for `demote_after` | a joint change without it |
+//! | a node that has been away for `replace_after` | `SetRoster` with its slot absent |
 //! | a node that drains or leaves, all that it leads in full elsewhere, its lease over | `Resign` |
 //! | a leaving node that holds nothing | `SetRoster` without its slot; then a joint change without it |
 //! | wishes of primaries | `ChangeInSync`, many in one entry |
@@ -161,6 +162,7 @@ impl Supervisor {
         self.admit_joiners(now, raft, state, options);
         self.promote_learners(now, raft, options);
         self.demote_silent(now, raft, options);
+        self.replace_absent(now, raft, state, options);
         self.see_off(now, raft, state, granter, options);
     }
 

@@ -227,6 +227,7 @@ impl World {
             replicas: Options::replicas_auto(nodes),
             min_copies: 2,
             replicas_auto: true,
+            replace_after: Duration::from_secs(1),
             demote_after: Duration::from_secs(3),
             timing: Timing::default(),
             followers: FollowerMode::Relay,

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::{Supervisor, propose};
-use crate::base::{Instant, NodeId, Options, Slot};
+use crate::base::{Instant, NodeId, Options, Slot, SlotSet};
 use crate::control::{Command, ControlState, LeaseGranter, Roster};
 use crate::node::ControlEvent;
 use crate::raft::Raft;
@@ -29,6 +29,25 @@ impl Supervisor {
         }
     }
 
+    /// What a node holds that has been away for `replace_after` is copied elsewhere. (Where fewer than `min_copies` are left
+    /// that is done at once, by the entry that declares it down.) It takes its place back when it returns.
+    pub(super) fn replace_absent(&mut self, now: Instant, raft: &mut Raft, state: &ControlState, options: &Options) {
+        let Some(reign) = &self.reign else { return };
+        let roster = state.roster();
+        let is_away = |slot: &Slot| {
+            let entry = state.node(*slot);
+            let heard_at = entry.node.map_or(reign.began_at, |node| reign.heard_at(node, raft));
+            !entry.up && *slot != options.me.slot && now.since(heard_at) > options.replace_after
+        };
+        let away: SlotSet = roster.staying().iter().filter(is_away).collect();
+        if state.settings().is_some() && !away.is_empty() {
+            let absent = roster.absent.union(away);
+            if self.propose_roster(now, raft, state, Roster { absent, ..roster }).is_some() {
+                away.iter().for_each(|slot| self.events.push(ControlEvent::Replaced { slot }));
+            }
+        }
+    }
+
     /// Nodes that are to hold nothing any more give up what they lead, and leave when they hold nothing.
     pub(super) fn see_off(
         &mut self,
@@ -46,6 +65,7 @@ impl Supervisor {
                 slots: roster.slots.without(slot),
                 draining: roster.draining.without(slot),
                 leaving: roster.leaving.without(slot),
+                absent: roster.absent.without(slot),
                 ..roster
             };
             let _ = self.propose_roster(now, raft, state, left);
