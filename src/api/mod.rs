@@ -32,4 +32,4 @@ pub use feed::{EventKind, FeedEvent};
 pub use key::{ContentType, Key, KeyError};
 pub use request::{Consistency, Match, Operation, Precondition, PutMode, Request};
 pub use response::{Item, Page, Response, Value};
-pub use status::{ClusterStatus, NodeStatus, PartitionCounts, Role};
+pub use status::{ClusterStatus, NodeStatus, PartitionCounts, PeerStatus, Role, TimingStatus};

@@ -29,6 +29,26 @@ pub struct ClusterStatus {
     pub min_copies: u8,
     /// Every configured node.
     pub nodes: Vec<NodeStatus>,
+    /// The timing that this node goes by, where it knows one.
+    #[serde(default)]
+    pub timing: Option<TimingStatus>,
+}
+
+/// The timing of elections and leases that a node goes by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct TimingStatus {
+    /// Whether the cluster widens and narrows it by itself; `[timing]` in the configuration fixes it.
+    pub adaptive: bool,
+    /// Milliseconds between two heartbeats.
+    pub heartbeat_ms: f64,
+    /// For how many milliseconds a node that has heard from a leader votes for nobody else.
+    pub election_ms: f64,
+    /// For how many milliseconds a lease holds.
+    pub lease_ms: f64,
+    /// After how many silent milliseconds a node is called down.
+    pub down_ms: f64,
+    /// By how many microseconds this node wakes up late, as it measured lately.
+    pub lateness_us: Option<u64>,
 }
 
 /// How many partitions are in which state.
@@ -79,6 +99,28 @@ pub struct NodeStatus {
     pub keys: Option<u64>,
     /// Bytes of memory that its tables take.
     pub memory_bytes: Option<u64>,
+    /// What *this* node says of each other node on the pulse plane, as far as the answering node was told.
+    #[serde(default)]
+    pub peers: Vec<PeerStatus>,
+    /// Whether its copies are being moved elsewhere, or were, because an operator asked for it.
+    #[serde(default)]
+    pub draining: bool,
+    /// For how many milliseconds the slowest of its data workers has made no progress; none where they all do.
+    #[serde(default)]
+    pub workers_stalled_ms: Option<u64>,
+}
+
+/// How one node hears another on the pulse plane.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct PeerStatus {
+    /// The configured name of the node that is heard.
+    pub name: String,
+    /// Milliseconds since it was heard last; none where never.
+    pub last_heard_ms: Option<u64>,
+    /// The round trip to it in microseconds, smoothed.
+    pub round_trip_us: Option<u64>,
+    /// The share of its datagrams that did not arrive lately, 0 to 1.
+    pub loss: Option<f64>,
 }
 
 /// What a node does, as users see it.

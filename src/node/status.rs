@@ -33,6 +33,7 @@ impl ControlCore {
             replicas: settings.map_or(options.replicas, |settings| settings.replicas),
             min_copies: settings.map_or(options.min_copies, |settings| settings.min_copies),
             nodes: (0..options.slots).map(|slot| self.node_status(now, Slot(slot as u8))).collect(),
+            timing: None,
         }
     }
 
