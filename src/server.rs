@@ -163,6 +163,7 @@ impl Server {
         for shard in 0..options.shards {
             tasks.spawn(Arc::clone(&engine).drive_shard(ShardId(shard), shutdown.clone()));
         }
+        tasks.spawn(Arc::clone(&engine).drive_progress(shutdown.clone()));
         let sink = Arc::new(Sink { engine: Arc::clone(&engine), counters: Arc::clone(&counters) });
         let (listener, listener_counters, listener_shutdown) =
             (sockets.stream, Arc::clone(&counters), shutdown.clone());
@@ -283,6 +284,7 @@ fn options(config: &Config, slot: Slot) -> Options {
         replicas: config.replicas(),
         min_copies: config.cluster.min_copies,
         timing: config.timing.timing(),
+        timing_adapts: !config.timing.is_fixed(),
         followers: config.gateway.followers,
         shards: shards.min(config.cluster.partitions),
         value_bytes_max: config.limits.value_bytes.min(limits::VALUE_BYTES_MAX),

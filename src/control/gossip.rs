@@ -7,11 +7,12 @@ use std::time::Duration;
 use bincode::{Decode, Encode};
 
 use crate::base::{Incarnation, Instant, LogIndex, NodeId, Slot, Term};
+use crate::codec;
 
 /// How often a node tells one peer what it knows.
 pub const GOSSIP_EVERY: Duration = Duration::from_millis(200);
-/// Entries in one datagram: each takes at most 72 bytes.
-const ENTRIES_MAX: usize = 12;
+/// The entries of one datagram in bytes: what a payload may have, less what travels beside them.
+pub const GOSSIP_BYTES_MAX: usize = 1000;
 
 /// A node's role, as it says itself.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode)]
@@ -29,8 +30,21 @@ pub enum NodeKind {
     Leader,
 }
 
-/// What is known of one node.
+/// How one node hears another on the pulse plane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct PeerWord {
+    /// Which slot the other one has.
+    pub slot: Slot,
+    /// How many milliseconds ago it was heard; a minute and more are the same.
+    pub heard_ms: u16,
+    /// The round trip in microseconds, smoothed.
+    pub round_trip_us: Option<u32>,
+    /// How many percent of what it sent did not come lately.
+    pub lost_percent: Option<u8>,
+}
+
+/// What is known of one node.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct GossipEntry {
     /// Which slot.
     pub slot: Slot,
@@ -48,6 +62,10 @@ pub struct GossipEntry {
     pub keys: u64,
     /// Bytes that its tables took then.
     pub memory_bytes: u64,
+    /// For how many milliseconds its slowest worker had made no progress then.
+    pub stalled_ms: u32,
+    /// How it heard the others then; empty where there was no room to tell.
+    pub peers: Vec<PeerWord>,
     /// How long ago that was, when this was sent.
     pub age: Duration,
 }
@@ -71,7 +89,7 @@ impl GossipView {
             let said_at = now - entry.age;
             let Some(known) = self.entries.get_mut(entry.slot.index()) else { continue };
             if known.as_ref().is_none_or(|(_, known_at)| said_at > *known_at) {
-                *known = Some((*entry, said_at));
+                *known = Some((entry.clone(), said_at));
             }
         }
     }
@@ -82,14 +100,35 @@ impl GossipView {
         self.entries.get(slot.index())?.as_ref().map(|(entry, at)| (entry, *at))
     }
 
-    /// What to tell a peer: oneself, then the others, the youngest words first.
+    /// What to tell a peer: oneself, then the others, the youngest words first, as many as there is room for. Of those for
+    /// whose pairs there is no room the rest is told.
     #[must_use]
     pub fn entries_to_tell(&self, now: Instant, myself: GossipEntry) -> Vec<GossipEntry> {
-        let mut known: Vec<(GossipEntry, Instant)> = self.entries.iter().flatten().copied().collect();
+        let mut known: Vec<&(GossipEntry, Instant)> = self.entries.iter().flatten().collect();
         known.sort_by_key(|(entry, at)| (std::cmp::Reverse(*at), entry.slot));
-        let others = known.into_iter().map(|(entry, at)| GossipEntry { age: now.since(at), ..entry });
-        std::iter::once(myself).chain(others.filter(|entry| entry.slot != myself.slot)).take(ENTRIES_MAX).collect()
+        let my_slot = myself.slot;
+        let others = known
+            .into_iter()
+            .filter(|(entry, _)| entry.slot != my_slot)
+            .map(|(entry, at)| GossipEntry { age: now.since(*at), ..entry.clone() });
+        let mut room = GOSSIP_BYTES_MAX;
+        let mut told = Vec::new();
+        for mut entry in std::iter::once(myself).chain(others) {
+            if size_bytes(&entry) > room {
+                entry.peers.clear();
+            }
+            let Some(left) = room.checked_sub(size_bytes(&entry)) else { break };
+            room = left;
+            told.push(entry);
+        }
+        told
     }
+}
+
+/// How many bytes the entry takes in a datagram.
+fn size_bytes(entry: &GossipEntry) -> usize {
+    let mut bytes = Vec::new();
+    codec::encode_into(entry, &mut bytes).map_or(usize::MAX, |()| bytes.len())
 }
 
 #[cfg(test)]
@@ -106,6 +145,8 @@ mod tests {
             commit_index: LogIndex(1),
             keys: 0,
             memory_bytes: 0,
+            stalled_ms: 0,
+            peers: Vec::new(),
             age: Duration::from_millis(age_ms),
         }
     }
@@ -124,5 +165,50 @@ mod tests {
             told.iter().map(|entry| (entry.slot.0, entry.age.as_millis())).collect::<Vec<_>>(),
             [(0, 0), (1, 15)]
         );
+    }
+
+    /// As large as it can be.
+    fn large(slot: u8, pairs: u8) -> GossipEntry {
+        let word = |slot| PeerWord {
+            slot: Slot(slot),
+            heard_ms: u16::MAX,
+            round_trip_us: Some(250_000),
+            lost_percent: Some(100),
+        };
+        GossipEntry {
+            incarnation: Incarnation(u128::MAX),
+            last_index: LogIndex(1 << 40),
+            commit_index: LogIndex(1 << 40),
+            keys: 1 << 40,
+            memory_bytes: 1 << 40,
+            peers: (0..pairs).map(word).collect(),
+            ..entry(slot, 1 << 20, 0)
+        }
+    }
+
+    #[test]
+    fn seven_nodes_with_all_their_pairs_fit_and_of_more_the_youngest_are_told() {
+        let now = Instant(10_000_000_000);
+        let me = NodeId::new(Slot(0), Incarnation(1));
+        for (nodes, told, with_pairs) in [(7, 7, 7), (64, 7, 1)] {
+            let mut view = GossipView::new(nodes);
+            for slot in 1..nodes as u8 {
+                view.handle_entries(
+                    now,
+                    me,
+                    &[GossipEntry { age: Duration::from_millis(u64::from(slot)), ..large(slot, nodes as u8 - 1) }],
+                );
+            }
+            let entries = view.entries_to_tell(now, large(0, nodes as u8 - 1));
+            let bytes: usize = entries.iter().map(size_bytes).sum();
+            assert!(bytes <= GOSSIP_BYTES_MAX, "{bytes}");
+            assert!(entries.iter().zip(0..).all(|(entry, slot)| entry.slot == Slot(slot)), "the youngest first");
+            let full = entries.iter().filter(|entry| !entry.peers.is_empty()).count();
+            assert!(
+                entries.len() >= told && full >= with_pairs,
+                "{} told of {nodes}, {full} with their pairs",
+                entries.len()
+            );
+        }
     }
 }

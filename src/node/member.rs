@@ -5,8 +5,9 @@ use std::time::Duration;
 use super::control_core::ControlOutput;
 use super::message::{ControlMessage, PulseMessage};
 use super::outbox::PulseOutbox;
+use super::pace::Pace;
 use super::supervisor::Supervisor;
-use super::{ControlEvent, Load};
+use super::{Cause, ControlEvent, Load};
 use crate::base::{Blob, ClusterId, Generation, InSyncChange, Instant, NodeId, Options, Rng, Term};
 use crate::codec;
 use crate::control::{
@@ -37,6 +38,7 @@ pub(super) struct Member {
     granter: LeaseGranter,
     supervisor: Supervisor,
     gossip: GossipView,
+    pace: Pace,
     /// Who led last, other than this node; and when each slot's node was last heard on the pulse plane. A leader that
     /// falls silent is dead for its successor from its last word on, whatever that was about.
     leader_before: Option<NodeId>,
@@ -97,6 +99,7 @@ impl Member {
             granter: LeaseGranter::default(),
             supervisor: Supervisor::default(),
             gossip: GossipView::new(options.slots),
+            pace: Pace::new(me, options.slots, now),
             leader_before: None,
             heard: vec![None; options.slots],
             supervise_at: now,
@@ -132,6 +135,14 @@ impl Member {
         &self.gossip
     }
 
+    pub(super) const fn pace(&self) -> &Pace {
+        &self.pace
+    }
+
+    pub(super) fn handle_progress(&mut self, now: Instant, at: Instant) {
+        self.pace.handle_progress(now, at);
+    }
+
     /// Until when this node may serve reads.
     pub(super) fn lease_until(&self) -> Instant {
         self.leases.until(self.state.applied())
@@ -155,6 +166,7 @@ impl Member {
 
     /// Takes a message from inside the cluster. False where it makes no sense there.
     pub(super) fn handle_pulse(&mut self, now: Instant, from: NodeId, message: PulseMessage) -> bool {
+        self.pace.handle_heard(now, from);
         match message {
             PulseMessage::Raft(message) => {
                 if let Some(heard) = self.heard.get_mut(from.slot.index()) {
@@ -165,6 +177,7 @@ impl Member {
             PulseMessage::LeaseRequest(request) => self.granter.handle_request(now, from, request),
             PulseMessage::LeaseGrant(grant) if self.raft.leader() == Some(from) => self.leases.handle_grant(now, grant),
             PulseMessage::LeaseGrant(_) => {}
+            PulseMessage::Report(report) => self.pace.handle_report(now, from, report),
             PulseMessage::Gossip(entries) => self.gossip.handle_entries(now, self.me, &entries),
             PulseMessage::Announce(_) => return false,
         }
@@ -211,7 +224,7 @@ impl Member {
     }
 
     pub(super) fn poll_timeout(&self) -> Instant {
-        let own = self.gossip_at.min(self.reborn_at);
+        let own = self.gossip_at.min(self.reborn_at).min(self.pace.poll_timeout());
         let supervise_at = if self.is_leader() { self.supervise_at } else { Instant::FAR };
         self.raft.poll_timeout().min(own).min(supervise_at)
     }
@@ -228,17 +241,19 @@ impl Member {
         pulses: &mut PulseOutbox,
         out: &mut Vec<ControlOutput>,
     ) -> bool {
-        self.drain_raft(now, options, pulses, out);
+        self.keep_pace(now, options, out);
+        self.drain_raft(now, pulses, out);
         if self.is_leader() && now >= self.supervise_at {
-            self.supervise_at = now + options.timing.heartbeat / 2;
-            self.supervisor.supervise(now, &mut self.raft, &self.state, &self.granter, options);
+            self.supervise_at = now + self.raft.timing().heartbeat / 2;
+            self.supervisor.supervise(now, &mut self.raft, &self.state, &self.granter, &self.pace, options);
             out.extend(self.supervisor.take_events().into_iter().map(ControlOutput::Event));
-            self.drain_raft(now, options, pulses, out);
+            self.drain_raft(now, pulses, out);
         }
         if self.raft.is_ready_leader()
+            && !self.pace.falters(now, self.me, &self.raft.timing())
             && let Some(contact) = self.raft.quorum_contact()
         {
-            self.leases.handle_own_contact(contact, &options.timing);
+            self.leases.handle_own_contact(contact, &self.raft.lease_timing());
         }
         self.maybe_announce_leader(out);
         self.maybe_compact();
@@ -246,10 +261,61 @@ impl Member {
         self.waits_in_vain(now)
     }
 
-    fn drain_raft(&mut self, now: Instant, options: &Options, pulses: &mut PulseOutbox, out: &mut Vec<ControlOutput>) {
+    /// Measures, waits as long as what was measured asks for, and, where it leads, has everybody do so.
+    fn keep_pace(&mut self, now: Instant, options: &Options, out: &mut Vec<ControlOutput>) {
+        if !self.pace.handle_input(now) {
+            return;
+        }
+        let patience = self.pace.weigh(now, &options.timing);
+        if options.timing_adapts {
+            self.raft.be_patient(patience);
+        }
+        self.maybe_change_timing(now, options, out);
+        self.maybe_resign(now, out);
+    }
+
+    /// One change of the times is on its way at a time.
+    fn maybe_change_timing(&mut self, now: Instant, options: &Options, out: &mut Vec<ControlOutput>) {
+        let (agreed, is_committed) = self.raft.agreed_timing();
+        if !self.raft.is_ready_leader() || !is_committed {
+            return;
+        }
+        let (timing, because_of) = match options.timing_adapts {
+            true => match self.pace.wish(now, &options.timing, &agreed) {
+                Some(wish) => (wish.timing, (wish.cause != Cause::None).then_some((wish.of, wish.cause))),
+                None => return,
+            },
+            // What a leader with other settings has left.
+            false => (options.timing, None),
+        };
+        if timing != agreed && self.raft.propose_timing(now, timing).is_ok() {
+            let (before, now) = (agreed.election, timing.election);
+            out.push(ControlOutput::Event(ControlEvent::TimingChanges { because_of, before, now }));
+        }
+    }
+
+    /// A leader whose workers hang can't be reached by clients and hands on nothing: somebody else should lead, if there
+    /// is somebody whose workers move.
+    fn maybe_resign(&mut self, now: Instant, out: &mut Vec<ControlOutput>) {
+        let timing = self.raft.timing();
+        if !self.is_leader() || !self.pace.hangs(now, self.me, &timing) {
+            return;
+        }
+        let could_lead = |node: &NodeId| {
+            let acked_at = self.raft.peer_acked_at(*node);
+            acked_at.is_some_and(|at| now.since(at) <= timing.down) && !self.pace.falters(now, *node, &timing)
+        };
+        if self.raft.membership().voters.iter().any(could_lead) {
+            let stalled_for = self.pace.stalled(now);
+            self.raft.resign(now);
+            out.push(ControlOutput::Event(ControlEvent::LeaderHangs { stalled_for }));
+        }
+    }
+
+    fn drain_raft(&mut self, now: Instant, pulses: &mut PulseOutbox, out: &mut Vec<ControlOutput>) {
         while let Some(output) = self.raft.poll_output() {
             match output {
-                raft::Output::Pulse { to, message } => self.send_pulse(now, options, to, message, pulses),
+                raft::Output::Pulse { to, message } => self.send_pulse(now, to, message, pulses),
                 raft::Output::Stream { to, message } => {
                     out.push(ControlOutput::Stream { to, message: ControlMessage::Raft(message) });
                 }
@@ -275,33 +341,27 @@ impl Member {
     }
 
     /// Sends a pulse, and what rides beside it: grants beside heartbeats, lease requests beside their acks.
-    fn send_pulse(
-        &mut self,
-        now: Instant,
-        options: &Options,
-        to: NodeId,
-        message: raft::PulseMessage,
-        pulses: &mut PulseOutbox,
-    ) {
+    fn send_pulse(&mut self, now: Instant, to: NodeId, message: raft::PulseMessage, pulses: &mut PulseOutbox) {
         let beside = match &message {
-            raft::PulseMessage::Heartbeat { .. } => self.grant(to, options).map(PulseMessage::LeaseGrant),
+            raft::PulseMessage::Heartbeat { .. } => self.grant(now, to).map(PulseMessage::LeaseGrant),
             raft::PulseMessage::HeartbeatAck { .. } => Some(PulseMessage::LeaseRequest(LeaseHolder::request(now))),
             _ => None,
         };
         pulses.push(self.cluster, to, PulseMessage::Raft(message));
-        if let Some(beside) = beside {
+        let report = PulseMessage::Report(self.pace.report(now, to));
+        for beside in beside.into_iter().chain([report]) {
             pulses.push(self.cluster, to, beside);
         }
     }
 
     /// A lease for `to`, where it is registered as up, stays so, and this leader's own standing allows it.
-    fn grant(&mut self, to: NodeId, options: &Options) -> Option<crate::control::LeaseGrant> {
+    fn grant(&mut self, now: Instant, to: NodeId) -> Option<crate::control::LeaseGrant> {
         let entry = self.state.node(to.slot);
         let is_up = entry.node == Some(to) && entry.up && !self.supervisor.is_being_replaced(to, &self.state);
-        if !self.raft.is_ready_leader() || !is_up {
+        if !self.raft.is_ready_leader() || !is_up || self.pace.falters(now, to, &self.raft.timing()) {
             return None;
         }
-        self.granter.grant(to, self.raft.quorum_contact()?, &options.timing, entry.up_since)
+        self.granter.grant(to, self.raft.quorum_contact()?, &self.raft.lease_timing(), entry.up_since)
     }
 
     fn on_committed(&mut self, entry: &Entry, out: &mut Vec<ControlOutput>) {
@@ -360,12 +420,13 @@ impl Member {
             return;
         }
         let to = peers[self.rng.below(peers.len() as u64) as usize];
-        let entries = self.gossip.entries_to_tell(now, self.entry(load));
+        let entries = self.gossip.entries_to_tell(now, self.entry(now, load));
         pulses.push(self.cluster, to, PulseMessage::Gossip(entries));
+        pulses.push(self.cluster, to, PulseMessage::Report(self.pace.report(now, to)));
     }
 
     /// This node's own word about itself.
-    fn entry(&self, load: Load) -> GossipEntry {
+    fn entry(&self, now: Instant, load: Load) -> GossipEntry {
         GossipEntry {
             slot: self.me.slot,
             incarnation: self.me.incarnation,
@@ -375,6 +436,8 @@ impl Member {
             commit_index: self.raft.commit_index(),
             keys: load.keys,
             memory_bytes: load.memory_bytes,
+            stalled_ms: u32::try_from(self.pace.stalled(now).as_millis()).unwrap_or(u32::MAX),
+            peers: self.pace.words(now),
             age: Duration::ZERO,
         }
     }

@@ -2,6 +2,7 @@
 
 use bincode::{Decode, Encode};
 
+use super::Report;
 use crate::api::{Error, FeedEvent, Item, Request, Response};
 use crate::base::{Blob, Epoch, InSyncChange, PartitionId, RequestId};
 use crate::control::{Announcement, GossipEntry, LeaseGrant, LeaseRequest};
@@ -20,6 +21,8 @@ pub enum PulseMessage {
     LeaseGrant(LeaseGrant),
     /// What the sender knows of the nodes.
     Gossip(Vec<GossipEntry>),
+    /// Beside every other message between members: what both measure each other by.
+    Report(Report),
 }
 
 /// One message of the stream plane. A frame carries many of them, back to back.

@@ -356,6 +356,14 @@ impl Raft {
         begun
     }
 
+    /// Leads no more, and lets the others go first. Unlike a transfer it breaks no promise: somebody else is elected when
+    /// those have run out.
+    pub fn resign(&mut self, now: Instant) {
+        self.advance(now);
+        self.resign_now();
+        self.finish();
+    }
+
     /// Replaces the entries through `through`, which must be committed, by `state`: the state of the machine above with
     /// all of them applied. It does nothing where a later snapshot exists.
     pub fn compact(&mut self, through: LogIndex, state: Blob) {

@@ -486,7 +486,10 @@ impl Checker {
         }
         for (node, (term, until)) in &self.leases {
             if *until > now {
-                assert!(latest.is_none_or(|latest| latest <= *term), "{node} has a lease of term {term} until {until}, while {latest:?} has a leader at {now}");
+                assert!(
+                    latest.is_none_or(|latest| latest <= *term),
+                    "{node} has a lease of term {term} until {until}, while {latest:?} has a leader at {now}"
+                );
                 self.leases_checked += 1;
             }
         }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -28,6 +28,9 @@ const FEED_LIVE_WITHIN: Duration = Duration::from_secs(5);
 /// A shard's timers that are due within one tick are looked at together: under load each write sets one, and waking up for
 /// every single one would cost more than they do. The shortest that a shard waits for is the 5 ms until a commit is told.
 const TIMER_TICK: Duration = Duration::from_millis(4);
+/// How often a worker thread shows that it runs.
+const PROGRESS_EVERY: Duration = Duration::from_millis(20);
+const POISONED: &str = "a thread panicked while it held this shard: its state is broken";
 /// A control core that has not turned for this long hangs.
 const PULSE_ALIVE_FOR: Duration = Duration::from_secs(2);
 
@@ -46,6 +49,8 @@ pub struct Engine {
     lease_until: AtomicU64,
     has_quorum: AtomicBool,
     pulse_at: AtomicU64,
+    /// In nanoseconds of the clock: when a worker thread last looked after the shards; 0 where none does.
+    workers_at: AtomicU64,
     links: Arc<dyn Links>,
     control: mpsc::Sender<ControlInput>,
     feed: broadcast::Sender<Arc<FeedEvent>>,
@@ -63,6 +68,11 @@ struct Seat {
     core: Mutex<Occupant>,
     /// Wakes the shard's timer: a view, a lease, or an earlier time.
     wake: Notify,
+    /// In nanoseconds of the clock: when somebody last got the lock.
+    progress_at: AtomicU64,
+    /// What the shard held when it was last asked.
+    keys: AtomicU64,
+    memory_bytes: AtomicU64,
 }
 
 struct Occupant {
@@ -106,6 +116,9 @@ impl Engine {
                 rests_until: Instant::ZERO,
             }),
             wake: Notify::new(),
+            progress_at: AtomicU64::new(clock.now().0),
+            keys: AtomicU64::new(0),
+            memory_bytes: AtomicU64::new(0),
         };
         Arc::new(Self {
             shards: (0..options.shards).map(seat).collect(),
@@ -114,6 +127,7 @@ impl Engine {
             lease_until: AtomicU64::new(0),
             has_quorum: AtomicBool::new(false),
             pulse_at: AtomicU64::new(clock.now().0),
+            workers_at: AtomicU64::new(0),
             links,
             control,
             feed: broadcast::channel(FEED_EVENTS_MAX).0,
@@ -132,13 +146,42 @@ impl Engine {
         self.clock.now()
     }
 
-    /// What all tables hold.
+    /// What all tables hold. A shard that is busy counts with what it held before: the pulse asks, and waits for nobody.
     #[must_use]
     pub fn load(&self) -> Load {
-        self.shards.iter().map(|seat| seat.lock().shard.load()).fold(Load::default(), |sum, load| Load {
+        self.shards.iter().map(Seat::load).fold(Load::default(), |sum, load| Load {
             keys: sum.keys + load.keys,
             memory_bytes: sum.memory_bytes + load.memory_bytes,
         })
+    }
+
+    /// Shows, until `shutdown`, that worker threads get to run and that every shard's lock comes free.
+    pub async fn drive_progress(self: Arc<Self>, shutdown: CancellationToken) {
+        loop {
+            self.look_after_shards();
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = tokio::time::sleep(PROGRESS_EVERY) => {}
+            }
+        }
+    }
+
+    /// A lock that somebody else holds is no standstill as long as it changes hands: who gets it says so.
+    fn look_after_shards(&self) {
+        for seat in &self.shards {
+            if let Some(occupant) = seat.try_lock() {
+                seat.progress_at.store(self.now().0, Ordering::Relaxed);
+                drop(occupant);
+            }
+        }
+        self.workers_at.store(self.now().0.max(1), Ordering::Release);
+    }
+
+    /// When the slowest of the workers last made progress: the threads together, or a shard. None where nobody looks.
+    pub(super) fn progress_at(&self) -> Option<Instant> {
+        let workers_at = self.workers_at.load(Ordering::Acquire);
+        let shards = self.shards.iter().map(|seat| seat.progress_at.load(Ordering::Relaxed));
+        (workers_at > 0).then(|| Instant(shards.fold(workers_at, u64::min)))
     }
 
     /// Runs one shard's timer until `shutdown`.
@@ -271,6 +314,7 @@ impl Engine {
         let seat = &self.shards[shard.index()];
         let mut occupant = seat.lock();
         let now = self.now();
+        seat.progress_at.store(now.0, Ordering::Relaxed);
         let view = self.view.load();
         if !Arc::ptr_eq(&occupant.told, &view) {
             occupant.told = Arc::clone(&view);
@@ -350,7 +394,25 @@ fn hand_over(core: &mut ShardCore, now: Instant, from: NodeId, message: PeerMess
 impl Seat {
     /// A thread that panicked under the lock has left broken state behind: whoever comes next must not go on with it.
     fn lock(&self) -> MutexGuard<'_, Occupant> {
-        self.core.lock().expect("a thread panicked while it held this shard: its state is broken")
+        self.core.lock().expect(POISONED)
+    }
+
+    /// The same, where nobody else has it.
+    fn try_lock(&self) -> Option<MutexGuard<'_, Occupant>> {
+        match self.core.try_lock() {
+            Ok(occupant) => Some(occupant),
+            Err(TryLockError::WouldBlock) => None,
+            Err(TryLockError::Poisoned(_)) => panic!("{POISONED}"),
+        }
+    }
+
+    fn load(&self) -> Load {
+        if let Some(occupant) = self.try_lock() {
+            let load = occupant.shard.load();
+            self.keys.store(load.keys, Ordering::Relaxed);
+            self.memory_bytes.store(load.memory_bytes, Ordering::Relaxed);
+        }
+        Load { keys: self.keys.load(Ordering::Relaxed), memory_bytes: self.memory_bytes.load(Ordering::Relaxed) }
     }
 }
 
