@@ -13,6 +13,8 @@ use crate::codec;
 pub const GOSSIP_EVERY: Duration = Duration::from_millis(200);
 /// The entries of one datagram in bytes: what a payload may have, less what travels beside them.
 pub const GOSSIP_BYTES_MAX: usize = 1000;
+/// Entries in one datagram: without pairs each takes at most 80 bytes.
+const ENTRIES_MAX: usize = 12;
 
 /// A node's role, as it says itself.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode)]
@@ -89,7 +91,11 @@ impl GossipView {
             let said_at = now - entry.age;
             let Some(known) = self.entries.get_mut(entry.slot.index()) else { continue };
             if known.as_ref().is_none_or(|(_, known_at)| said_at > *known_at) {
-                *known = Some((entry.clone(), said_at));
+                let mut entry = entry.clone();
+                if let Some((before, known_at)) = known {
+                    keep_peers(&mut entry, said_at, before, *known_at);
+                }
+                *known = Some((entry, said_at));
             }
         }
     }
@@ -100,8 +106,8 @@ impl GossipView {
         self.entries.get(slot.index())?.as_ref().map(|(entry, at)| (entry, *at))
     }
 
-    /// What to tell a peer: oneself, then the others, the youngest words first, as many as there is room for. Of those for
-    /// whose pairs there is no room the rest is told.
+    /// What to tell a peer: oneself, then the others, the youngest words first, as many as there is room for; and of how
+    /// each hears the others, in the same order, what then still fits.
     #[must_use]
     pub fn entries_to_tell(&self, now: Instant, myself: GossipEntry) -> Vec<GossipEntry> {
         let mut known: Vec<&(GossipEntry, Instant)> = self.entries.iter().flatten().collect();
@@ -112,23 +118,38 @@ impl GossipView {
             .filter(|(entry, _)| entry.slot != my_slot)
             .map(|(entry, at)| GossipEntry { age: now.since(*at), ..entry.clone() });
         let mut room = GOSSIP_BYTES_MAX;
-        let mut told = Vec::new();
-        for mut entry in std::iter::once(myself).chain(others) {
-            if size_bytes(&entry) > room {
-                entry.peers.clear();
-            }
+        let mut told: Vec<(GossipEntry, Vec<PeerWord>)> = Vec::new();
+        for mut entry in std::iter::once(myself).chain(others).take(ENTRIES_MAX) {
+            let peers = std::mem::take(&mut entry.peers);
             let Some(left) = room.checked_sub(size_bytes(&entry)) else { break };
             room = left;
-            told.push(entry);
+            told.push((entry, peers));
         }
-        told
+        let with_peers = |(entry, peers): (GossipEntry, Vec<PeerWord>)| {
+            let fits = |word: &PeerWord| {
+                let left = room.checked_sub(size_bytes(word));
+                room = left.unwrap_or(0);
+                left.is_some()
+            };
+            GossipEntry { peers: peers.into_iter().take_while(fits).collect(), ..entry }
+        };
+        told.into_iter().map(with_peers).collect()
     }
 }
 
-/// How many bytes the entry takes in a datagram.
-fn size_bytes(entry: &GossipEntry) -> usize {
+/// A node said something of itself at `at` and had no room for how it hears the others; before, at `known_at`, it had.
+fn keep_peers(entry: &mut GossipEntry, at: Instant, known: &GossipEntry, known_at: Instant) {
+    if entry.peers.is_empty() && entry.incarnation == known.incarnation {
+        let older = u16::try_from(at.since(known_at).as_millis()).unwrap_or(u16::MAX);
+        entry.peers.clone_from(&known.peers);
+        entry.peers.iter_mut().for_each(|word| word.heard_ms = word.heard_ms.saturating_add(older));
+    }
+}
+
+/// How many bytes it takes in a datagram.
+fn size_bytes(part: &impl Encode) -> usize {
     let mut bytes = Vec::new();
-    codec::encode_into(entry, &mut bytes).map_or(usize::MAX, |()| bytes.len())
+    codec::encode_into(part, &mut bytes).map_or(usize::MAX, |()| bytes.len())
 }
 
 #[cfg(test)]
@@ -190,25 +211,36 @@ mod tests {
     fn seven_nodes_with_all_their_pairs_fit_and_of_more_the_youngest_are_told() {
         let now = Instant(10_000_000_000);
         let me = NodeId::new(Slot(0), Incarnation(1));
-        for (nodes, told, with_pairs) in [(7, 7, 7), (64, 7, 1)] {
+        for (nodes, told, with_pairs) in [(7, 7, 7), (64, 12, 1)] {
             let mut view = GossipView::new(nodes);
+            let pairs = nodes as u8 - 1;
             for slot in 1..nodes as u8 {
-                view.handle_entries(
-                    now,
-                    me,
-                    &[GossipEntry { age: Duration::from_millis(u64::from(slot)), ..large(slot, nodes as u8 - 1) }],
-                );
+                let age = Duration::from_millis(u64::from(slot));
+                view.handle_entries(now, me, &[GossipEntry { age, ..large(slot, pairs) }]);
             }
-            let entries = view.entries_to_tell(now, large(0, nodes as u8 - 1));
-            let bytes: usize = entries.iter().map(size_bytes).sum();
-            assert!(bytes <= GOSSIP_BYTES_MAX, "{bytes}");
+            let entries = view.entries_to_tell(now, large(0, pairs));
+            assert!(size_bytes(&entries) <= GOSSIP_BYTES_MAX + 1, "{}", size_bytes(&entries));
             assert!(entries.iter().zip(0..).all(|(entry, slot)| entry.slot == Slot(slot)), "the youngest first");
-            let full = entries.iter().filter(|entry| !entry.peers.is_empty()).count();
-            assert!(
-                entries.len() >= told && full >= with_pairs,
-                "{} told of {nodes}, {full} with their pairs",
-                entries.len()
-            );
+            let full = entries.iter().filter(|entry| entry.peers.len() >= 6).count();
+            assert_eq!((entries.len(), full), (told, with_pairs), "of {nodes} nodes");
         }
+    }
+
+    #[test]
+    fn a_word_without_pairs_leaves_those_that_are_known_and_they_grow_older() {
+        let me = NodeId::new(Slot(0), Incarnation(1));
+        let word = PeerWord { slot: Slot(2), heard_ms: 10, round_trip_us: None, lost_percent: None };
+        let mut view = GossipView::new(3);
+        let (early, late) = (Instant(10_000_000_000), Instant(10_500_000_000));
+        view.handle_entries(early, me, &[GossipEntry { peers: vec![word], ..entry(1, 1, 0) }]);
+        view.handle_entries(late, me, &[entry(1, 1, 0)]);
+        let peers = |view: &GossipView| view.entry(Slot(1)).map(|(entry, _)| entry.peers.clone());
+        assert_eq!(peers(&view), Some(vec![PeerWord { heard_ms: 510, ..word }]));
+        view.handle_entries(
+            late + Duration::from_secs(1),
+            me,
+            &[GossipEntry { incarnation: Incarnation(2), ..entry(1, 1, 0) }],
+        );
+        assert_eq!(peers(&view), Some(Vec::new()), "another life knows nothing yet");
     }
 }

@@ -277,7 +277,10 @@ impl Member {
     /// One change of the times is on its way at a time.
     fn maybe_change_timing(&mut self, now: Instant, options: &Options, out: &mut Vec<ControlOutput>) {
         let (agreed, is_committed) = self.raft.agreed_timing();
-        if !self.raft.is_ready_leader() || !is_committed {
+        if !self.raft.is_ready_leader() {
+            return self.pace.forget_wish();
+        }
+        if !is_committed {
             return;
         }
         let (timing, because_of) = match options.timing_adapts {

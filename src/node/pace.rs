@@ -249,6 +249,11 @@ impl Pace {
         None
     }
 
+    /// This node doesn't lead: what it may have waited for as a leader begins anew with the next reign.
+    pub(super) const fn forget_wish(&mut self) {
+        self.narrower_since = None;
+    }
+
     /// For how long the slowest of this node's workers has made no progress.
     pub(super) fn stalled(&self, now: Instant) -> Duration {
         self.workers_at.map_or(Duration::ZERO, |at| now.since(at))

@@ -525,3 +525,69 @@ impl Drop for Viewer {
         self.0.fetch_sub(1, Ordering::AcqRel);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::{FollowerMode, Timing};
+
+    struct NoLinks;
+
+    impl Links for NoLinks {
+        fn send(&self, _: &Envelope, _: &PeerMessage) -> bool {
+            true
+        }
+
+        fn peer_changed(&self, _: Slot, _: Option<&Envelope>) {}
+    }
+
+    fn engine() -> Arc<Engine> {
+        let options = Options {
+            cluster_name: "engine".to_owned(),
+            me: NodeId::default(),
+            slots: 1,
+            names: vec!["n1".to_owned()],
+            advertised: vec![String::new()],
+            partitions: 4,
+            replicas: 1,
+            min_copies: 1,
+            timing: Timing::default(),
+            timing_adapts: true,
+            followers: FollowerMode::Relay,
+            shards: 2,
+            value_bytes_max: 1 << 20,
+            key_bytes_max: 1024,
+            memory_bytes_max: 1 << 20,
+            requests_max: 10,
+            tail_effects_max: 10,
+            unix_micros_at_zero: 0,
+            seed: 1,
+        };
+        Engine::new(options, Clock::start(), Arc::new(NoLinks), mpsc::channel(1).0, Arc::new(|_, _| {}))
+    }
+
+    #[test]
+    fn a_shard_whose_lock_is_held_holds_the_progress_back_and_not_the_load() {
+        let engine = engine();
+        assert_eq!(engine.progress_at(), None, "nobody looks after the shards yet");
+        engine.look_after_shards();
+        let before = engine.progress_at().expect("somebody does");
+        let held = engine.shards[1].lock();
+        engine.look_after_shards();
+        assert!(
+            engine.progress_at() <= Some(engine.now())
+                && engine.shards[0].progress_at.load(Ordering::Relaxed) >= before.0
+        );
+        let held_at = engine.shards[1].progress_at.load(Ordering::Relaxed);
+        engine.look_after_shards();
+        assert_eq!(engine.progress_at(), Some(Instant(held_at)), "the slowest counts");
+        assert_eq!(engine.load(), Load::default(), "asked without waiting");
+        drop(held);
+        engine.look_after_shards();
+        assert!(engine.progress_at() > Some(Instant(held_at)));
+        // A lock that is never free when looked at, but goes from hand to hand, is no standstill.
+        let moved_at = engine.shards[1].progress_at.load(Ordering::Relaxed);
+        engine.with_shard(ShardId(1), |_, _| ());
+        assert!(engine.shards[1].progress_at.load(Ordering::Relaxed) > moved_at);
+    }
+}
