@@ -353,7 +353,7 @@ mod tests {
     fn both_know_the_round_trip_though_their_clocks_are_far_apart() {
         let (mut here, mut there, apart) = two();
         for beat in 0..100 {
-            let sent = at(beat * 20);
+            let sent = at(beat * 30);
             let report = here.report(sent, node(1));
             there.handle_report(sent + HOP + apart, node(0), report);
             let back = there.report(sent + HOP + apart, node(0));
@@ -361,7 +361,7 @@ mod tests {
         }
         assert_eq!(here.round_trip(Slot(1)), Some(HOP * 2));
         assert_eq!(there.round_trip(Slot(0)), Some(HOP * 2), "the time that the other held it is no part of the trip");
-        let words = here.words(at(2030));
+        let words = here.words(at(3020));
         let told = (words[0].slot, words[0].heard_ms, words[0].round_trip_us, words[0].lost_percent);
         assert_eq!(told, (Slot(1), 30, Some(20_000), Some(0)));
     }

@@ -223,8 +223,8 @@ pub(super) struct Link {
 /// How long may pass between two signs of life of somebody who is well, and why so long.
 ///
 /// Between two acks lies a heartbeat's interval for each one that got lost, what the round trip varies by, and by how much
-/// either side is late; a lease has to outlive a whole round trip. All are peaks of a few seconds, so they are taken
-/// generously: the rarer and greater ones are not in them.
+/// either side is late; a lease has to outlive a whole round trip. These are peaks of some seconds, and rarer ones are
+/// greater, so each is taken generously; but lateness is in the round trips too, so of the two the larger one counts.
 pub(super) fn silence(
     heartbeat: Duration,
     late: Duration,
@@ -241,7 +241,7 @@ pub(super) fn silence(
     for link in links {
         let trip = link.round_trip * 3 / 2;
         let silent = heartbeat.mul_f64(rounds(link.loss));
-        let total = silent + late_by + trip;
+        let total = silent + late_by.max(trip);
         if total > widest.0 {
             let cause = if silent - heartbeat >= trip.max(late_by) {
                 Cause::Loss(link.peer, (link.loss * 100.0).round() as u8)
@@ -398,6 +398,7 @@ mod tests {
         for (late_ms, workers_ms, link, expected) in [
             (1, 0, calm, 0),
             (30, 0, calm, 0),
+            (21, 0, link(29, 0.0), 0),
             (63, 0, calm, 2),
             (300, 0, calm, 5),
             (1, 0, link(40, 0.0), 0),
