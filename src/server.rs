@@ -165,6 +165,7 @@ impl Server {
         for shard in 0..options.shards {
             tasks.spawn(Arc::clone(&engine).drive_shard(ShardId(shard), shutdown.clone()));
         }
+        tasks.spawn(Arc::clone(&engine).drive_progress(shutdown.clone()));
         let sink = Arc::new(Sink { engine: Arc::clone(&engine), counters: Arc::clone(&counters) });
         let (listener, listener_counters, listener_shutdown) =
             (sockets.stream, Arc::clone(&counters), shutdown.clone());
@@ -289,6 +290,7 @@ fn options(config: &Config, slot: Slot) -> Options {
         replace_after: config.cluster.replace_after,
         demote_after: config.cluster.demote_after,
         timing: config.timing.timing(),
+        timing_adapts: !config.timing.is_fixed(),
         followers: config.gateway.followers,
         shards: shards.min(config.cluster.partitions),
         value_bytes_max: config.limits.value_bytes.min(limits::VALUE_BYTES_MAX),

@@ -316,3 +316,58 @@ fn an_operator_founds_a_cluster_without_a_node_that_never_came() {
     assert!(world.run_until(PATIENCE, is_whole), "the late one did not join");
     assert_all_there(&mut world, Slot(2));
 }
+
+fn cut(world: &mut World, from: Slot, to: Slot, pulse: bool, stream: bool) {
+    world.network.cuts.push(Cut { from, to, pulse, stream });
+}
+
+#[test]
+fn a_leader_whose_datagrams_are_cut_off_takes_nothing_along() {
+    for (seed, both_ways) in [(13, true), (14, false)] {
+        let mut world = formed(3, seed);
+        fill(&mut world, Slot(0));
+        let leader = world.leader().expect("one leads");
+        for other in (0..3).map(Slot).filter(|&other| other != leader) {
+            cut(&mut world, other, leader, true, false);
+            if both_ways {
+                cut(&mut world, leader, other, true, false);
+            }
+        }
+        let other = other_than(leader, 3);
+        let goes_on = |world: &World| {
+            world.leader().is_some_and(|now| now != leader)
+                && world.node(other).is_some_and(|node| node.view().table.iter().all(|record| record.primary.is_some()))
+        };
+        assert!(world.run_until(Duration::from_secs(1), goes_on), "the healthy majority can't go on");
+        assert!(world.node(other).is_some_and(|node| !node.view().up.contains(leader)));
+        assert_all_there(&mut world, other);
+    }
+}
+
+#[test]
+fn who_takes_nothing_on_the_stream_plane_loses_its_partitions_and_gets_them_back() {
+    for (seed, nth) in [(15, 0), (16, 1)] {
+        let mut world = formed(3, seed);
+        fill(&mut world, Slot(0));
+        let leader = world.leader().expect("one leads");
+        let stalled = Slot((leader.0 + nth) % 3);
+        for other in (0..3).map(Slot).filter(|&other| other != stalled) {
+            cut(&mut world, other, stalled, false, true);
+            cut(&mut world, stalled, other, false, true);
+        }
+        let other = other_than(stalled, 3);
+        let is_without = |world: &World| {
+            world.leader().is_some_and(|now| now != stalled)
+                && world.node(other).is_some_and(|node| {
+                    let primaries = node.view().table.iter().map(|record| record.primary);
+                    !node.view().up.contains(stalled)
+                        && primaries.into_iter().all(|primary| primary.is_some_and(|p| p != stalled))
+                })
+        };
+        let went = world.run_until(Duration::from_millis(1800), is_without);
+        assert!(went, "{stalled} of leader {leader} keeps partitions");
+        assert_all_there(&mut world, other);
+        world.network.cuts.clear();
+        assert!(world.run_until(PATIENCE, is_whole), "it did not come back");
+    }
+}

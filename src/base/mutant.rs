@@ -17,6 +17,10 @@ pub enum Mutant {
     LeaseWhileDying,
     /// A node that is to resign what it leads is granted a lease.
     LeaseWhileResigning,
+    /// A leader that hears no majority declares nodes dead.
+    DeathWithoutMajority,
+    /// A node whose stream stands still keeps its partitions.
+    StalledStreamLives,
     /// Leadership is handed over while leases run.
     TransferKeepsLeases,
     /// A lease counts for a node that hasn't applied the entry which gave it its roles.
@@ -68,7 +72,9 @@ mod switch {
 
     impl Mutant {
         /// Every one of them.
-        pub const ALL: [Self; 24] = [
+        pub const ALL: [Self; 26] = [
+            Self::DeathWithoutMajority,
+            Self::StalledStreamLives,
             Self::LeaseWhileResigning,
             Self::TransferKeepsLeases,
             Self::ReadWithoutLease,

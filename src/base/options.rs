@@ -75,6 +75,8 @@ pub struct Options {
     pub demote_after: Duration,
     /// The four times.
     pub timing: Timing,
+    /// Whether the nodes widen them by themselves where they are too short for what they measure.
+    pub timing_adapts: bool,
     /// What this node does with a request that belongs to the leader.
     pub followers: FollowerMode,
     /// Shards of this process.

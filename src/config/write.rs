@@ -67,7 +67,10 @@ fn write_cluster(out: &mut String, config: &Config) -> fmt::Result {
 fn write_timing(out: &mut String, config: &Config) -> fmt::Result {
     let timing = &config.timing;
     if !timing.is_fixed() {
-        return writeln!(out, "\n# There is no [timing]: the times of a failover are the defaults.");
+        return writeln!(
+            out,
+            "\n# There is no [timing]: the times of a failover are the defaults, and widen where need be."
+        );
     }
     writeln!(out, "\n[timing]")?;
     let durations = [

@@ -147,6 +147,12 @@ impl Node {
         (shard, submitted)
     }
 
+    /// Notes that the slowest of this node's workers made progress at `at`. Where nobody ever tells, they count as well.
+    pub fn handle_progress(&mut self, now: Instant, at: Instant) {
+        self.control.handle_progress(now, at);
+        self.drain(now);
+    }
+
     /// Takes an operator's wish. Its answer comes as [`NodeOutput::Admin`].
     pub fn handle_admin(&mut self, now: Instant, ticket: u64, request: &AdminRequest) {
         self.control.handle_admin(now, ticket, request);

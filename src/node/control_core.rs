@@ -19,6 +19,7 @@ use std::sync::Arc;
 use super::member::{Member, slot_of};
 use super::message::{ControlMessage, PulseMessage};
 use super::outbox::PulseOutbox;
+use super::pace::Pace;
 use super::{ControlEvent, Load, View};
 use crate::api::{AdminAction, AdminReport, AdminRequest, Error};
 use crate::base::mutant::{Mutant, is_broken};
@@ -168,6 +169,14 @@ impl ControlCore {
         self.load = load;
     }
 
+    /// Notes that the slowest of this node's workers made progress at `at`. A node whose workers stand still while its
+    /// pulse goes on is not alive to those who want data of it. Where nobody ever tells, they count as well.
+    pub fn handle_progress(&mut self, now: Instant, at: Instant) {
+        if let Phase::Member(member) = &mut self.phase {
+            member.handle_progress(now, at);
+        }
+    }
+
     /// Does what is due. It may be called at any time.
     pub fn handle_timeout(&mut self, now: Instant) {
         match &mut self.phase {
@@ -209,6 +218,11 @@ impl ControlCore {
     #[must_use]
     pub fn gossip(&self) -> Option<&GossipView> {
         self.member().map(Member::gossip)
+    }
+
+    /// What this node measures of itself and of the others.
+    pub(super) fn pace(&self) -> Option<&Pace> {
+        self.member().map(Member::pace)
     }
 
     /// Who this process is.

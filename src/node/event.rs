@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use super::Cause;
 use crate::base::{ClusterId, Generation, NodeId, Options, Slot, Term};
 
 /// How much this node holds.
@@ -47,6 +48,27 @@ pub enum ControlEvent {
         /// For how long.
         silent_for: Duration,
     },
+    /// The leader finds that a node's workers hang while its pulse goes on.
+    NodeHangs {
+        /// Who.
+        node: NodeId,
+        /// For how long.
+        stalled_for: Duration,
+    },
+    /// This node leads no more, because its workers hang.
+    LeaderHangs {
+        /// For how long.
+        stalled_for: Duration,
+    },
+    /// The leader has other times agreed upon.
+    TimingChanges {
+        /// Whose measurements ask for it, where they do.
+        because_of: Option<(NodeId, Cause)>,
+        /// The election timeout before.
+        before: Duration,
+        /// The election timeout from now on.
+        now: Duration,
+    },
     /// The leader finds that a node is back.
     NodeReturned {
         /// Who.
@@ -79,6 +101,11 @@ pub enum ControlEvent {
         /// Which slot's.
         slot: Slot,
     },
+    /// The leader finds that a node takes nothing on the stream plane, though its pulse is well.
+    StreamStalls {
+        /// Who.
+        node: NodeId,
+    },
     /// A node that was to leave holds nothing any more and loses its vote.
     Left {
         /// Who.
@@ -103,17 +130,21 @@ pub enum ControlEvent {
 impl ControlEvent {
     /// Whether an operator should look at it.
     #[must_use]
-    pub const fn is_warning(&self) -> bool {
-        matches!(
-            self,
-            Self::Reborn { .. }
-                | Self::NodeDown { .. }
-                | Self::DuplicateSlot { .. }
-                | Self::Demoted { .. }
-                | Self::Replaced { .. }
-                | Self::Removed
-                | Self::Recovered { .. }
-        )
+    pub fn is_warning(&self) -> bool {
+        match self {
+            Self::TimingChanges { before, now, .. } => now > before,
+            _ => matches!(
+                self,
+                Self::Reborn { .. }
+                    | Self::NodeDown { .. }
+                    | Self::DuplicateSlot { .. }
+                    | Self::LeaderHangs { .. }
+                    | Self::Demoted { .. }
+                    | Self::Replaced { .. }
+                    | Self::Removed
+                    | Self::Recovered { .. }
+            ),
+        }
     }
 
     /// The event in words, with the nodes' configured names.
@@ -132,6 +163,19 @@ impl ControlEvent {
             Self::NodeSilent { node, silent_for } => {
                 format!("{} has been silent for {} ms; proposing that it is down", name(node), silent_for.as_millis())
             }
+            Self::NodeHangs { node, stalled_for } => {
+                let stalled_ms = stalled_for.as_millis();
+                format!("the workers of {} have hung for {stalled_ms} ms; proposing that it is down", name(node))
+            }
+            Self::LeaderHangs { stalled_for } => {
+                let stalled_ms = stalled_for.as_millis();
+                format!("the workers of this node have hung for {stalled_ms} ms; it leads no more")
+            }
+            Self::TimingChanges { because_of, before, now } => {
+                let why = because_of.map_or_else(String::new, |(node, cause)| why(options, node, cause));
+                let (before_ms, now_ms) = (before.as_millis(), now.as_millis());
+                format!("{why}election timeout goes from {before_ms} ms to {now_ms} ms")
+            }
             Self::NodeReturned { node } => format!("{} answers; proposing that it is up", name(node)),
             Self::NodeDown { node } => format!("{} is down: its partitions go to their backups", name(node)),
             Self::NodeUp { node } => format!("{} is up as incarnation {}", name(node), node.incarnation),
@@ -141,6 +185,12 @@ impl ControlEvent {
             }
             Self::Replaced { slot } => {
                 format!("{} stays away: what it held is copied elsewhere until it returns", options.name(*slot))
+            }
+            Self::StreamStalls { node } => {
+                format!(
+                    "{} takes nothing on the stream plane, though its pulse is well; proposing that it is down",
+                    name(node)
+                )
             }
             Self::Left { node } => format!("{} holds nothing any more and leaves the cluster", name(node)),
             Self::Removed => "the leader says that this process belongs to the cluster no more".to_owned(),
@@ -161,6 +211,22 @@ impl ControlEvent {
         match self {
             Self::Leader { leader, .. } => Some(leader.slot),
             _ => None,
+        }
+    }
+}
+
+/// Why times must be wide, as the beginning of a sentence.
+fn why(options: &Options, node: NodeId, cause: Cause) -> String {
+    let node = options.name(node.slot);
+    match cause {
+        Cause::None => String::new(),
+        Cause::Late(ms) => format!("{node} wakes up {ms} ms late: "),
+        Cause::Workers(ms) => format!("the workers of {node} stand still for {ms} ms at a time: "),
+        Cause::RoundTrip(peer, ms) => {
+            format!("from {node} to {} and back takes {ms} ms: ", options.name(peer))
+        }
+        Cause::Loss(peer, percent) => {
+            format!("{percent} % of the heartbeats and acks between {node} and {} get lost: ", options.name(peer))
         }
     }
 }

@@ -2,6 +2,7 @@
 
 mod handover;
 mod operators;
+mod recovery;
 
 use std::time::Duration;
 
@@ -11,9 +12,10 @@ pub(super) use operators::{Wish, slot_of};
 use super::control_core::ControlOutput;
 use super::message::{ControlMessage, PulseMessage};
 use super::outbox::PulseOutbox;
+use super::pace::Pace;
 use super::supervisor::Supervisor;
-use super::{ControlEvent, Load};
-use crate::base::{Blob, ClusterId, Generation, InSyncChange, Instant, LogIndex, NodeId, Options, Rng, Term};
+use super::{Cause, ControlEvent, Load};
+use crate::base::{Blob, ClusterId, Generation, InSyncChange, Instant, NodeId, Options, Rng, Term};
 use crate::codec;
 use crate::control::{
     Announcement, Command, ControlState, GOSSIP_EVERY, GossipEntry, GossipView, LeaseGranter, LeaseHolder, NodeKind,
@@ -30,10 +32,6 @@ const LEADER_AWAITED_FOR: Duration = Duration::from_secs(3);
 const APPEND_BYTES_MAX: usize = 256 << 10;
 /// How often an undecided vote is asked for again.
 const VOTE_RESEND: Duration = Duration::from_millis(50);
-
-/// Entries by which a new generation's log is ahead of the survivors' longest: more than a majority that is lost can have
-/// committed without them. Epochs are indices, so every epoch of the old generation lies behind.
-const RECOVERY_GAP: u64 = 1 << 32;
 
 /// When a node was last heard on the pulse plane, and the end of its log if it has named that.
 #[derive(Clone, Copy, Debug)]
@@ -55,6 +53,7 @@ pub(super) struct Member {
     granter: LeaseGranter,
     supervisor: Supervisor,
     gossip: GossipView,
+    pace: Pace,
     /// Who led last, other than this node; and when each slot's node was last heard on the pulse plane. A leader that
     /// falls silent is dead for its successor from its last word on, whatever that was about.
     leader_before: Option<NodeId>,
@@ -121,6 +120,7 @@ impl Member {
             granter: LeaseGranter::default(),
             supervisor: Supervisor::default(),
             gossip: GossipView::new(options.slots),
+            pace: Pace::new(me, options.slots, now),
             leader_before: None,
             heard: vec![None; options.slots],
             handover: None,
@@ -160,6 +160,14 @@ impl Member {
         &self.gossip
     }
 
+    pub(super) const fn pace(&self) -> &Pace {
+        &self.pace
+    }
+
+    pub(super) fn handle_progress(&mut self, now: Instant, at: Instant) {
+        self.pace.handle_progress(now, at);
+    }
+
     /// Until when this node may serve reads.
     pub(super) fn lease_until(&self) -> Instant {
         self.leases.until(self.state.applied())
@@ -183,6 +191,7 @@ impl Member {
 
     /// Takes a message from inside the cluster. False where it makes no sense there.
     pub(super) fn handle_pulse(&mut self, now: Instant, from: NodeId, message: PulseMessage) -> bool {
+        self.pace.handle_heard(now, from);
         match message {
             PulseMessage::Raft(message) => {
                 self.note_heard(now, from, &message);
@@ -191,6 +200,7 @@ impl Member {
             PulseMessage::LeaseRequest(request) => self.granter.handle_request(now, from, request),
             PulseMessage::LeaseGrant(grant) if self.raft.leader() == Some(from) => self.leases.handle_grant(now, grant),
             PulseMessage::LeaseGrant(_) => {}
+            PulseMessage::Report(report) => self.pace.handle_report(now, from, report),
             PulseMessage::Gossip(entries) => self.gossip.handle_entries(now, self.me, &entries),
             // Whoever is led is no stranger.
             PulseMessage::Removed => self.is_removed |= self.raft.leader().is_none(),
@@ -280,6 +290,7 @@ impl Member {
 
     pub(super) fn poll_timeout(&self) -> Instant {
         let own = self.gossip_at.min(self.reborn_at).min(self.handover_deadline()).min(self.wishes_deadline());
+        let own = own.min(self.pace.poll_timeout());
         let supervise_at = if self.is_leader() { self.supervise_at } else { Instant::FAR };
         self.raft.poll_timeout().min(own).min(supervise_at)
     }
@@ -296,21 +307,23 @@ impl Member {
         pulses: &mut PulseOutbox,
         out: &mut Vec<ControlOutput>,
     ) -> bool {
-        self.drain_raft(now, options, pulses, out);
+        self.keep_pace(now, options, out);
+        self.drain_raft(now, pulses, out);
         if self.is_leader() && now >= self.supervise_at {
-            self.supervise_at = now + options.timing.heartbeat / 2;
-            self.supervisor.supervise(now, &mut self.raft, &self.state, &self.granter, options);
+            self.supervise_at = now + self.raft.timing().heartbeat / 2;
+            self.supervisor.supervise(now, &mut self.raft, &self.state, &self.granter, &self.pace, options);
             out.extend(self.supervisor.take_events().into_iter().map(ControlOutput::Event));
-            self.drain_raft(now, options, pulses, out);
+            self.drain_raft(now, pulses, out);
         }
-        self.maybe_abdicate(now, options);
+        self.maybe_abdicate(now);
         self.advance_handover(now);
-        self.drain_raft(now, options, pulses, out);
+        self.drain_raft(now, pulses, out);
         if self.raft.is_ready_leader()
             && !self.withholds_leases()
+            && !self.pace.falters(now, self.me, &self.raft.timing())
             && let Some(contact) = self.raft.quorum_contact()
         {
-            self.leases.handle_own_contact(contact, &options.timing);
+            self.leases.handle_own_contact(contact, &self.raft.lease_timing());
         }
         self.maybe_announce_leader(out);
         self.answer_wishes(now, options, out);
@@ -322,10 +335,64 @@ impl Member {
         self.is_removed || self.waits_in_vain(now)
     }
 
-    fn drain_raft(&mut self, now: Instant, options: &Options, pulses: &mut PulseOutbox, out: &mut Vec<ControlOutput>) {
+    /// Measures, waits as long as what was measured asks for, and, where it leads, has everybody do so.
+    fn keep_pace(&mut self, now: Instant, options: &Options, out: &mut Vec<ControlOutput>) {
+        if !self.pace.handle_input(now) {
+            return;
+        }
+        let patience = self.pace.weigh(now, &options.timing);
+        if options.timing_adapts {
+            self.raft.be_patient(patience);
+        }
+        self.maybe_change_timing(now, options, out);
+        self.maybe_resign(now, out);
+    }
+
+    /// One change of the times is on its way at a time.
+    fn maybe_change_timing(&mut self, now: Instant, options: &Options, out: &mut Vec<ControlOutput>) {
+        let (agreed, is_committed) = self.raft.agreed_timing();
+        if !self.raft.is_ready_leader() {
+            return self.pace.forget_wish();
+        }
+        if !is_committed {
+            return;
+        }
+        let (timing, because_of) = match options.timing_adapts {
+            true => match self.pace.wish(now, &options.timing, &agreed) {
+                Some(wish) => (wish.timing, (wish.cause != Cause::None).then_some((wish.of, wish.cause))),
+                None => return,
+            },
+            // What a leader with other settings has left.
+            false => (options.timing, None),
+        };
+        if timing != agreed && self.raft.propose_timing(now, timing).is_ok() {
+            let (before, now) = (agreed.election, timing.election);
+            out.push(ControlOutput::Event(ControlEvent::TimingChanges { because_of, before, now }));
+        }
+    }
+
+    /// A leader whose workers hang can't be reached by clients and hands on nothing: somebody else should lead, if there
+    /// is somebody whose workers move.
+    fn maybe_resign(&mut self, now: Instant, out: &mut Vec<ControlOutput>) {
+        let timing = self.raft.timing();
+        if !self.is_leader() || !self.pace.hangs(now, self.me, &timing) {
+            return;
+        }
+        let could_lead = |node: &NodeId| {
+            let acked_at = self.raft.peer_acked_at(*node);
+            acked_at.is_some_and(|at| now.since(at) <= timing.down) && !self.pace.falters(now, *node, &timing)
+        };
+        if self.raft.membership().voters.iter().any(could_lead) {
+            let stalled_for = self.pace.stalled(now);
+            self.raft.resign(now);
+            out.push(ControlOutput::Event(ControlEvent::LeaderHangs { stalled_for }));
+        }
+    }
+
+    fn drain_raft(&mut self, now: Instant, pulses: &mut PulseOutbox, out: &mut Vec<ControlOutput>) {
         while let Some(output) = self.raft.poll_output() {
             match output {
-                raft::Output::Pulse { to, message } => self.send_pulse(now, options, to, message, pulses),
+                raft::Output::Pulse { to, message } => self.send_pulse(now, to, message, pulses),
                 raft::Output::Stream { to, message } => {
                     out.push(ControlOutput::Stream { to, message: ControlMessage::Raft(message) });
                 }
@@ -352,33 +419,28 @@ impl Member {
     }
 
     /// Sends a pulse, and what rides beside it: grants beside heartbeats, lease requests beside their acks.
-    fn send_pulse(
-        &mut self,
-        now: Instant,
-        options: &Options,
-        to: NodeId,
-        message: raft::PulseMessage,
-        pulses: &mut PulseOutbox,
-    ) {
+    fn send_pulse(&mut self, now: Instant, to: NodeId, message: raft::PulseMessage, pulses: &mut PulseOutbox) {
         let beside = match &message {
-            raft::PulseMessage::Heartbeat { .. } => self.grant(to, options).map(PulseMessage::LeaseGrant),
+            raft::PulseMessage::Heartbeat { .. } => self.grant(now, to).map(PulseMessage::LeaseGrant),
             raft::PulseMessage::HeartbeatAck { .. } => Some(PulseMessage::LeaseRequest(LeaseHolder::request(now))),
             _ => None,
         };
         pulses.push(self.cluster, to, PulseMessage::Raft(message));
-        if let Some(beside) = beside {
+        let report = PulseMessage::Report(self.pace.report(now, to));
+        for beside in beside.into_iter().chain([report]) {
             pulses.push(self.cluster, to, beside);
         }
     }
 
     /// A lease for `to`, where it is registered as up, stays so, and this leader's own standing allows it.
-    fn grant(&mut self, to: NodeId, options: &Options) -> Option<crate::control::LeaseGrant> {
+    fn grant(&mut self, now: Instant, to: NodeId) -> Option<crate::control::LeaseGrant> {
         let entry = self.state.node(to.slot);
         let is_up = entry.node == Some(to) && entry.up && !self.supervisor.is_being_replaced(to, &self.state);
-        if !self.raft.is_ready_leader() || !is_up || self.withholds_leases() {
+        let is_withheld = self.withholds_leases() || self.pace.falters(now, to, &self.raft.timing());
+        if !self.raft.is_ready_leader() || !is_up || is_withheld {
             return None;
         }
-        self.granter.grant(to, self.raft.quorum_contact()?, &options.timing, entry.up_since)
+        self.granter.grant(to, self.raft.quorum_contact()?, &self.raft.lease_timing(), entry.up_since)
     }
 
     fn on_committed(&mut self, entry: &Entry, out: &mut Vec<ControlOutput>) {
@@ -436,18 +498,22 @@ impl Member {
             return;
         }
         self.gossip_at = now + GOSSIP_EVERY;
-        let peers: Vec<NodeId> =
-            self.raft.membership().voters.iter().copied().filter(|&node| node != self.me).collect();
+        // Whoever has lost its vote is registered still, and wants to know.
+        let mut peers = self.raft.membership().everybody();
+        peers.extend(self.state.nodes().iter().filter_map(|entry| entry.node));
+        peers.remove(&self.me);
         if peers.is_empty() {
             return;
         }
-        let to = peers[self.rng.below(peers.len() as u64) as usize];
-        let entries = self.gossip.entries_to_tell(now, self.entry(load));
+        let nth = self.rng.below(peers.len() as u64) as usize;
+        let Some(&to) = peers.iter().nth(nth) else { return };
+        let entries = self.gossip.entries_to_tell(now, self.entry(now, load));
         pulses.push(self.cluster, to, PulseMessage::Gossip(entries));
+        pulses.push(self.cluster, to, PulseMessage::Report(self.pace.report(now, to)));
     }
 
     /// This node's own word about itself.
-    fn entry(&self, load: Load) -> GossipEntry {
+    fn entry(&self, now: Instant, load: Load) -> GossipEntry {
         GossipEntry {
             slot: self.me.slot,
             incarnation: self.me.incarnation,
@@ -457,39 +523,10 @@ impl Member {
             commit_index: self.raft.commit_index(),
             keys: load.keys,
             memory_bytes: load.memory_bytes,
+            stalled_ms: u32::try_from(self.pace.stalled(now).as_millis()).unwrap_or(u32::MAX),
+            peers: self.pace.words(now),
             age: Duration::ZERO,
         }
-    }
-
-    /// Goes on without the majority that is lost, in a new generation whose only voter is this node; the other survivors
-    /// are called into it as learners, with what they hold. Entries that the log has and that were never known to be
-    /// committed count: nobody is left who could say otherwise.
-    fn recover(&mut self, now: Instant, options: &Options, survivors: Vec<NodeId>, out: &mut Vec<ControlOutput>) {
-        let mut index = self.state.applied().next();
-        while let Some(entry) = self.raft.entry(index).cloned() {
-            self.on_committed(&entry, out);
-            index = index.next();
-        }
-        let last = self.raft.last_index();
-        let count = survivors.len();
-        let begins_at = LogIndex(last.0 + RECOVERY_GAP);
-        self.state.apply(begins_at, &Command::Recover { survivors: survivors.clone() });
-        let mut bytes = Vec::new();
-        codec::encode_into(&self.state, &mut bytes).expect("the control state encodes");
-        let snapshot = Snapshot {
-            index: begins_at,
-            term: self.raft.term().next(),
-            membership: Membership::default(),
-            timing: self.raft.timing(),
-            state: Blob::from(bytes),
-        };
-        self.generation = self.generation.next();
-        self.raft = Raft::survivor(raft_options(options, self.me), snapshot, now, self.rng.fork());
-        (self.leases, self.granter) = (LeaseHolder::default(), LeaseGranter::default());
-        self.supervisor = Supervisor::calling(now, &survivors, self.me);
-        (self.handover, self.leader_before, self.announced) = (None, None, Term::ZERO);
-        self.changed = true;
-        out.push(self.recovery_event(count));
     }
 
     /// A founder that never voted and a learner have promised nothing. Waiting for ever could keep the others from founding

@@ -2,6 +2,7 @@
 
 use bincode::{Decode, Encode};
 
+use super::Report;
 use crate::api::{Error, FeedEvent, Item, Request, Response};
 use crate::base::{Blob, Epoch, InSyncChange, PartitionId, RequestId};
 use crate::control::{Announcement, GossipEntry, LeaseGrant, LeaseRequest};
@@ -22,6 +23,8 @@ pub enum PulseMessage {
     Gossip(Vec<GossipEntry>),
     /// The leader says to one who campaigns: you belong to this cluster no more. It may start anew as somebody else.
     Removed,
+    /// Beside every other message between members: what both measure each other by.
+    Report(Report),
 }
 
 /// One message of the stream plane. A frame carries many of them, back to back.

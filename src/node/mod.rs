@@ -18,6 +18,7 @@
 //! | `outbox` | pulse messages of one input, one datagram a receiver |
 //! | `shard`, `gather`, `scan`, `feed` | the shard; pages of a listing; the feed between nodes |
 //! | `assembly` | [`Node`], [`Destination`] |
+//! | `pace`, `timing` | what a node measures of itself and of its peers, and how wide the times must be for that |
 //! | `status`, `event` | what people are shown |
 //!
 //! Left out: sockets, threads, clocks (`runtime`, `net`), and what JSON or HTTP look like (`gateway`).
@@ -30,14 +31,18 @@ mod gather;
 mod member;
 pub mod message;
 mod outbox;
+mod pace;
 mod scan;
 mod shard;
 mod status;
 mod supervisor;
+mod timing;
 mod view;
 
 pub use assembly::{Destination, Node, NodeOutput};
 pub use control_core::{ControlCore, ControlOutput};
 pub use event::{ControlEvent, Load};
+pub use pace::Report;
 pub use shard::{ShardCore, ShardOutput, Submitted};
+pub use timing::{Cause, Need};
 pub use view::View;

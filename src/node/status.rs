@@ -4,13 +4,15 @@ use std::time::Duration;
 
 use super::ControlCore;
 use super::member::node_kind;
-use crate::api::{ClusterStatus, NodeStatus, PartitionCounts, Role};
+use crate::api::{ClusterStatus, NodeStatus, PartitionCounts, PeerStatus, Role, TimingStatus};
 use crate::base::{ClusterId, Instant, NodeId, Slot};
-use crate::control::NodeKind;
+use crate::control::{NodeKind, PeerWord};
 use crate::raft::{Raft, RaftRole};
 
 /// A node that nobody has heard of for this long is shown as dead.
 const DEAD_AFTER: Duration = Duration::from_secs(1);
+/// Workers show that they move every few heartbeats; what is shorter than this is no standstill.
+const STALLED_AFTER: Duration = Duration::from_millis(100);
 
 impl ControlCore {
     /// What this node knows of the cluster.
@@ -33,7 +35,7 @@ impl ControlCore {
             replicas: settings.map_or(options.replicas, |settings| settings.replicas),
             min_copies: settings.map_or(options.min_copies, |settings| settings.min_copies),
             nodes: (0..options.slots).map(|slot| self.node_status(now, Slot(slot as u8))).collect(),
-            timing: None,
+            timing: Some(self.timing_status(now)),
         }
     }
 
@@ -41,7 +43,7 @@ impl ControlCore {
     #[must_use]
     pub fn has_quorum(&self, now: Instant) -> bool {
         let Some(raft) = self.raft() else { return false };
-        let election = self.options().timing.election + self.options().timing.election_jitter;
+        let election = raft.timing().election + raft.timing().election_jitter;
         let contact = if raft.role() == RaftRole::Leader { raft.quorum_contact() } else { raft.leader_heard_at() };
         contact.is_some_and(|contact| now.since(contact) <= election)
     }
@@ -87,7 +89,7 @@ impl ControlCore {
             status.voter = self.raft().is_some_and(|raft| raft.membership().voters.contains(&node));
         }
         if slot == options.me.slot {
-            self.describe_myself(&mut status);
+            self.describe_myself(now, &mut status);
         } else {
             self.describe_other(now, slot, &mut status);
         }
@@ -99,9 +101,13 @@ impl ControlCore {
         if slot == self.me().slot { Some(self.me()) } else { self.view().peer(slot).or(self.view().registered(slot)) }
     }
 
-    fn describe_myself(&self, status: &mut NodeStatus) {
+    fn describe_myself(&self, now: Instant, status: &mut NodeStatus) {
         status.keys = Some(self.load().keys);
         status.memory_bytes = Some(self.load().memory_bytes);
+        if let Some(pace) = self.pace() {
+            status.peers = self.peers(&pace.words(now), Duration::ZERO);
+            status.workers_stalled_ms = worth_telling(pace.stalled(now));
+        }
         let Some(raft) = self.raft() else { return };
         status.role = role(node_kind(raft.role()));
         status.term = Some(raft.term().0);
@@ -111,19 +117,21 @@ impl ControlCore {
 
     /// The younger of what this node has heard itself and what others told it.
     fn describe_other(&self, now: Instant, slot: Slot, status: &mut NodeStatus) {
-        let direct = self.raft().and_then(|raft| self.heard_directly(raft, slot));
+        let direct = self.pace().and_then(|pace| pace.heard_at(slot));
         let told = self.gossip().and_then(|gossip| gossip.entry(slot));
-        if let Some((entry, _)) = told {
+        if let Some((entry, said_at)) = told {
             status.role = role(entry.kind);
             status.term = Some(entry.term.0);
             status.last_index = Some(entry.last_index.0);
             status.commit_index = Some(entry.commit_index.0);
             status.keys = Some(entry.keys);
             status.memory_bytes = Some(entry.memory_bytes);
+            status.peers = self.peers(&entry.peers, now.since(said_at));
+            status.workers_stalled_ms = worth_telling(Duration::from_millis(u64::from(entry.stalled_ms)));
         }
         let heard_at = direct.into_iter().chain(told.map(|(_, at)| at)).max();
         status.last_heard_ms = heard_at.map(|at| now.since(at).as_millis() as u64);
-        status.round_trip_us = self.round_trip(slot).map(|trip| trip.as_micros() as u64);
+        status.round_trip_us = self.pace().and_then(|pace| pace.round_trip(slot)).map(|trip| trip.as_micros() as u64);
         let is_leader = self.view().leader.is_some_and(|leader| leader.slot == slot);
         match heard_at {
             Some(at) if now.since(at) > DEAD_AFTER => status.role = Role::Dead,
@@ -136,14 +144,34 @@ impl ControlCore {
         }
     }
 
-    fn heard_directly(&self, raft: &Raft, slot: Slot) -> Option<Instant> {
-        let node = self.view().peer(slot)?;
-        if raft.leader() == Some(node) { raft.leader_heard_at() } else { raft.peer_acked_at(node) }
+    /// How `words` says that the node hears the others, `age` later.
+    fn peers(&self, words: &[PeerWord], age: Duration) -> Vec<PeerStatus> {
+        let known = words.iter().filter(|word| word.slot.index() < self.options().slots);
+        let peer = |word: &PeerWord| PeerStatus {
+            name: self.options().name(word.slot).to_owned(),
+            last_heard_ms: Some(u64::from(word.heard_ms) + age.as_millis() as u64),
+            round_trip_us: word.round_trip_us.map(u64::from),
+            loss: word.lost_percent.map(|percent| f64::from(percent.min(100)) / 100.0),
+        };
+        known.map(peer).collect()
     }
 
-    fn round_trip(&self, slot: Slot) -> Option<Duration> {
-        self.raft()?.round_trip(self.view().peer(slot)?)
+    fn timing_status(&self, now: Instant) -> TimingStatus {
+        let timing = self.raft().map_or(self.options().timing, Raft::timing);
+        let ms = |time: Duration| time.as_secs_f64() * 1000.0;
+        TimingStatus {
+            adaptive: self.options().timing_adapts,
+            heartbeat_ms: ms(timing.heartbeat),
+            election_ms: ms(timing.election),
+            lease_ms: ms(timing.lease),
+            down_ms: ms(timing.down),
+            lateness_us: self.pace().map(|pace| pace.lateness(now).as_micros() as u64),
+        }
     }
+}
+
+fn worth_telling(stalled: Duration) -> Option<u64> {
+    (stalled >= STALLED_AFTER).then_some(stalled.as_millis() as u64)
 }
 
 const fn role(kind: NodeKind) -> Role {

@@ -3,7 +3,8 @@
 //! | it sees | it proposes |
 //! |---|---|
 //! | a cluster without settings | `Found` |
-//! | a registered node silent for `down`, its lease over | `NodeDown`: one entry, whatever it led |
+//! | a registered node silent for `down`, or its workers at a standstill for three times as long; its lease over | `NodeDown`: one entry, whatever it led |
+//! | a node whose pulse is well and whose stream stands still | `NodeDown`, too |
 //! | a voter that acks but isn't registered as up | `NodeUp`, once its log has caught up |
 //! | a process that announces itself for a slot whose holder is silent | a Raft learner |
 //! | a learner whose log has caught up | a joint change that puts it in its slot's place |
@@ -17,11 +18,15 @@
 //! the log short, and withholds leases from a node that an entry under way replaces.
 
 mod departures;
+mod streams;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
+use streams::Streams;
+
 use super::ControlEvent;
+use super::pace::Pace;
 use crate::base::mutant::{Mutant, is_broken};
 use crate::base::{Blob, InSyncChange, Instant, LogIndex, NodeId, Options, Slot, SlotSet, Term};
 use crate::codec;
@@ -32,9 +37,10 @@ use crate::raft::{Raft, RaftRole};
 const CHANGES_PER_ENTRY: usize = 512;
 /// Wishes that are kept; one more is dropped, and its primary wishes again.
 const PROPOSALS_MAX: usize = 1 << 14;
-/// Whoever acked within so many heartbeats counts as alive where another node's death is decided: fewer would miss nodes
-/// behind a lossy network, more would count those that died a moment ago.
-const WITNESS_HEARTBEATS: u32 = 3;
+/// Whoever acked within so large a part of `down` counts as alive where another node's death is decided: less would miss
+/// nodes behind a lossy network, more would count those that died a moment ago. With the usual times it is three
+/// heartbeats.
+const WITNESS_THIRDS: u32 = 2;
 /// How long a process that wants to join is remembered after its last announcement.
 const JOINER_HEARD_FOR: Duration = Duration::from_millis(500);
 /// How long a new generation's first node tries to let the other survivors in.
@@ -67,6 +73,7 @@ struct Reign {
     founding: Option<LogIndex>,
     changing: Option<LogIndex>,
     roster: Option<LogIndex>,
+    streams: Streams,
     /// Nodes that are to resign: the entry by which they do, once it is proposed.
     resigning: BTreeMap<NodeId, Option<LogIndex>>,
     node_states: BTreeMap<NodeId, (LogIndex, bool)>,
@@ -104,6 +111,9 @@ impl Supervisor {
     /// 3. the death commits. n3 takes over, and a write is acknowledged that n2 hasn't heard of.
     pub(super) fn is_being_replaced(&self, node: NodeId, state: &ControlState) -> bool {
         let Some(reign) = &self.reign else { return false };
+        if reign.streams.falters(node) {
+            return true;
+        }
         if reign.resigning.contains_key(&node) && !is_broken(Mutant::LeaseWhileResigning) {
             return true;
         }
@@ -131,6 +141,7 @@ impl Supervisor {
                 founding: None,
                 changing: None,
                 roster: None,
+                streams: Streams::new(now),
                 resigning: BTreeMap::new(),
                 node_states: BTreeMap::new(),
             });
@@ -144,6 +155,7 @@ impl Supervisor {
         raft: &mut Raft,
         state: &ControlState,
         granter: &LeaseGranter,
+        pace: &Pace,
         options: &Options,
     ) {
         if self.reign.is_none() || raft.role() != RaftRole::Leader {
@@ -152,15 +164,16 @@ impl Supervisor {
         if let Some(reign) = &mut self.reign {
             reign.node_states.retain(|_, (index, _)| state.applied() < *index);
         }
-        self.propose_deaths(now, raft, state, granter, options);
+        self.watch_streams(now, raft, options.me);
+        self.propose_deaths(now, raft, state, granter, pace, options.me);
         if !raft.is_ready_leader() {
             return;
         }
         self.maybe_found(now, raft, state, options);
-        self.propose_returns(now, raft, state, granter, options);
+        self.propose_returns(now, raft, state, granter, pace, options.me);
         self.propose_changes(now, raft, state);
         self.admit_joiners(now, raft, state, options);
-        self.promote_learners(now, raft, options);
+        self.promote_learners(now, raft);
         self.demote_silent(now, raft, options);
         self.replace_absent(now, raft, state, options);
         self.see_off(now, raft, state, granter, options);
@@ -182,36 +195,44 @@ impl Supervisor {
         reign.founding = propose(now, raft, &Command::Found { settings, slots, founders });
     }
 
-    /// A node is dead for its data roles when it has been silent for `down` and its last lease has ended: only then may
-    /// somebody else serve what it led. Whoever is down already goes from further in-sync sets once others in them live.
+    /// A node is dead for its data roles when it has been silent for `down`, or its workers have hung for long, and its
+    /// last lease has ended: only then may somebody else serve what it led. Whoever is down already goes from further
+    /// in-sync sets once others in them live.
     fn propose_deaths(
         &mut self,
         now: Instant,
         raft: &mut Raft,
         state: &ControlState,
         granter: &LeaseGranter,
-        options: &Options,
+        pace: &Pace,
+        me: NodeId,
     ) {
         let Some(reign) = &mut self.reign else { return };
+        let timing = raft.timing();
         let others = || {
-            state
-                .nodes()
-                .iter()
-                .filter_map(|entry| Some((entry.node?, entry.up)))
-                .filter(|(node, _)| *node != options.me)
+            let registered = state.nodes().iter().filter_map(|entry| Some((entry.node?, entry.up)));
+            registered.filter(|(node, _)| *node != me)
         };
-        let witnesses = others()
-            .filter(|(node, _)| {
-                raft.peer_acked_at(*node)
-                    .is_some_and(|acked| now.since(acked) <= WITNESS_HEARTBEATS * options.timing.heartbeat)
-            })
-            .map(|(node, _)| node.slot)
-            .chain([options.me.slot])
-            .collect();
+        let acked_lately = |node: NodeId| {
+            raft.peer_acked_at(node).is_some_and(|acked| now.since(acked) <= timing.down * WITNESS_THIRDS / 3)
+        };
+        // A leader that hears nobody is itself cut off: it must not take the majority's partitions along before it steps
+        // down. Right after its election the votes tell as much as acks would.
+        let is_new = now.since(reign.began_at) < timing.heartbeat;
+        let hears_majority = raft.membership().is_quorum(|node| node == me || acked_lately(node));
+        if !is_new && !hears_majority && !is_broken(Mutant::DeathWithoutMajority) {
+            return;
+        }
+        let stalls = |node: NodeId| reign.streams.stalls(now, node, &timing);
+        let alive = others().map(|(node, _)| node).filter(|node| acked_lately(*node) && !stalls(*node)).chain([me]);
+        let witnesses: SlotSet = alive.filter(|node| !pace.hangs(now, *node, &timing)).map(|node| node.slot).collect();
         for (node, is_up) in others() {
             let heard_at = reign.heard_at(node, raft);
-            let is_dead = now.since(heard_at) > options.timing.down && now > granter.ends_at(node.slot)
-                || is_broken(Mutant::DeathBeforeLeaseEnds) && now.since(heard_at) > 2 * options.timing.heartbeat;
+            let is_silent = now.since(heard_at) > timing.down;
+            // Where everybody's workers hang, nobody would serve better.
+            let hangs = pace.hangs(now, node, &timing) && !witnesses.is_empty();
+            let is_dead = (is_silent || hangs || stalls(node)) && now > granter.ends_at(node.slot)
+                || is_broken(Mutant::DeathBeforeLeaseEnds) && now.since(heard_at) > 2 * timing.heartbeat;
             let is_due = if is_up { is_dead } else { state.lingers(node, witnesses) };
             if is_due
                 && !reign.is_proposed(node, false, state)
@@ -219,7 +240,11 @@ impl Supervisor {
             {
                 reign.node_states.insert(node, (index, false));
                 if is_up {
-                    self.events.push(ControlEvent::NodeSilent { node, silent_for: now.since(heard_at) });
+                    self.events.push(match (is_silent, hangs) {
+                        (true, _) => ControlEvent::NodeSilent { node, silent_for: now.since(heard_at) },
+                        (false, true) => ControlEvent::NodeHangs { node, stalled_for: pace.stalled_at(now, node) },
+                        (false, false) => ControlEvent::StreamStalls { node },
+                    });
                 }
             }
         }
@@ -232,9 +257,11 @@ impl Supervisor {
         raft: &mut Raft,
         state: &ControlState,
         granter: &LeaseGranter,
-        options: &Options,
+        pace: &Pace,
+        me: NodeId,
     ) {
         let Some(reign) = &mut self.reign else { return };
+        let timing = raft.timing();
         if state.settings().is_none() {
             return;
         }
@@ -244,9 +271,10 @@ impl Supervisor {
             if entry.node == Some(node) && entry.up || !state.roster().slots.contains(node.slot) {
                 continue;
             }
-            let is_here = node == options.me
-                || raft.peer_acked_at(node).is_some_and(|acked| now.since(acked) < options.timing.down / 2)
+            let is_heard = node == me
+                || raft.peer_acked_at(node).is_some_and(|acked| now.since(acked) < timing.down / 2)
                     && raft.match_index(node) >= Some(raft.commit_index());
+            let is_here = is_heard && !pace.falters(now, node, &timing);
             // Its slot's earlier life may still be up, and serve until its lease has ended.
             let may_replace = !entry.up || now > granter.ends_at(node.slot);
             if is_here
@@ -283,7 +311,7 @@ impl Supervisor {
             let holder = membership.voters.iter().find(|voter| voter.slot == joiner.node.slot).copied();
             let holder_lives = holder.is_some_and(|holder| {
                 holder == options.me
-                    || raft.peer_acked_at(holder).is_some_and(|acked| now.since(acked) < 2 * options.timing.down)
+                    || raft.peer_acked_at(holder).is_some_and(|acked| now.since(acked) < 2 * raft.timing().down)
             });
             if holder_lives {
                 if !joiner.reported {
@@ -299,14 +327,14 @@ impl Supervisor {
     }
 
     /// A learner that has the log takes its slot's place, by one joint change.
-    fn promote_learners(&mut self, now: Instant, raft: &mut Raft, options: &Options) {
+    fn promote_learners(&mut self, now: Instant, raft: &mut Raft) {
         let membership = raft.membership();
         if !membership.outgoing.is_empty() {
             return;
         }
         let ready = membership.learners.iter().copied().find(|&learner| {
             raft.match_index(learner) >= Some(raft.commit_index())
-                && raft.peer_acked_at(learner).is_some_and(|acked| now.since(acked) < options.timing.down)
+                && raft.peer_acked_at(learner).is_some_and(|acked| now.since(acked) < raft.timing().down)
         });
         if let Some(learner) = ready {
             let stay = membership.voters.iter().copied().filter(|voter| voter.slot != learner.slot);

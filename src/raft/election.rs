@@ -66,8 +66,10 @@ impl Raft {
         self.membership().is_voter(candidate) || last > self.log.last()
     }
 
+    /// The promise counts too: times that have become shorter don't shorten it, and whoever campaigns votes for itself.
     pub(super) fn redraw_election_deadline(&mut self) {
-        self.election_deadline = self.now + self.timing.election + self.rng.duration(self.timing.election_jitter);
+        let silence_ends = (self.now + self.timing.election).max(self.promised_until);
+        self.election_deadline = silence_ends + self.rng.duration(self.timing.election_jitter);
     }
 
     pub(super) fn on_pre_vote(&mut self, from: NodeId, proposed: Term, last: LogPosition) {

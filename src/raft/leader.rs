@@ -117,6 +117,13 @@ impl Raft {
         self.send_appends();
     }
 
+    /// Leads no more and lets others go first: this node is in no state to lead, though its pulse be well.
+    pub(super) fn resign_now(&mut self) {
+        if matches!(self.standing, Standing::Leading(_)) {
+            self.step_down(self.timing.election * 2);
+        }
+    }
+
     /// Stops leading, in the same term, and waits `longer` than an election timeout before it campaigns.
     fn step_down(&mut self, longer: Duration) {
         let term = self.term;

@@ -65,7 +65,7 @@ impl fmt::Display for PulseSequence {
 /// What an entry says.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub enum Payload {
-    /// Nothing: a new leader's first entry, by which it learns what is committed.
+    /// Nothing: by a new leader's first entry it learns what is committed, by later ones whether streams work.
     Noop,
     /// Who the members are from here on.
     Members(Membership),

@@ -53,8 +53,9 @@
 //! over. A leader in contact doesn't either, nor for E after its last contact when it leads no more. So from
 //! [`Raft::quorum_contact`] on there is no other leader for E, and a lease of [`Raft::lease`] < E from that moment is
 //! safe (within what the clocks drift). A hand-over breaks promises on purpose: see [`Raft::transfer`]. All who promise
-//! by a longer E than the log's latest, because they have entries that aren't committed or because they gave their word
-//! before, keep the longer one ([`Raft::timing`]).
+//! by a longer E than the log's latest, because they have entries that aren't committed, because they gave their word
+//! before or because they are patient ([`Raft::be_patient`]), keep the longer one ([`Raft::timing`]). An ack says for how
+//! long its sender promises, and leases go by that ([`Raft::promised`]). Nobody campaigns before its own promise is over.
 //!
 //! # Invariants
 //!
@@ -92,6 +93,7 @@ mod replication;
 mod testing;
 #[cfg(test)]
 mod tests;
+mod timing;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
@@ -141,6 +143,8 @@ pub struct Raft {
     commit_index: LogIndex,
     /// The times kept now: of all that are in force somewhere, the safest of each.
     timing: Timing,
+    /// Longer waits that this node keeps by itself.
+    patience: Option<Timing>,
     /// What the caller was told last.
     reported: (RaftRole, Term, Option<NodeId>),
     outputs: VecDeque<Output>,
@@ -196,6 +200,7 @@ impl Raft {
             commit_index: before.index,
             log: Log::new(before),
             timing,
+            patience: None,
             reported: (RaftRole::Learner, Term::ZERO, None),
             outputs: VecDeque::new(),
         };
@@ -300,6 +305,14 @@ impl Raft {
         proposed
     }
 
+    /// Proposes an entry that says nothing: whoever takes it has a stream plane that works.
+    pub fn propose_noop(&mut self, now: Instant) -> Result<LogIndex, ProposeError> {
+        self.advance(now);
+        let proposed = self.propose_payload(Payload::Noop);
+        self.finish();
+        proposed
+    }
+
     /// Proposes other times for everybody.
     pub fn propose_timing(&mut self, now: Instant, timing: Timing) -> Result<LogIndex, ProposeError> {
         self.advance(now);
@@ -368,6 +381,14 @@ impl Raft {
         begun
     }
 
+    /// Leads no more, and lets the others go first. Unlike a transfer it breaks no promise: somebody else is elected when
+    /// those have run out.
+    pub fn resign(&mut self, now: Instant) {
+        self.advance(now);
+        self.resign_now();
+        self.finish();
+    }
+
     /// Replaces the entries through `through`, which must be committed, by `state`: the state of the machine above with
     /// all of them applied. It does nothing where a later snapshot exists.
     pub fn compact(&mut self, through: LogIndex, state: Blob) {
@@ -395,12 +416,6 @@ impl Raft {
     #[must_use]
     pub fn membership(&self) -> &Membership {
         self.log.memberships().latest()
-    }
-
-    /// The times that this node keeps: while a change of times is not committed, the safest of old and new ones.
-    #[must_use]
-    pub const fn timing(&self) -> Timing {
-        self.timing
     }
 
     /// The last index of the log.
@@ -487,21 +502,6 @@ impl Raft {
         }
     }
 
-    /// Leader: how long a lease may be that begins at [`Raft::quorum_contact`]. It is the shortest of all times that are
-    /// in force somewhere, and less where those who make up the contact have promised less than the election timeout
-    /// that belongs to it.
-    #[must_use]
-    pub fn lease(&self) -> Duration {
-        let promised = self.in_contact().into_iter().filter_map(|node| self.progress_of(node).map(Progress::promise));
-        match promised.min() {
-            Some(promise) if promise < self.timing.election => {
-                // The part of the promise that the lease is of the election timeout.
-                self.timing.lease.mul_f64(promise.as_secs_f64() / self.timing.election.as_secs_f64())
-            }
-            Some(_) | None => self.timing.lease,
-        }
-    }
-
     /// Leader: when the latest heartbeat ack of `node` arrived.
     #[must_use]
     pub fn peer_acked_at(&self, node: NodeId) -> Option<Instant> {
@@ -516,16 +516,7 @@ impl Raft {
 
     /// Appends and truncations change the membership and the times in force.
     fn after_log_changed(&mut self) {
-        let timings = self.log.timings();
-        let mut kept = *timings.at(self.commit_index);
-        for timing in timings.after(self.commit_index) {
-            kept.heartbeat = kept.heartbeat.min(timing.heartbeat);
-            kept.election = kept.election.max(timing.election);
-            kept.election_jitter = kept.election_jitter.max(timing.election_jitter);
-            kept.lease = kept.lease.min(timing.lease);
-            kept.down = kept.down.max(timing.down);
-        }
-        self.timing = kept;
+        self.keep_times();
         if self.election_deadline == Instant::FAR && self.is_eligible() {
             self.redraw_election_deadline();
         }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -28,6 +28,9 @@ const FEED_LIVE_WITHIN: Duration = Duration::from_secs(5);
 /// A shard's timers that are due within one tick are looked at together: under load each write sets one, and waking up for
 /// every single one would cost more than they do. The shortest that a shard waits for is the 5 ms until a commit is told.
 const TIMER_TICK: Duration = Duration::from_millis(4);
+/// How often a worker thread shows that it runs.
+const PROGRESS_EVERY: Duration = Duration::from_millis(20);
+const POISONED: &str = "a thread panicked while it held this shard: its state is broken";
 /// A control core that has not turned for this long hangs.
 const PULSE_ALIVE_FOR: Duration = Duration::from_secs(2);
 
@@ -46,6 +49,8 @@ pub struct Engine {
     lease_until: AtomicU64,
     has_quorum: AtomicBool,
     pulse_at: AtomicU64,
+    /// In nanoseconds of the clock: when a worker thread last looked after the shards; 0 where none does.
+    workers_at: AtomicU64,
     links: Arc<dyn Links>,
     control: mpsc::Sender<ControlInput>,
     feed: broadcast::Sender<Arc<FeedEvent>>,
@@ -63,6 +68,11 @@ struct Seat {
     core: Mutex<Occupant>,
     /// Wakes the shard's timer: a view, a lease, or an earlier time.
     wake: Notify,
+    /// In nanoseconds of the clock: when somebody last got the lock.
+    progress_at: AtomicU64,
+    /// What the shard held when it was last asked.
+    keys: AtomicU64,
+    memory_bytes: AtomicU64,
 }
 
 struct Occupant {
@@ -106,6 +116,9 @@ impl Engine {
                 rests_until: Instant::ZERO,
             }),
             wake: Notify::new(),
+            progress_at: AtomicU64::new(clock.now().0),
+            keys: AtomicU64::new(0),
+            memory_bytes: AtomicU64::new(0),
         };
         Arc::new(Self {
             shards: (0..options.shards).map(seat).collect(),
@@ -114,6 +127,7 @@ impl Engine {
             lease_until: AtomicU64::new(0),
             has_quorum: AtomicBool::new(false),
             pulse_at: AtomicU64::new(clock.now().0),
+            workers_at: AtomicU64::new(0),
             links,
             control,
             feed: broadcast::channel(FEED_EVENTS_MAX).0,
@@ -132,13 +146,42 @@ impl Engine {
         self.clock.now()
     }
 
-    /// What all tables hold.
+    /// What all tables hold. A shard that is busy counts with what it held before: the pulse asks, and waits for nobody.
     #[must_use]
     pub fn load(&self) -> Load {
-        self.shards.iter().map(|seat| seat.lock().shard.load()).fold(Load::default(), |sum, load| Load {
+        self.shards.iter().map(Seat::load).fold(Load::default(), |sum, load| Load {
             keys: sum.keys + load.keys,
             memory_bytes: sum.memory_bytes + load.memory_bytes,
         })
+    }
+
+    /// Shows, until `shutdown`, that worker threads get to run and that every shard's lock comes free.
+    pub async fn drive_progress(self: Arc<Self>, shutdown: CancellationToken) {
+        loop {
+            self.look_after_shards();
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = tokio::time::sleep(PROGRESS_EVERY) => {}
+            }
+        }
+    }
+
+    /// A lock that somebody else holds is no standstill as long as it changes hands: who gets it says so.
+    fn look_after_shards(&self) {
+        for seat in &self.shards {
+            if let Some(occupant) = seat.try_lock() {
+                seat.progress_at.store(self.now().0, Ordering::Relaxed);
+                drop(occupant);
+            }
+        }
+        self.workers_at.store(self.now().0.max(1), Ordering::Release);
+    }
+
+    /// When the slowest of the workers last made progress: the threads together, or a shard. None where nobody looks.
+    pub(super) fn progress_at(&self) -> Option<Instant> {
+        let workers_at = self.workers_at.load(Ordering::Acquire);
+        let shards = self.shards.iter().map(|seat| seat.progress_at.load(Ordering::Relaxed));
+        (workers_at > 0).then(|| Instant(shards.fold(workers_at, u64::min)))
     }
 
     /// Runs one shard's timer until `shutdown`.
@@ -271,6 +314,7 @@ impl Engine {
         let seat = &self.shards[shard.index()];
         let mut occupant = seat.lock();
         let now = self.now();
+        seat.progress_at.store(now.0, Ordering::Relaxed);
         let view = self.view.load();
         if !Arc::ptr_eq(&occupant.told, &view) {
             occupant.told = Arc::clone(&view);
@@ -350,7 +394,25 @@ fn hand_over(core: &mut ShardCore, now: Instant, from: NodeId, message: PeerMess
 impl Seat {
     /// A thread that panicked under the lock has left broken state behind: whoever comes next must not go on with it.
     fn lock(&self) -> MutexGuard<'_, Occupant> {
-        self.core.lock().expect("a thread panicked while it held this shard: its state is broken")
+        self.core.lock().expect(POISONED)
+    }
+
+    /// The same, where nobody else has it.
+    fn try_lock(&self) -> Option<MutexGuard<'_, Occupant>> {
+        match self.core.try_lock() {
+            Ok(occupant) => Some(occupant),
+            Err(TryLockError::WouldBlock) => None,
+            Err(TryLockError::Poisoned(_)) => panic!("{POISONED}"),
+        }
+    }
+
+    fn load(&self) -> Load {
+        if let Some(occupant) = self.try_lock() {
+            let load = occupant.shard.load();
+            self.keys.store(load.keys, Ordering::Relaxed);
+            self.memory_bytes.store(load.memory_bytes, Ordering::Relaxed);
+        }
+        Load { keys: self.keys.load(Ordering::Relaxed), memory_bytes: self.memory_bytes.load(Ordering::Relaxed) }
     }
 }
 
@@ -461,5 +523,74 @@ struct Viewer(Arc<AtomicUsize>);
 impl Drop for Viewer {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::{FollowerMode, Timing};
+
+    struct NoLinks;
+
+    impl Links for NoLinks {
+        fn send(&self, _: &Envelope, _: &PeerMessage) -> bool {
+            true
+        }
+
+        fn peer_changed(&self, _: Slot, _: Option<&Envelope>) {}
+    }
+
+    fn engine() -> Arc<Engine> {
+        let options = Options {
+            cluster_name: "engine".to_owned(),
+            me: NodeId::default(),
+            slots: 1,
+            names: vec!["n1".to_owned()],
+            advertised: vec![String::new()],
+            partitions: 4,
+            replicas: 1,
+            min_copies: 1,
+            replicas_auto: true,
+            replace_after: Duration::from_secs(10),
+            demote_after: Duration::from_secs(30),
+            timing: Timing::default(),
+            timing_adapts: true,
+            followers: FollowerMode::Relay,
+            shards: 2,
+            value_bytes_max: 1 << 20,
+            key_bytes_max: 1024,
+            memory_bytes_max: 1 << 20,
+            requests_max: 10,
+            tail_effects_max: 10,
+            unix_micros_at_zero: 0,
+            seed: 1,
+        };
+        Engine::new(options, Clock::start(), Arc::new(NoLinks), mpsc::channel(1).0, Arc::new(|_, _| {}))
+    }
+
+    #[test]
+    fn a_shard_whose_lock_is_held_holds_the_progress_back_and_not_the_load() {
+        let engine = engine();
+        assert_eq!(engine.progress_at(), None, "nobody looks after the shards yet");
+        engine.look_after_shards();
+        let before = engine.progress_at().expect("somebody does");
+        let held = engine.shards[1].lock();
+        engine.look_after_shards();
+        assert!(
+            engine.progress_at() <= Some(engine.now())
+                && engine.shards[0].progress_at.load(Ordering::Relaxed) >= before.0
+        );
+        let held_at = engine.shards[1].progress_at.load(Ordering::Relaxed);
+        engine.look_after_shards();
+        assert_eq!(engine.progress_at(), Some(Instant(held_at)), "the slowest counts");
+        assert_eq!(engine.load(), Load::default(), "asked without waiting");
+        drop(held);
+        engine.look_after_shards();
+        assert!(engine.progress_at() > Some(Instant(held_at)));
+        // A lock that is never free when looked at, but goes from hand to hand, is no standstill.
+        let moved_at = engine.shards[1].progress_at.load(Ordering::Relaxed);
+        engine.with_shard(ShardId(1), |_, _| ());
+        assert!(engine.shards[1].progress_at.load(Ordering::Relaxed) > moved_at);
     }
 }

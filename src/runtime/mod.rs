@@ -15,6 +15,10 @@
 //!
 //! The pulse has its own thread so that a vote or a heartbeat never waits for a megabyte of data, or for a client.
 //!
+//! A thread of its own also lets it seem alive while all others hang. So a task on the worker threads shows every 20 ms
+//! that they run and that each shard's lock comes free; the pulse tells the others how long ago that was, and they treat
+//! a node whose workers hang as down.
+//!
 //! What is full, and what happens then: the control core's inbox (messages are dropped and counted; consensus sends them
 //! again), a peer's queue (likewise; replication sends again), the feed (the slowest viewer is cut off, with a reason).
 //!

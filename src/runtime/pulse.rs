@@ -113,6 +113,9 @@ impl<L: PulseLink> Pulse<L> {
         self.carry();
         loop {
             let now = self.engine.now();
+            if let Some(at) = self.engine.progress_at() {
+                self.core.handle_progress(now, at);
+            }
             if now >= load_at {
                 load_at = now + LOAD_EVERY;
                 self.core.handle_load(self.engine.load());

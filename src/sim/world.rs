@@ -187,6 +187,16 @@ impl World {
         self.nodes[slot.index()].paused_until = self.now + time;
     }
 
+    /// The workers of `slot` make progress now; from the first time on they hang unless it is told again and again.
+    pub fn progress(&mut self, slot: Slot) {
+        let process = &mut self.nodes[slot.index()];
+        let local = process.clock.show(self.now);
+        if let Some(node) = &mut process.node {
+            node.handle_progress(local, local);
+        }
+        self.settle(slot);
+    }
+
     /// Whether some process stands still.
     #[must_use]
     pub fn is_anybody_paused(&self) -> bool {
@@ -230,6 +240,7 @@ impl World {
             replace_after: Duration::from_secs(1),
             demote_after: Duration::from_secs(3),
             timing: Timing::default(),
+            timing_adapts: true,
             followers: FollowerMode::Relay,
             shards: self.options.shards,
             value_bytes_max: 1 << 20,

@@ -11,7 +11,7 @@
 
 use super::Member;
 use crate::base::mutant::{Mutant, is_broken};
-use crate::base::{Instant, NodeId, Options};
+use crate::base::{Instant, NodeId};
 use crate::raft::ProposeError;
 
 /// A hand-over under way.
@@ -35,10 +35,10 @@ impl Member {
     }
 
     /// The voter that would lead best: of those heard of late the one with the longest log; who stays goes first.
-    pub(super) fn heir(&self, now: Instant, options: &Options) -> Option<NodeId> {
+    pub(super) fn heir(&self, now: Instant) -> Option<NodeId> {
         let stays = |node: NodeId| self.state.settings().is_none() || self.state.roster().stays(node.slot);
         let is_heard = |node: &NodeId| {
-            self.raft.peer_acked_at(*node).is_some_and(|acked| now.since(acked) < options.timing.election)
+            self.raft.peer_acked_at(*node).is_some_and(|acked| now.since(acked) < self.raft.timing().election)
         };
         let others = self.raft.membership().voters.iter().copied().filter(|&node| node != self.me);
         others.filter(is_heard).max_by_key(|&node| (stays(node), self.raft.match_index(node), std::cmp::Reverse(node)))
@@ -82,16 +82,16 @@ impl Member {
     }
 
     /// A leader that is to hold nothing any more, or to leave, gives leadership to one that stays.
-    pub(super) fn maybe_abdicate(&mut self, now: Instant, options: &Options) {
+    pub(super) fn maybe_abdicate(&mut self, now: Instant) {
         if self.handover.is_some() || !self.raft.is_ready_leader() || self.state.settings().is_none() {
             return;
         }
         if !self.state.roster().stays(self.me.slot)
             && now >= self.abdicate_at
-            && let Some(heir) = self.heir(now, options)
+            && let Some(heir) = self.heir(now)
         {
             // One that doesn't take over is asked again after a while.
-            self.abdicate_at = now + options.timing.election * 5;
+            self.abdicate_at = now + self.raft.timing().election * 5;
             let _ = self.begin_handover(now, heir);
         }
     }

@@ -8,18 +8,14 @@
 
 use std::time::Duration;
 
-use super::{Heard, Member};
-use crate::api::{AdminAction, AdminReport, AdminRequest, Error, Recovered};
-use crate::base::{Generation, Instant, LogIndex, NodeId, Options, Slot, SlotSet, Term};
+use super::Member;
+use crate::api::{AdminAction, AdminReport, AdminRequest, Error};
+use crate::base::{Generation, Instant, LogIndex, Options, Slot, SlotSet, Term};
 use crate::control::Roster;
-use crate::node::message::ControlMessage;
-use crate::node::{ControlEvent, ControlOutput};
-use crate::raft::LogPosition;
+use crate::node::ControlOutput;
 
 /// How long a wish waits to come true before it is answered "unknown".
 const DONE_WITHIN: Duration = Duration::from_secs(10);
-/// A voter that was heard from within this time survives.
-const SURVIVOR_HEARD_FOR: Duration = Duration::from_secs(1);
 /// Wishes that wait at a time.
 const WISHES_MAX: usize = 64;
 
@@ -33,7 +29,7 @@ pub(in crate::node) struct Wish {
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Awaited {
+pub(super) enum Awaited {
     /// Another leader than this node.
     Successor,
     /// The entry at this index, appended in this term.
@@ -147,9 +143,7 @@ impl Member {
                 let voter = self.raft.membership().voters.iter().find(|node| node.slot == slot).copied();
                 voter.ok_or_else(|| Error::Conflict(format!("{name} has no vote at the moment")))?
             }
-            None => self
-                .heir(now, options)
-                .ok_or_else(|| Error::Conflict("no other voter has answered of late".to_owned()))?,
+            None => self.heir(now).ok_or_else(|| Error::Conflict("no other voter has answered of late".to_owned()))?,
         };
         let (from, name) = (options.name(self.me.slot), options.name(to.slot));
         if to == self.me {
@@ -198,92 +192,10 @@ impl Member {
         let index = index.ok_or_else(|| Error::Busy("another change is on its way".to_owned()))?;
         Ok((report(steps), Some(Awaited::Applied(index, self.raft.term()))))
     }
-
-    /// The voters that are alive, this one included, each with the end of its log.
-    fn survivors(&self, now: Instant) -> Vec<(NodeId, LogPosition)> {
-        let voters = self.raft.membership().all_voters();
-        let heard = self.heard.iter().flatten().filter(|heard| now.since(heard.at) < SURVIVOR_HEARD_FOR);
-        let others = heard.filter(|heard| heard.node != self.me && voters.contains(&heard.node));
-        let own = LogPosition { index: self.raft.last_index(), term: self.raft.last_term() };
-        let others = others.filter_map(|&Heard { node, last, .. }| Some((node, last?)));
-        others.chain([(self.me, own)]).collect()
-    }
-
-    fn wish_recovery(&mut self, now: Instant, options: &Options, dry_run: bool, out: &mut Vec<ControlOutput>) -> Begun {
-        let survivors = self.survivors(now);
-        self.check_recoverable(&survivors)?;
-        let names = |nodes: &mut dyn Iterator<Item = NodeId>| {
-            nodes.map(|node| options.name(node.slot).to_owned()).collect::<Vec<_>>().join(", ")
-        };
-        let alive: Vec<NodeId> = survivors.iter().map(|(node, _)| *node).collect();
-        let mut dead = self.raft.membership().all_voters().into_iter().filter(|node| !alive.contains(node));
-        let (best, last) = longest(&survivors).unwrap_or((self.me, LogPosition::default()));
-        let steps = [
-            format!("survivors: {}; gone for good: {}", names(&mut alive.iter().copied()), names(&mut dead)),
-            format!(
-                "{} has the longest log, through entry {}: it begins generation {}",
-                options.name(best.slot),
-                last.index,
-                self.generation.next()
-            ),
-            "every partition goes on with what a survivor holds of it; what only the others held is lost".to_owned(),
-            "the others, if they come back, start anew and empty".to_owned(),
-        ];
-        let mut report = report(steps);
-        if dry_run {
-            let mut after = self.state.clone();
-            let index = LogIndex(after.applied().0 + 1);
-            after.apply(index, &crate::control::Command::Recover { survivors: alive });
-            report.recovered = after.recovery().map(recovered);
-            return Ok((report, None));
-        }
-        let before = self.generation;
-        if best == self.me {
-            self.recover(now, options, alive, out);
-        } else {
-            out.push(ControlOutput::Stream { to: best, message: ControlMessage::Recover });
-        }
-        Ok((report, Some(Awaited::Recovery(before))))
-    }
-
-    /// Another survivor was asked, and finds this node's log to be the longest.
-    pub(super) fn handle_recover(&mut self, now: Instant, options: &Options, out: &mut Vec<ControlOutput>) {
-        let survivors = self.survivors(now);
-        let is_longest = longest(&survivors).is_some_and(|(best, _)| best == self.me);
-        if is_longest && self.check_recoverable(&survivors).is_ok() {
-            let alive = survivors.into_iter().map(|(node, _)| node).collect();
-            self.recover(now, options, alive, out);
-        }
-    }
-
-    fn check_recoverable(&self, survivors: &[(NodeId, LogPosition)]) -> Result<(), Error> {
-        let membership = self.raft.membership();
-        let refused = |why: &str| Err(Error::Conflict(why.to_owned()));
-        if self.raft.leader().is_some() {
-            return refused("a leader is known: a majority is alive and nothing needs to be forced");
-        }
-        if membership.is_quorum(|node| survivors.iter().any(|(survivor, _)| *survivor == node)) {
-            return refused("a majority is alive: it elects a leader by itself");
-        }
-        if !membership.is_voter(self.me) || self.state.settings().is_none() {
-            return refused("this process holds no vote and nothing of the cluster's state: ask a survivor that does");
-        }
-        Ok(())
-    }
-
-    /// The partitions as the last recovery found them.
-    fn recovered(&self) -> Option<Recovered> {
-        self.state.recovery().map(recovered)
-    }
-
-    /// Says who is told what: used where a recovery happens without an operator at this node.
-    pub(super) fn recovery_event(&self, survivors: usize) -> ControlOutput {
-        ControlOutput::Event(ControlEvent::Recovered { generation: self.generation, survivors })
-    }
 }
 
 /// What a wish has come to: a report, and what is still awaited.
-type Begun = Result<(AdminReport, Option<Awaited>), Error>;
+pub(super) type Begun = Result<(AdminReport, Option<Awaited>), Error>;
 
 /// A change of the roster.
 enum Change {
@@ -338,18 +250,8 @@ impl Change {
     }
 }
 
-fn report(steps: impl IntoIterator<Item = String>) -> AdminReport {
+pub(super) fn report(steps: impl IntoIterator<Item = String>) -> AdminReport {
     AdminReport { steps: steps.into_iter().collect(), recovered: None }
-}
-
-fn recovered(recovery: &crate::control::Recovery) -> Recovered {
-    let numbers = |partitions: &[crate::base::PartitionId]| partitions.iter().map(|partition| partition.0).collect();
-    Recovered { clean: recovery.clean, lossy: numbers(&recovery.lossy), lost: numbers(&recovery.lost) }
-}
-
-/// Whose log is the longest, as Raft compares them; the lower slot of two that are equal.
-fn longest(survivors: &[(NodeId, LogPosition)]) -> Option<(NodeId, LogPosition)> {
-    survivors.iter().copied().max_by_key(|&(node, last)| (last, std::cmp::Reverse(node.slot)))
 }
 
 /// The slot of the configured node `name`.

@@ -22,7 +22,7 @@ impl Supervisor {
         let others = || membership.voters.iter().copied().filter(|&node| node != options.me);
         let Some(silent) = others().find(|&node| silent_for(node) > options.demote_after) else { return };
         let rest: BTreeSet<NodeId> = membership.voters.iter().copied().filter(|&node| node != silent).collect();
-        let alive = rest.iter().filter(|&&node| node == options.me || silent_for(node) < options.timing.down).count();
+        let alive = rest.iter().filter(|&&node| node == options.me || silent_for(node) < raft.timing().down).count();
         let silent_for = silent_for(silent);
         if alive * 2 > rest.len() && raft.propose_voters(now, rest).is_ok() {
             self.events.push(ControlEvent::Demoted { node: silent, silent_for });

@@ -316,3 +316,75 @@ fn a_longer_lease_is_used_only_when_a_quorum_has_promised_for_longer() {
     lone.ack(2, 2, (2, 1));
     assert_eq!(lone.raft.lease(), milliseconds(240));
 }
+
+/// Node 1 leads {1 2 3}, under the long times of the first `timing` that it committed, and has just heard an ack of node 2.
+fn leader_under(timing: Timing) -> Lone {
+    let mut lone = Lone::ready_leader(&[1, 2, 3]);
+    lone.raft.propose_timing(lone.now, timing).expect("sane times");
+    lone.matched(2, 1, 2);
+    let sequence = heartbeats_sent(&mut lone);
+    lone.ack(2, sequence, (2, 1));
+    lone
+}
+
+/// Lets a heartbeat go out; its number.
+fn heartbeats_sent(lone: &mut Lone) -> u64 {
+    let sent = lone.wait(lone.raft.timing().heartbeat);
+    let heartbeat = sent.iter().rev().find_map(|text| text.split("heartbeat #").nth(1)).expect("a heartbeat is sent");
+    heartbeat.split(' ').next().and_then(|number| number.parse().ok()).expect("it has a number")
+}
+
+#[test]
+fn a_leader_keeps_what_it_promised_under_longer_times_when_they_become_shorter() {
+    let mut lone = leader_under(timing(300));
+    let contact = lone.raft.quorum_contact().expect("in contact");
+    assert_eq!(lone.raft.lease(), milliseconds(240));
+    lone.raft.propose_timing(lone.now, timing(100)).expect("sane times");
+    lone.matched(2, 2, 3);
+    assert_eq!(lone.raft.timing().election, milliseconds(100));
+    lone.wait(milliseconds(150));
+    assert_eq!(lone.raft.role(), RaftRole::Follower, "it has lost contact under the shorter times");
+    // The lease that began at the contact may still be in use.
+    lone.now = contact + milliseconds(299);
+    assert_eq!(lone.vote(3, 2, (3, 1), false), ["n3 <- vote-answer promised term=1 asked=2"]);
+    lone.now = contact + milliseconds(300);
+    assert!(lone.vote(3, 2, (3, 1), false).iter().any(|text| text.contains("granted")));
+}
+
+#[test]
+fn nobody_campaigns_while_it_still_keeps_a_longer_promise_itself() {
+    let mut lone = Lone::founder(&[1, 2, 3]);
+    let long = Entry { payload: Payload::Timing(timing(300)), ..entry(1, 1) };
+    let short = Entry { payload: Payload::Timing(timing(50)), ..entry(2, 1) };
+    lone.append(2, 1, (0, 0), vec![long], 1);
+    lone.heartbeat(2, 1, 1);
+    let promised_until = lone.now + milliseconds(300);
+    lone.append(2, 1, (1, 1), vec![short], 2);
+    lone.heartbeat(2, 1, 2);
+    assert!(lone.raft.poll_timeout() >= promised_until, "it would vote for itself before");
+}
+
+#[test]
+fn a_leader_whose_followers_promise_less_than_it_keeps_itself_grants_by_what_they_promise() {
+    let mut lone = Lone::ready_leader(&[1, 2, 3]);
+    lone.raft.be_patient(Some(timing(300)));
+    let kept = lone.raft.timing();
+    assert_eq!((kept.election, kept.lease), (milliseconds(300), milliseconds(80)), "patience makes no lease longer");
+    assert_eq!((lone.raft.promised(), lone.raft.lease()), (milliseconds(100), milliseconds(80)));
+    lone.wait(milliseconds(250));
+    assert_eq!(lone.raft.role(), RaftRole::Leader, "it waits longer for acks");
+    lone.raft.be_patient(None);
+    assert_eq!(lone.raft.timing(), Timing::default());
+}
+
+#[test]
+fn a_patient_follower_waits_longer_and_says_so_in_its_promise() {
+    let mut lone = Lone::follower(&[1, 2, 3], &[1], 1);
+    lone.raft.be_patient(Some(timing(300)));
+    lone.heartbeat(2, 1, 1);
+    let heard_at = lone.now;
+    assert!(lone.raft.poll_timeout() >= heard_at + milliseconds(300));
+    lone.raft.be_patient(None);
+    lone.now = heard_at + milliseconds(299);
+    assert_eq!(lone.vote(3, 2, (1, 1), false), ["n3 <- vote-answer promised term=1 asked=2"], "a promise is kept");
+}

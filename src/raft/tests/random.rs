@@ -94,7 +94,7 @@ impl Run {
     }
 
     fn propose_timing(&mut self) {
-        let election = milliseconds(60 + self.dice.below(200));
+        let election = milliseconds([100, 60 + self.dice.below(600)][self.dice.below(2) as usize]);
         let timing = Timing { heartbeat: election / 5, election, lease: election * 4 / 5, ..Timing::default() };
         if let Some(leader) = self.network.leader() {
             let _ = self.network.call(leader, |raft, now| raft.propose_timing(now, timing));
