@@ -10,6 +10,9 @@ use crate::raft::{
     AppendOutcome, LogPosition, ProposeError, PulseMessage, PulseSequence, RaftRole, StreamMessage, Verdict,
 };
 
+/// A way to tell a machine of term 9.
+type Tell = fn(&mut Lone);
+
 /// Node 1 of three, a candidate in term 2 by a pre-vote of node 2.
 fn candidate() -> Lone {
     let mut lone = Lone::follower(&[1, 2, 3], &[1], 0);
@@ -45,7 +48,7 @@ fn terms_a_request_of_an_earlier_term_is_refused_and_changes_nothing() {
 
 #[test]
 fn terms_a_later_term_makes_a_leader_and_a_candidate_followers() {
-    let tell: [(&str, fn(&mut Lone)); 7] = [
+    let tell: [(&str, Tell); 7] = [
         ("heartbeat", |lone| drop(lone.heartbeat(3, 9, 1))),
         ("append", |lone| drop(lone.append(3, 9, (1, 1), vec![], 0))),
         ("snapshot", |lone| {
