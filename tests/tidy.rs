@@ -156,6 +156,11 @@ fn no_line_ends_in_space_or_holds_a_tab() {
     tidy(|sources| each(sources, check_white_space));
 }
 
+#[test]
+fn every_claim_of_the_raft_paper_has_the_tests_that_its_table_names() {
+    tidy(check_claims);
+}
+
 /// Runs a rule over src/ and fails with everything that it complains about.
 fn tidy(rule: impl Fn(&[Source]) -> Vec<String>) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -284,6 +289,39 @@ fn check_white_space(source: &Source) -> Vec<String> {
     // `split` rather than `lines`, which would hide a carriage return.
     let bad_lines = source.text.split('\n').enumerate().filter(|(_, line)| bad(line));
     bad_lines.map(|(nth, _)| format!("{}:{}: a tab, or space at the end", source.path, nth + 1)).collect()
+}
+
+/// The page that has the table of claims: `| section | claim | tests |`.
+const CLAIMS: &str = "src/raft/tests/mod.rs";
+
+/// Complains about rows of the table of claims that name no test, and about tests there that don't exist.
+fn check_claims(sources: &[Source]) -> Vec<String> {
+    let Some(page) = sources.iter().find(|source| source.path == CLAIMS) else {
+        return vec![format!("{CLAIMS}: the table of claims is missing")];
+    };
+    let mut complaints = Vec::new();
+    let rows =
+        page.text.lines().enumerate().filter_map(|(nth, line)| line.strip_prefix("//! | ").map(|row| (nth, row)));
+    for (nth, row) in rows.skip(1) {
+        let cell = row.trim_end_matches([' ', '|']).rsplit(" | ").next().unwrap_or_default();
+        let names: Vec<&str> = cell.split('`').skip(1).step_by(2).collect();
+        if names.is_empty() {
+            complaints.push(format!("{CLAIMS}:{}: a claim without a test", nth + 1));
+        }
+        let missing = names.iter().filter(|name| !sources.iter().any(|source| has_test(source, name)));
+        complaints.extend(missing.map(|name| format!("{CLAIMS}:{}: there is no test {name}", nth + 1)));
+    }
+    complaints
+}
+
+/// Whether `source` has the test `file::function`, where the file is beside the table of claims, or `module::function`.
+fn has_test(source: &Source, name: &str) -> bool {
+    let Some((module, function)) = name.rsplit_once("::") else { return false };
+    let module = module.replace("::", "/");
+    let paths = [format!("src/raft/tests/{module}.rs"), format!("src/{module}.rs")];
+    let Some((before, _)) = source.text.split_once(&format!("fn {function}()")) else { return false };
+    let mut attributes = before.trim_end().lines().rev().map(str::trim).take_while(|line| line.starts_with("#["));
+    paths.contains(&source.path) && attributes.any(|line| line == "#[test]")
 }
 
 // ------------------------------------------------------------------------------------ proof that each rule can fail
@@ -454,4 +492,21 @@ fn untidy_white_space_is_found() {
         breach(check_white_space, "src/net/tcp.rs", text, "2: a tab, or space at the end");
     }
     fine(check_white_space, "src/net/tcp.rs", "a\n    b\n");
+}
+
+#[test]
+fn a_claim_without_its_test_is_found() {
+    let table =
+        "//! | section | claim | test |\n//! |---|---|---|\n//! | 5.1 | so | `paper::so` |\n//! | 6 | not | |\n";
+    let complaints = |tests: &str| {
+        let mut sources = vec![Source::new(CLAIMS, table)];
+        sources.push(Source::new("src/raft/tests/paper.rs", tests));
+        check_claims(&sources)
+    };
+    let untested = "src/raft/tests/mod.rs:4: a claim without a test";
+    assert_eq!(complaints("#[test]\nfn so() {}\n"), [untested]);
+    for tests in ["#[test]\nfn so_not() {}\n", "fn so() {}\n"] {
+        assert_eq!(complaints(tests), ["src/raft/tests/mod.rs:3: there is no test paper::so", untested], "{tests}");
+    }
+    assert_eq!(check_claims(&[]), ["src/raft/tests/mod.rs: the table of claims is missing"]);
 }

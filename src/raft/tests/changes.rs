@@ -164,6 +164,80 @@ fn a_joint_election_takes_both_majorities() {
     }
 }
 
+/// Node 1 with a joint membership that isn't committed, as a voter of both sets or of one of them.
+fn joint(voters: &[u8], outgoing: &[u8]) -> Lone {
+    let mut lone = Lone::founder(outgoing);
+    lone.append(2, 1, (0, 0), vec![entry(1, 1), members(2, 1, voters, outgoing, &[])], 0);
+    assert!(lone.raft.membership().is_joint());
+    lone
+}
+
+#[test]
+fn any_server_of_either_set_may_lead_and_sends_to_all_of_both() {
+    for (voters, outgoing, granting) in
+        [(&[4, 5, 6][..], &[1, 2, 3][..], &[2, 4, 5][..]), (&[1, 5, 6], &[2, 3, 4], &[2, 3, 5])]
+    {
+        let mut lone = joint(voters, outgoing);
+        lone.campaign();
+        lone.grant_from(granting, 2, true);
+        let mut texts = lone.grant_from(granting, 2, false);
+        assert_eq!(lone.raft.role(), RaftRole::Leader, "{voters:?} {outgoing:?}");
+        // The answer of each to the first probe brings it the rest.
+        let others: Vec<u8> = voters.iter().chain(outgoing).copied().filter(|other| *other != 1).collect();
+        others.iter().for_each(|other| texts.extend(lone.matched(*other, 2, 2)));
+        for other in others {
+            let entry = |text: &String| text.starts_with(&format!("n{other} <- append")) && text.contains("3@2 noop");
+            assert!(texts.iter().any(entry), "node {other}: {texts:?}");
+        }
+    }
+}
+
+#[test]
+fn a_new_leader_ends_the_change_that_its_predecessor_began() {
+    let mut lone = joint(&[1, 4, 5], &[1, 2, 3]);
+    lone.campaign();
+    lone.grant_from(&[2, 4], 2, true);
+    lone.grant_from(&[2, 4], 2, false);
+    lone.matched(2, 2, 3);
+    assert!(lone.raft.membership().is_joint(), "it commits along with the first entry of the new term");
+    lone.matched(4, 2, 3);
+    assert_eq!(lone.raft.membership(), &Membership::of_voters(nodes(&[1, 4, 5])));
+    assert_eq!((lone.raft.commit_index(), lone.raft.last_index()), (LogIndex(3), LogIndex(4)));
+}
+
+#[test]
+fn check_quorum_takes_both_majorities_while_joint() {
+    for (acking, leads) in [(&[2, 4][..], true), (&[2, 3], false), (&[4, 5], false)] {
+        let mut lone = joint(&[1, 4, 5], &[1, 2, 3]);
+        lone.campaign();
+        lone.grant_from(&[2, 4], 2, true);
+        lone.grant_from(&[2, 4], 2, false);
+        for sequence in 1..10 {
+            acking.iter().for_each(|other| drop(lone.ack(*other, sequence, (2, 1))));
+            lone.wait(milliseconds(20));
+        }
+        assert_eq!(lone.raft.role() == RaftRole::Leader, leads, "{acking:?}");
+        assert_eq!(lone.raft.quorum_contact().is_some(), leads, "{acking:?}");
+    }
+}
+
+#[test]
+fn a_voter_that_was_taken_out_while_it_was_cut_off_disturbs_nobody_when_it_comes_back() {
+    let mut network = Network::founded(12, 4);
+    let leader = network.elect();
+    let out = *network.processes.keys().find(|node| **node != leader).expect("a follower");
+    network.isolate(out);
+    let mut rest = network.raft(leader).membership().voters.clone();
+    rest.remove(&out);
+    network.call(leader, |raft, now| raft.propose_voters(now, rest)).expect("a change");
+    network.run_for(milliseconds(3000));
+    let term = network.raft(leader).term();
+    network.heal();
+    network.run_for(milliseconds(3000));
+    assert_eq!((network.leader(), network.raft(leader).term()), (Some(leader), term), "{}", network.overview());
+    assert_eq!(network.raft(out).role(), RaftRole::PreCandidate, "nobody answers it: {}", network.overview());
+}
+
 #[test]
 fn truncation_brings_the_membership_before_back() {
     let mut lone = Lone::follower(&[1, 2, 3], &[1], 0);

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use crate::base::{Instant, LogIndex, Rng, Term, Timing};
+use crate::base::{Blob, Instant, LogIndex, Rng, Term, Timing};
 use crate::raft::testing::{command, name, node, nodes};
 use crate::raft::{
     AppendOutcome, Entry, LogPosition, Membership, Output, Payload, PulseMessage, PulseSequence, Raft, RaftOptions,
-    RaftRole, StreamMessage, Verdict,
+    RaftRole, Snapshot, StreamMessage, Verdict,
 };
 
 /// One machine without a network: what goes in is written by the test, what comes out is text.
@@ -173,4 +173,11 @@ pub(super) const fn position((index, term): (u64, u64)) -> LogPosition {
 pub(super) fn entry(index: u64, term: u64) -> Entry {
     let payload = Payload::Command(command(&format!("{index}@{term}")));
     Entry { index: LogIndex(index), term: Term(term), payload }
+}
+
+/// A snapshot of what ends there, with the members that the log had there.
+pub(super) fn snapshot(index: u64, term: u64, voters: &[u8]) -> Snapshot {
+    let (position, membership) = (position((index, term)), Membership::of_voters(nodes(voters)));
+    let state = Blob::from_static(b"state");
+    Snapshot { index: position.index, term: position.term, membership, timing: Timing::default(), state }
 }

@@ -1,10 +1,10 @@
-//! The claims of the Raft paper, sections 5 and 7 (Ongaro and Ousterhout, "In Search of an Understandable Consensus
-//! Algorithm", 2014). Section 6 is in `changes`.
+//! Logs and snapshots: the claims of the Raft paper's sections 5.3 to 5.5 and 7 (Ongaro and Ousterhout, "In Search of an
+//! Understandable Consensus Algorithm", 2014). Sections 5.1, 5.2 and 5.6 are in `elections`, section 6 in `changes`.
 
-use super::lone::{Lone, entry, position};
-use crate::base::{Blob, LogIndex, Term, Timing};
-use crate::raft::testing::{Faults, Network, milliseconds, node, nodes};
-use crate::raft::{AppendOutcome, Membership, Output, Payload, RaftRole, Snapshot, StreamMessage};
+use super::lone::{Lone, entry, position, snapshot};
+use crate::base::{Blob, LogIndex, Term};
+use crate::raft::testing::{Faults, Network, command, milliseconds, node, nodes};
+use crate::raft::{AppendOutcome, Membership, Output, Payload, PulseMessage, RaftRole, StreamMessage, Verdict};
 
 /// Long enough for any promise to be over, and too short for a campaign.
 fn after_promise(lone: &mut Lone) {
@@ -88,6 +88,59 @@ fn an_old_append_takes_away_nothing_that_came_after_it() {
         ["n2 <- append-answer term=1 matched through 2"]
     );
     assert_eq!(lone.raft.last_index(), LogIndex(4));
+}
+
+#[test]
+fn an_entry_is_committed_once_a_majority_has_it_and_all_before_it_go_first() {
+    let mut lone = Lone::ready_leader(&[1, 2, 3, 4, 5]);
+    for text in ["a", "b", "c"] {
+        lone.raft.propose(lone.now, command(text)).expect("a leader takes it");
+    }
+    let commits = |texts: Vec<String>| texts.into_iter().filter(|text| text.starts_with("commits")).collect::<Vec<_>>();
+    lone.drain();
+    assert!(commits(lone.matched(2, 1, 4)).is_empty(), "two of five");
+    assert_eq!(commits(lone.matched(3, 1, 3)), ["commits 2@1 \"a\"", "commits 3@1 \"b\""]);
+    assert!(commits(lone.matched(4, 1, 3)).is_empty(), "they are committed already, and c is with two");
+    assert_eq!(commits(lone.matched(5, 1, 4)), ["commits 4@1 \"c\""]);
+}
+
+#[test]
+fn a_leader_offers_entries_without_end_to_one_who_lacks_them_though_they_are_committed() {
+    let mut lone = Lone::ready_leader(&[1, 2, 3]);
+    lone.raft.propose(lone.now, command("x")).expect("a leader takes it");
+    lone.drain();
+    lone.matched(2, 1, 2);
+    assert_eq!(lone.raft.commit_index(), LogIndex(2), "whoever asked for it may be told");
+    let mut sequence = 1;
+    for second in 1..=20 {
+        let mut offers = 0;
+        for _ in 0..50 {
+            sequence += 1;
+            let texts = lone.wait(lone.raft.timing().heartbeat);
+            offers += texts.iter().filter(|text| text.starts_with("n3 <- append")).count();
+            lone.ack(2, sequence, (2, 1));
+        }
+        assert!(offers > 0, "none in second {second}");
+    }
+    let texts = lone.matched(3, 1, 1);
+    assert_eq!(texts, ["n3 <- append term=1 previous=1@1 commit=2 [2@1 \"x\"]"], "as soon as it answers");
+}
+
+#[test]
+fn requests_that_come_twice_are_answered_twice_and_done_once() {
+    let mut lone = Lone::follower(&[1, 2, 3], &[1], 0);
+    let mut append = || lone.append(2, 1, (1, 1), vec![entry(2, 1), entry(3, 1)], 2);
+    let answer = "n2 <- append-answer term=1 matched through 3";
+    assert_eq!(append(), ["commits 1@1 \"1@1\"", "commits 2@1 \"2@1\"", answer]);
+    assert_eq!(append(), [answer]);
+    assert_eq!(lone.raft.last_index(), LogIndex(3));
+    let mut install = || {
+        let install = StreamMessage::InstallSnapshot { term: Term(1), snapshot: snapshot(7, 1, &[1, 2, 3]) };
+        lone.stream(2, install)
+    };
+    let answer = "n2 <- snapshot-answer term=1 through 7";
+    assert_eq!(install(), ["restores 7@1", answer]);
+    assert_eq!(install(), [answer]);
 }
 
 #[test]
@@ -191,10 +244,53 @@ fn repair_takes_one_round_trip_for_each_term_in_which_the_logs_differ() {
     assert_eq!(asked, [position((33, 4)), position((3, 1))]);
 }
 
-fn snapshot(index: u64, term: u64, voters: &[u8]) -> Snapshot {
-    let (position, membership) = (position((index, term)), Membership::of_voters(nodes(voters)));
-    let state = Blob::from_static(b"state");
-    Snapshot { index: position.index, term: position.term, membership, timing: Timing::default(), state }
+/// Sends what node 1 as the leader, whom the follower knows as node 3, has for node 2, and its answers back, until
+/// nothing more is to be sent.
+fn exchange(leader: &mut Lone, follower: &mut Lone) {
+    let stream_to_2 = |output| match output {
+        Output::Stream { to, message } if to == node(2) => Some(message),
+        _ => None,
+    };
+    let answer = |output| match output {
+        Output::Stream { message, .. } => Some(message),
+        _ => None,
+    };
+    for _ in 0..20 {
+        let messages: Vec<_> = std::iter::from_fn(|| leader.raft.poll_output()).filter_map(stream_to_2).collect();
+        if messages.is_empty() {
+            return;
+        }
+        messages.into_iter().for_each(|message| follower.raft.handle_stream(follower.now, node(3), message));
+        let answers: Vec<_> = std::iter::from_fn(|| follower.raft.poll_output()).filter_map(answer).collect();
+        answers.into_iter().for_each(|message| leader.raft.handle_stream(leader.now, node(2), message));
+    }
+    panic!("20 round trips were not enough");
+}
+
+#[test]
+fn figure_7_a_leader_makes_each_of_the_logs_equal_to_its_own() {
+    let logs: [(&str, &[u64]); 6] = [
+        ("a", &[1, 1, 1, 4, 4, 5, 5, 6, 6]),
+        ("b", &[1, 1, 1, 4]),
+        ("c", &[1, 1, 1, 4, 4, 5, 5, 6, 6, 6, 6]),
+        ("d", &[1, 1, 1, 4, 4, 5, 5, 6, 6, 6, 7, 7]),
+        ("e", &[1, 1, 1, 4, 4, 4, 4]),
+        ("f", &[1, 1, 1, 2, 2, 2, 3, 3, 3, 3, 3]),
+    ];
+    for (name, terms) in logs {
+        let mut leader = Lone::follower(&[1, 2, 3], &[1, 1, 1, 4, 4, 5, 5, 6, 6, 6], 0);
+        leader.heartbeat(2, 7, 1);
+        leader.campaign();
+        leader.grant_from(&[3], 8, true);
+        let (term, verdict) = (Term(8), Verdict::Granted);
+        leader.raft.handle_pulse(leader.now, node(3), PulseMessage::VoteAnswer { term, asked: term, verdict });
+        let mut follower = Lone::follower(&[1, 2, 3], terms, 0);
+        exchange(&mut leader, &mut follower);
+        let log = |lone: &Lone| (1..=13).map(|index| lone.raft.entry(LogIndex(index)).cloned()).collect::<Vec<_>>();
+        assert_eq!(log(&follower), log(&leader), "{name}");
+        assert_eq!((leader.raft.last_index(), leader.raft.last_term()), (LogIndex(11), Term(8)), "{name}");
+        assert_eq!(follower.raft.commit_index(), LogIndex(11), "{name}");
+    }
 }
 
 #[test]
@@ -216,6 +312,32 @@ fn a_snapshot_of_what_is_there_already_only_tells_that_it_is_committed() {
     assert_eq!(lone.stream(2, install(3)), expected);
     assert_eq!(lone.raft.last_index(), LogIndex(4), "what follows is kept");
     assert_eq!(lone.stream(2, install(2)), ["n2 <- snapshot-answer term=1 through 3"], "an old one changes nothing");
+}
+
+#[test]
+fn a_snapshot_that_contradicts_the_log_replaces_all_of_it() {
+    let mut lone = Lone::follower(&[1, 2, 3], &[1, 1, 1, 1], 1);
+    let install = StreamMessage::InstallSnapshot { term: Term(3), snapshot: snapshot(3, 2, &[1, 2, 3]) };
+    assert_eq!(lone.stream(3, install)[1..], ["restores 3@2", "n3 <- snapshot-answer term=3 through 3"]);
+    assert_eq!((lone.raft.last_index(), lone.raft.last_term()), (LogIndex(3), Term(2)), "its 4@1 built on another 3");
+}
+
+#[test]
+fn a_follower_compacts_by_itself_and_appends_that_build_on_what_is_gone_match() {
+    let mut lone = Lone::follower(&[1, 2, 3], &[1, 1, 1, 1], 3);
+    lone.raft.compact(LogIndex(3), Blob::from_static(b"state"));
+    assert!(lone.drain().is_empty(), "nobody else hears of it");
+    assert_eq!((lone.raft.snapshot_index(), lone.raft.log_length()), (LogIndex(3), 1), "the rest stays");
+    let answer = ["n2 <- append-answer term=1 matched through 5"];
+    assert_eq!(lone.append(2, 1, (1, 1), (2..=5).map(|index| entry(index, 1)).collect(), 0), answer);
+    assert!(lone.append(2, 1, (3, 9), vec![], 0).is_empty(), "it knows the last term that the snapshot stands for");
+}
+
+#[test]
+#[should_panic(expected = "compaction through 3, but only 2 is committed")]
+fn only_what_is_committed_is_compacted() {
+    let mut lone = Lone::follower(&[1, 2, 3], &[1, 1, 1], 2);
+    lone.raft.compact(LogIndex(3), Blob::from_static(b"state"));
 }
 
 #[test]

@@ -201,6 +201,24 @@ fn contact_is_the_send_time_of_what_was_acked_and_late_acks_do_not_count_for_mor
 }
 
 #[test]
+fn while_a_leader_that_is_cut_off_counts_on_its_lease_nobody_else_leads() {
+    for seed in 0..50 {
+        let mut network = Network::founded(seed, 3);
+        let old = network.elect();
+        network.run_for(milliseconds(seed));
+        network.isolate(old);
+        let mut lease_ends = network.now;
+        let replaced = |network: &Network| network.leader().is_some_and(|leader| leader != old);
+        while !network.run_until(milliseconds(1), replaced) {
+            let contact = network.raft(old).quorum_contact();
+            lease_ends = contact.map_or(lease_ends, |contact| contact + network.raft(old).lease());
+        }
+        let served = network.now.since(lease_ends);
+        assert!(served > milliseconds(0) && served < milliseconds(200), "{served:?}, seed {seed}");
+    }
+}
+
+#[test]
 fn an_ack_that_lacks_entries_starts_a_sync_at_once() {
     // The new leader believes nothing yet; node 2 says its log ends with entries that the leader hasn't got.
     let mut lone = Lone::leader(&[1, 2, 3], &[1, 1, 4], 0);
