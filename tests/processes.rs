@@ -34,6 +34,7 @@ mod load;
 #[allow(dead_code, reason = "what measures is used by examples/faults")]
 mod processes;
 #[path = "support/relay.rs"]
+#[allow(dead_code, reason = "what measures is used by examples/faults")]
 mod relay;
 #[path = "processes/service.rs"]
 mod service;

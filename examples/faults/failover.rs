@@ -203,3 +203,29 @@ fn probe(
     });
     [has_keys.then(|| first[0].unwrap_or(PROBE_FOR)), Some(first[1].unwrap_or(PROBE_FOR))]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn counts(primaries: &Primaries) -> Vec<u32> {
+        (0..NODES).map(|node| count(primaries, node) as u32).collect()
+    }
+
+    #[test]
+    fn a_dead_node_leads_nothing_and_the_others_lead_what_they_own() {
+        let mut primaries = Primaries::targets();
+        let before = counts(&primaries);
+        assert!(before.iter().all(|count| *count > 0) && primaries.agree(&before));
+        primaries.bury(1);
+        let after = counts(&primaries);
+        assert_eq!((after[1], after[0] + after[2]), (0, u32::from(PARTITIONS)));
+        assert!(!primaries.agree(&before), "the nodes say something else");
+        for (partition, primary) in primaries.0.iter().enumerate() {
+            assert!(owners(partition as u16).contains(primary));
+        }
+        // It comes back, and another one dies: it gets what they both own.
+        primaries.bury(0);
+        assert!(count(&primaries, 1) > 0 && count(&primaries, 0) == 0);
+    }
+}

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::network::{require_no_failover, watch};
 use super::processes::{Start, until};
@@ -149,6 +149,7 @@ pub fn clock(faketime: Option<&Path>, time: Duration, seed: u64) -> Row {
             row.notes.push("the wall clock was left alone: there is no libfaketime here (see --faketime)".to_owned())
         }
     }
+    let moves_wall_clock = !starts.is_empty();
     if may_unshare() {
         let prefix = ["unshare", "--time", "--boottime", "86400", "--monotonic", "86400", "--"].map(str::to_owned);
         starts.push((2, Start { prefix: prefix.to_vec(), ..Start::default() }));
@@ -161,6 +162,12 @@ pub fn clock(faketime: Option<&Path>, time: Duration, seed: u64) -> Row {
     let mut stage = Stage::set(&Setting { starts, ..Setting::everywhere(seed) });
     watch(&stage, "clocks", time);
     require_quiet(&mut row, &stage);
+    if moves_wall_clock {
+        // Versions begin at the wall clock of the process that gives them.
+        let ahead = minutes_ahead(stage.history.newest_version());
+        row.notes.push(format!("the newest version is {ahead} minutes ahead of this machine's clock"));
+        row.require(ahead >= 59, Verdict::Skipped, || "libfaketime had no effect on the wall clock".to_owned());
+    }
     let mut gaps = Vec::new();
     for victim in 0..NODES {
         let from = Instant::now();
@@ -181,6 +188,12 @@ fn require_quiet(row: &mut Row, stage: &Stage) {
     require_no_failover(&mut quiet);
     row.verdict = row.verdict.max(quiet.verdict);
     row.notes.append(&mut quiet.notes);
+}
+
+/// How far a version, in microseconds since 1970, is ahead of now.
+fn minutes_ahead(version: u64) -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Duration::from_micros(version).saturating_sub(now).as_secs() / 60
 }
 
 fn may_unshare() -> bool {

@@ -124,6 +124,9 @@ enum Scenario {
         /// How long each of 21 cuts lasts, in seconds.
         #[arg(long, default_value_t = 5)]
         seconds: u64,
+        /// Only those whose description has this in it, such as "the leader alone, pulse".
+        #[arg(long, default_value = "")]
+        only: String,
     },
     /// Ways are clogged by chance and healed.
     Clogs {
@@ -210,7 +213,7 @@ impl Scenario {
             failover(Fault::Pause, few),
             Self::Busy { seconds, loops: 6 },
             Self::Loss { seconds, loss: 30, duplicates: 50 },
-            Self::Cuts { seconds: size(5, 2) },
+            Self::Cuts { seconds: size(5, 2), only: String::new() },
             Self::Clogs { rounds: size(100, 6) as usize },
             Self::Delay { seconds: size(45, 8), settle: size(30, 10), profile: false },
             Self::Delay { seconds: size(30, 8), settle: 2, profile: true },
@@ -237,7 +240,7 @@ impl Scenario {
             Self::Failover { trials, fault, pause } => failover::run(trials, fault, time(pause), seed),
             Self::Busy { seconds, loops } => life::busy(time(seconds), loops, seed),
             Self::Loss { seconds, loss, duplicates } => network::loss(time(seconds), loss, duplicates, seed),
-            Self::Cuts { seconds } => network::cuts(time(seconds), seed),
+            Self::Cuts { seconds, ref only } => network::cuts(time(seconds), only, seed),
             Self::Clogs { rounds } => network::clogs(rounds, seed),
             Self::Delay { seconds, settle, profile } => network::delay(time(seconds), time(settle), profile, seed),
             Self::Rolling { rounds, every } => life::rolling(rounds, time(every), seed),

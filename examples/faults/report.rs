@@ -154,3 +154,58 @@ pub fn markdown(rows: &[Row]) -> String {
     let notes: String = notes.collect();
     if notes.is_empty() { text } else { format!("{text}\n{notes}") }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn millis(times: impl IntoIterator<Item = u64>) -> Vec<Duration> {
+        times.into_iter().map(Duration::from_millis).collect()
+    }
+
+    #[test]
+    fn a_verdict_only_gets_worse() {
+        let mut row = Row::new("a", String::new(), "");
+        row.require(true, Verdict::Broken, || "never said".to_owned());
+        assert_eq!((row.verdict, row.notes.len()), (Verdict::Met, 0));
+        row.require(false, Verdict::Broken, || "lost".to_owned());
+        row.require(false, Verdict::Missed, || "late".to_owned());
+        assert_eq!((row.verdict, row.notes), (Verdict::Broken, vec!["lost".to_owned(), "late".to_owned()]));
+    }
+
+    #[test]
+    fn a_stale_read_or_a_lost_write_breaks_a_promise_and_clusters_add_up() {
+        let mut row = Row::new("a", String::new(), "");
+        row.enter(&Tally { acknowledged: 10, reads: 5, ..Tally::default() }, Vec::new());
+        assert_eq!(row.verdict, Verdict::Met);
+        row.enter(&Tally { acknowledged: 7, reads: 5, stale: 1, ..Tally::default() }, vec!["a key".to_owned()]);
+        assert_eq!((row.acknowledged, row.reads, row.stale, row.verdict), (17, 10, 1, Verdict::Broken));
+        assert_eq!(row.notes.last().map(String::as_str), Some("a key"));
+    }
+
+    #[test]
+    fn times_are_held_against_their_bounds() {
+        let bounds = [("median", 130), ("p99", 250)];
+        let verdict = |times: Vec<Duration>| {
+            let mut row = Row::new("a", String::new(), "");
+            row.require_times(Times::of("T", times), &bounds);
+            row.verdict
+        };
+        assert_eq!(verdict(millis([100, 130, 250])), Verdict::Met);
+        assert_eq!(verdict(millis([100, 131, 250])), Verdict::Missed);
+        assert_eq!(verdict(millis([100, 130, 251])), Verdict::Missed);
+        assert_eq!(verdict(Vec::new()), Verdict::Missed, "nothing was measured");
+    }
+
+    #[test]
+    fn a_table_has_as_many_cells_in_each_line_and_the_notes_below() {
+        let mut row = Row::new("a", "b".to_owned(), "c");
+        row.require_times(Times::of("T", millis([1, 2, 3])), &[("worst", 2)]);
+        let text = markdown(&[row]);
+        let lines: Vec<&str> = text.lines().collect();
+        let cells = |line: &str| line.matches('|').count();
+        assert!(lines[..3].iter().all(|line| cells(line) == 12), "{text}");
+        assert!(lines[2].contains("T (3): 2 / 3 / 3 / 3") && lines[2].ends_with("| c | missed |"), "{text}");
+        assert_eq!(lines[4], "- a: T: worst is 3 ms");
+    }
+}

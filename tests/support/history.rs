@@ -175,7 +175,7 @@ pub struct Entry {
 }
 
 /// Complaints that are kept in words; more are only counted.
-const COMPLAINTS_MAX: usize = 20;
+const COMPLAINTS_MAX: usize = 5;
 
 /// The histories of all keys.
 #[derive(Debug, Default)]
@@ -257,6 +257,12 @@ impl History {
         if complaints.len() < COMPLAINTS_MAX {
             complaints.push(sentence);
         }
+    }
+
+    /// The greatest version that any write was acknowledged with.
+    pub fn newest_version(&self) -> u64 {
+        let entries = self.entries.read().unwrap_or_else(PoisonError::into_inner);
+        entries.iter().map(|entry| lock(&entry.register).version).max().unwrap_or_default()
     }
 
     pub fn tally(&self) -> Tally {

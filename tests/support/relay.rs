@@ -18,6 +18,7 @@
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -51,8 +52,31 @@ struct State {
     cut: Cut,
 }
 
+/// What has become of the datagrams of all ways.
+#[derive(Debug, Default)]
+pub struct Datagrams {
+    dealt_with: AtomicU64,
+    lost: AtomicU64,
+    doubled: AtomicU64,
+}
+
+impl Datagrams {
+    fn note(&self, copies: usize) {
+        self.lost.fetch_add(u64::from(copies == 0), Ordering::Relaxed);
+        self.doubled.fetch_add(u64::from(copies > 1), Ordering::Relaxed);
+        self.dealt_with.fetch_add(1, Ordering::Release);
+    }
+
+    /// How many came to the relays; how many of them were lost or cut off, and how many doubled.
+    pub fn counts(&self) -> (u64, u64, u64) {
+        let dealt_with = self.dealt_with.load(Ordering::Acquire);
+        (dealt_with, self.lost.load(Ordering::Relaxed), self.doubled.load(Ordering::Relaxed))
+    }
+}
+
 /// All ways between the nodes of a cluster.
 pub struct Relays {
+    pub datagrams: Arc<Datagrams>,
     /// By sender, then by addressee; none from a node to itself.
     ways: Vec<Vec<Option<Way>>>,
     thread: Option<JoinHandle<()>>,
@@ -71,6 +95,7 @@ struct Ends {
     to: Ports,
     state: watch::Receiver<State>,
     back: watch::Receiver<State>,
+    datagrams: Arc<Datagrams>,
     rng: Rng,
 }
 
@@ -85,9 +110,10 @@ impl Relays {
         let mut rng = Rng::new(seed);
         let states: Vec<Vec<watch::Sender<State>>> =
             (0..nodes).map(|_| (0..nodes).map(|_| watch::Sender::new(State::default())).collect()).collect();
+        let datagrams = Arc::new(Datagrams::default());
         let mut way = |from: usize, to: usize| {
             let (state, back) = (states[from][to].subscribe(), states[to][from].subscribe());
-            let ends = Ends { to: ports[to], state, back, rng: rng.fork() };
+            let ends = Ends { to: ports[to], state, back, datagrams: Arc::clone(&datagrams), rng: rng.fork() };
             (from != to).then(|| runtime.block_on(Way::start(ends, states[from][to].clone())).expect("free ports"))
         };
         let ways = (0..nodes).map(|from| (0..nodes).map(|to| way(from, to)).collect()).collect();
@@ -95,7 +121,7 @@ impl Relays {
         let thread = std::thread::Builder::new().name("relays".to_owned()).spawn(move || {
             let _ = runtime.block_on(stopped);
         });
-        Self { ways, thread: Some(thread.expect("a thread")), stop: Some(stop) }
+        Self { datagrams, ways, thread: Some(thread.expect("a thread")), stop: Some(stop) }
     }
 
     /// Puts the relays in the place of the others in what `node` reads.
@@ -165,10 +191,9 @@ async fn relay_datagrams(socket: Arc<UdpSocket>, mut ends: Ends) {
         // An error is about a datagram that was sent earlier, to a node that isn't there.
         let Ok((length, _)) = socket.recv_from(&mut buffer).await else { continue };
         let State { weather, cut } = *ends.state.borrow();
-        if cut.pulse {
-            continue;
-        }
-        for late in weather.datagram(&mut ends.rng) {
+        let copies = if cut.pulse { Vec::new() } else { weather.datagram(&mut ends.rng) };
+        ends.datagrams.note(copies.len());
+        for late in copies {
             if late.is_zero() {
                 let _ = socket.try_send_to(&buffer[..length], to);
             } else if let Ok(permit) = Arc::clone(&delayed).try_acquire_owned() {
@@ -285,5 +310,151 @@ impl Ends {
             sleep_until(held_at + weather::resumes_after(held_at.elapsed())).await;
         }
         Some(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Write as _};
+    use std::net::{TcpListener as StdTcpListener, TcpStream as StdTcpStream, UdpSocket as StdUdpSocket};
+
+    use super::*;
+
+    /// Two nodes of which only the sockets are there, and the relays between them.
+    struct Pair {
+        pulse: StdUdpSocket,
+        stream: StdTcpListener,
+        relays: Relays,
+    }
+
+    impl Pair {
+        fn new() -> Self {
+            let pulse = StdUdpSocket::bind("127.0.0.1:0").expect("a port");
+            let stream = StdTcpListener::bind("127.0.0.1:0").expect("a port");
+            let port = |address: io::Result<SocketAddr>| address.expect("an address").port();
+            let second = Ports { pulse: port(pulse.local_addr()), stream: port(stream.local_addr()), gateway: 0 };
+            let first = Ports { pulse: 1, stream: 1, gateway: 1 };
+            Self { pulse, stream, relays: Relays::start(&[first, second], 1) }
+        }
+
+        fn way(&self) -> &Way {
+            self.relays.ways[0][1].as_ref().expect("it is a way to another node")
+        }
+
+        fn send(&self, datagram: &[u8]) {
+            let to = (Ipv4Addr::LOCALHOST, self.way().pulse_port);
+            let sender = StdUdpSocket::bind("127.0.0.1:0").expect("a port");
+            sender.send_to(datagram, to).expect("it is sent");
+        }
+
+        /// Sends a datagram that is to vanish, and waits until it has.
+        fn send_to_the_void(&self, datagram: &[u8]) {
+            let (before, lost, _) = self.relays.datagrams.counts();
+            self.send(datagram);
+            while self.relays.datagrams.counts().0 == before {
+                std::thread::yield_now();
+            }
+            assert_eq!(self.relays.datagrams.counts().1, lost + 1, "it was carried on");
+        }
+
+        fn receive(&self) -> Vec<u8> {
+            let mut buffer = [0; 64];
+            let length = self.pulse.recv(&mut buffer).expect("one came");
+            buffer[..length].to_vec()
+        }
+
+        /// Both ends of a connection from the first to the second.
+        fn connect(&self) -> (StdTcpStream, StdTcpStream) {
+            let from = StdTcpStream::connect((Ipv4Addr::LOCALHOST, self.way().stream_port)).expect("it connects");
+            (from, self.stream.accept().expect("it was carried on").0)
+        }
+    }
+
+    fn read(stream: &mut StdTcpStream, length: usize) -> Vec<u8> {
+        let mut bytes = vec![0; length];
+        stream.read_exact(&mut bytes).expect("so many come");
+        bytes
+    }
+
+    #[test]
+    fn what_is_sent_while_the_way_is_cut_never_comes() {
+        let pair = Pair::new();
+        pair.send(b"before");
+        assert_eq!(pair.receive(), b"before");
+        for cut in [Cut::PULSE, Cut::BOTH] {
+            pair.relays.cut(&[(0, 1, cut)]);
+            pair.send_to_the_void(b"meanwhile");
+            pair.relays.heal();
+            pair.send(b"after");
+            assert_eq!(pair.receive(), b"after");
+        }
+        for other in [(0, 1, Cut::STREAM), (1, 0, Cut::BOTH)] {
+            pair.relays.cut(&[other]);
+            pair.send(b"another way");
+            assert_eq!(pair.receive(), b"another way");
+        }
+    }
+
+    #[test]
+    fn a_doubled_datagram_comes_twice_and_a_lost_one_never() {
+        let pair = Pair::new();
+        pair.relays.set_weather(Weather { duplicate_percent: 100, ..Weather::default() });
+        pair.send(b"twice");
+        assert_eq!([pair.receive(), pair.receive()], [b"twice", b"twice"]);
+        pair.relays.set_weather(Weather { loss_percent: 100, ..Weather::default() });
+        pair.send_to_the_void(b"lost");
+        pair.relays.set_weather(Weather::default());
+        pair.send(b"after");
+        assert_eq!(pair.receive(), b"after");
+        assert_eq!(pair.relays.datagrams.counts(), (3, 1, 1));
+    }
+
+    #[test]
+    fn a_stream_stands_still_while_its_way_is_cut_and_loses_nothing() {
+        let pair = Pair::new();
+        let (mut from, mut to) = pair.connect();
+        from.write_all(b"one ").expect("it is open");
+        assert_eq!(read(&mut to, 4), b"one ");
+        pair.relays.cut(&[(0, 1, Cut::STREAM)]);
+        from.write_all(b"two ").expect("nobody tells it");
+        to.set_nonblocking(true).expect("a socket");
+        std::thread::sleep(Duration::from_millis(100));
+        assert_eq!(to.read(&mut [0; 1]).expect_err("nothing comes").kind(), io::ErrorKind::WouldBlock);
+        pair.relays.heal();
+        to.set_nonblocking(false).expect("a socket");
+        from.write_all(b"three").expect("it is open");
+        assert_eq!(read(&mut to, 9), b"two three");
+    }
+
+    #[test]
+    fn without_acknowledgements_a_stream_goes_on_for_one_window() {
+        let pair = Pair::new();
+        let (mut from, mut to) = pair.connect();
+        pair.relays.cut(&[(1, 0, Cut::STREAM)]);
+        from.write_all(&[7; 1000]).expect("it is open");
+        assert_eq!(read(&mut to, 1000), [7; 1000]);
+        from.write_all(&[8; 2 * UNACKNOWLEDGED_BYTES]).expect("nobody tells it");
+        to.set_nonblocking(true).expect("a socket");
+        std::thread::sleep(Duration::from_millis(100));
+        let mut come = Vec::new();
+        let end = to.read_to_end(&mut come).expect_err("it isn't closed");
+        assert!(end.kind() == io::ErrorKind::WouldBlock && come.len() <= UNACKNOWLEDGED_BYTES, "{end}: {}", come.len());
+        pair.relays.heal();
+        to.set_nonblocking(false).expect("a socket");
+        assert_eq!(read(&mut to, 2 * UNACKNOWLEDGED_BYTES - come.len()).len() + come.len(), 2 * UNACKNOWLEDGED_BYTES);
+    }
+
+    #[test]
+    fn the_end_of_a_connection_is_carried_to_its_other_end() {
+        let pair = Pair::new();
+        let (mut from, mut to) = pair.connect();
+        from.write_all(b"last").expect("it is open");
+        drop(from);
+        let mut all = Vec::new();
+        to.read_to_end(&mut all).expect("it ends in order");
+        assert_eq!(all, b"last");
+        let (mut from, to) = pair.connect();
+        drop(to);
+        assert_eq!(from.read(&mut [0; 1]).expect("it ends in order"), 0);
     }
 }
