@@ -167,11 +167,11 @@ enum Scenario {
         /// A few minutes only: to see that everything works, not to measure.
         #[arg(long)]
         quick: bool,
-        /// Kills of the leader; a quarter as many kills of a primary, and pauses.
+        /// Kills of the leader, and of a primary; half as many pauses.
         #[arg(long, default_value_t = 200)]
         trials: usize,
         /// Of `busy` and `loss`, each.
-        #[arg(long, default_value_t = 300)]
+        #[arg(long, default_value_t = 600)]
         seconds: u64,
     },
 }
@@ -204,13 +204,12 @@ impl Scenario {
     fn parts(self) -> Vec<Self> {
         let Self::All { quick, trials, seconds } = self else { return vec![self] };
         let (trials, seconds) = if quick { (4, 15) } else { (trials, seconds) };
-        let few = trials.div_ceil(4);
         let size = |full: u64, small: u64| if quick { small } else { full };
         let failover = |fault, trials| Self::Failover { trials, fault, pause: 2 };
         vec![
             failover(Fault::Kill, trials),
-            failover(Fault::Primary, few),
-            failover(Fault::Pause, few),
+            failover(Fault::Primary, trials),
+            failover(Fault::Pause, trials.div_ceil(2)),
             Self::Busy { seconds, loops: 6 },
             Self::Loss { seconds, loss: 30, duplicates: 50 },
             Self::Cuts { seconds: size(5, 2), only: String::new() },

@@ -65,10 +65,14 @@ pub fn delay(time: Duration, settle: Duration, wide: bool, seed: u64) -> Row {
     row
 }
 
+/// What the nodes have warned of, in the order of time.
 fn warnings(stage: &Stage) -> Vec<String> {
     let logs = stage.cluster.texts("err");
     let lines = logs.iter().flat_map(|log| log.lines().filter(|line| line.contains(" WARN ")));
-    lines.map(str::to_owned).collect()
+    let mut lines: Vec<String> = lines.map(str::to_owned).collect();
+    // Each begins with its time.
+    lines.sort();
+    lines
 }
 
 /// Row 4: ways are cut one at a time, each way and each plane; then a bridge.
@@ -144,6 +148,8 @@ fn one_cut(
     ));
     if let Some(last) = last.map(|last| last.saturating_duration_since(from)) {
         say(&format!("{what}: it acknowledged its last write after {} ms", last.as_millis()));
+        let stops = last <= Duration::from_millis(300) || !what.contains("both planes");
+        row.require(stops, Verdict::Missed, || format!("{what}: it acknowledged writes for {} ms", last.as_millis()));
     }
     let minutes = each.as_secs().div_ceil(60) as usize;
     row.require(changes <= minutes, Verdict::Missed, || format!("{what}: {changes} leader changes in {each:?}"));
