@@ -1,10 +1,11 @@
 //! Clusters of real processes: started, killed and started again, each test's on ports of its own.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::net::{TcpListener, UdpSocket};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
@@ -121,9 +122,34 @@ impl Drop for Scratch {
     }
 }
 
+/// The program under test, where it isn't the one that cargo built for this one.
+static BINARY: OnceLock<PathBuf> = OnceLock::new();
+
+/// Says which program is under test. Only the first call counts.
+pub fn use_binary(path: &Path) {
+    let _ = BINARY.set(path.to_owned());
+}
+
+/// Tests are told by cargo where the program is. An example lies in a folder beside it.
+fn binary() -> PathBuf {
+    let beside = || Some(std::env::current_exe().ok()?.parent()?.parent()?.join("jumpgate"));
+    let built = option_env!("CARGO_BIN_EXE_jumpgate").map(PathBuf::from);
+    BINARY.get().cloned().or(built).or_else(beside).expect("the program is somewhere")
+}
+
 /// The program, with nothing of this process's environment.
 pub fn program(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_jumpgate"));
+    clean(Command::new(binary()), arguments)
+}
+
+/// The same, started by another program: `prefix` is that one and its arguments.
+fn program_below(prefix: &[String], arguments: &[&str]) -> Command {
+    let mut command = Command::new(&prefix[0]);
+    command.args(&prefix[1..]).arg(binary());
+    clean(command, arguments)
+}
+
+fn clean(mut command: Command, arguments: &[&str]) -> Command {
     command.args(arguments).env_clear().env("RUST_BACKTRACE", "1").stdin(Stdio::null());
     command
 }
@@ -192,10 +218,20 @@ pub fn contents(prefix: &str, count: usize) -> Contents {
     (0..count).map(|nth| (format!("{prefix}{nth:05}"), value(nth))).collect()
 }
 
+/// How a node's process is started.
+#[derive(Clone, Debug, Default)]
+pub struct Start {
+    /// The program that starts it, with its arguments; nothing: it is started directly.
+    pub prefix: Vec<String>,
+    /// Variables of its environment, which has no others.
+    pub environment: Vec<(String, String)>,
+}
+
 /// A cluster of `jumpgate serve`, a process for each node. Nodes are numbered from 0 here: node 0 is n1.
 pub struct Cluster {
     pub config: Config,
     nodes: Vec<Option<Process>>,
+    ways_to_start: Vec<Start>,
     lives: usize,
     scratch: Scratch,
     _ports: PortBlock,
@@ -231,13 +267,38 @@ impl Cluster {
         let scratch = Scratch::new();
         fs::write(scratch.file("cluster.toml"), config.to_toml()).expect("a file");
         let processes = (0..nodes).map(|_| None).collect();
-        Self { config, nodes: processes, lives: 0, scratch, _ports: ports }
+        let ways_to_start = (0..nodes).map(|_| Start::default()).collect();
+        Self { config, nodes: processes, ways_to_start, lives: 0, scratch, _ports: ports }
+    }
+
+    /// Gives each node a configuration file of its own, which `change` makes of the common one.
+    pub fn set_views(&self, change: impl Fn(usize, &mut Config)) {
+        for node in 0..self.nodes.len() {
+            let mut config = self.config.clone();
+            change(node, &mut config);
+            fs::write(self.own_file(node), config.to_toml()).expect("a file");
+        }
+    }
+
+    fn own_file(&self, node: usize) -> PathBuf {
+        self.scratch.file(&format!("{}.toml", self.config.nodes[node].id))
+    }
+
+    /// Says how a node's process is started from now on.
+    pub fn start_by(&mut self, node: usize, start: Start) {
+        self.ways_to_start[node] = start;
     }
 
     /// The command that runs a node.
     pub fn command(&self, node: usize) -> Command {
-        let file = self.scratch.file("cluster.toml");
-        program(&["serve", "--config", file.to_str().expect("a path of text"), "--node", &self.config.nodes[node].id])
+        let own = self.own_file(node);
+        let file = if own.exists() { own } else { self.scratch.file("cluster.toml") };
+        let file = file.to_str().expect("a path of text");
+        let arguments = ["serve", "--config", file, "--node", &self.config.nodes[node].id];
+        let Start { prefix, environment } = &self.ways_to_start[node];
+        let mut command = if prefix.is_empty() { program(&arguments) } else { program_below(prefix, &arguments) };
+        command.envs(environment.iter().map(|(name, value)| (name, value)));
+        command
     }
 
     /// Starts a node that isn't running.
@@ -252,7 +313,7 @@ impl Cluster {
     pub fn kill(&mut self, nodes: &[usize]) {
         let mut killed: Vec<Process> =
             nodes.iter().map(|&node| self.nodes[node].take().expect("it was running")).collect();
-        killed.iter().for_each(|process| process.signal("KILL"));
+        killed.iter_mut().for_each(|process| process.child.kill().expect("it was running"));
         killed.iter_mut().for_each(Process::kill);
     }
 
@@ -278,6 +339,16 @@ impl Cluster {
     /// The port of a node's gateway.
     pub fn port(&self, node: usize) -> u16 {
         self.config.nodes[node].gateway.port
+    }
+
+    /// The ports that the nodes themselves listen on.
+    pub fn node_ports(&self) -> Vec<Ports> {
+        let ports = self.config.nodes.iter().map(|node| Ports {
+            pulse: node.bind_pulse.port,
+            stream: node.bind_stream.port,
+            gateway: node.bind_gateway.port,
+        });
+        ports.collect()
     }
 
     pub fn http(&self, node: usize) -> Http {
@@ -339,6 +410,23 @@ impl Cluster {
             let first = leaders.next().flatten()?;
             (running.contains(&first) && leaders.all(|leader| leader == Some(first))).then_some(first)
         })
+    }
+
+    /// Every (term, leader) that any life of any node has told of, those of dead processes included.
+    pub fn leaders_told(&self) -> BTreeSet<(u64, String)> {
+        // "n2 is the leader (term 1, 3 of 3 nodes)"
+        let parse = |line: &str| {
+            let (leader, rest) = line.split_once(" is the leader (term ")?;
+            Some((rest.split(',').next()?.parse().ok()?, leader.to_owned()))
+        };
+        self.texts("out").iter().flat_map(|text| text.lines().filter_map(parse).collect::<Vec<_>>()).collect()
+    }
+
+    /// What all lives of all nodes have logged, or (`out`) printed.
+    pub fn texts(&self, extension: &str) -> Vec<String> {
+        let files = fs::read_dir(&self.scratch.0).into_iter().flatten().flatten().map(|entry| entry.path());
+        let files = files.filter(|file| file.extension().is_some_and(|found| found == extension));
+        files.map(|file| fs::read_to_string(file).unwrap_or_default()).collect()
     }
 
     /// The life of `node`'s process, in the eyes of `observer`.

@@ -1,0 +1,231 @@
+//! How long writes stop when a node dies or stands still: rows 1 and 2 of the reliability table.
+//!
+//! One cluster lives through many trials. Each takes the leader away, or another node, while clients write and read at
+//! all nodes. From that moment on a write is sent every 10 ms to each survivor for keys whose primary went, and one for
+//! others; each is a request of its own on a connection of its own. T is the time from the fault to the first
+//! acknowledgement. Then the node comes back, and the trial ends when everything is in sync and every key was read again.
+
+use std::sync::{Arc, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use jumpgate::base::{PartitionId, Slot, SlotSet};
+use jumpgate::placement;
+
+use super::history::{History, Outcome};
+use super::http::Http;
+use super::load;
+use super::processes::until;
+use super::report::{Row, Times};
+use super::stage::{NODES, PARTITIONS, Setting, Stage};
+use super::{Fault, say};
+
+const PROBE_EVERY: Duration = Duration::from_millis(10);
+/// A failover that takes longer counts as long as this.
+const PROBE_FOR: Duration = Duration::from_secs(10);
+const PROBE_DEADLINE: Duration = Duration::from_secs(5);
+/// What a paused node gets for its belated answers, before all is judged.
+const AFTERMATH: Duration = Duration::from_millis(300);
+/// The bar: T at default settings.
+const BOUNDS_MS: [(&str, u128); 2] = [("median", 130), ("p99", 250)];
+
+/// Which node is every partition's primary, as far as deaths explain it.
+struct Primaries(Vec<usize>);
+
+impl Primaries {
+    /// Everybody has always been up.
+    fn targets() -> Self {
+        Self((0..PARTITIONS).map(|partition| owners(partition)[0]).collect())
+    }
+
+    /// A dead node's partitions went to their other owner, and stay there when it comes back.
+    fn bury(&mut self, victim: usize) {
+        for (partition, primary) in self.0.iter_mut().enumerate().filter(|(_, primary)| **primary == victim) {
+            *primary = owners(partition as u16).into_iter().find(|owner| *owner != victim).unwrap_or(victim);
+        }
+    }
+
+    /// Whether each node leads as many partitions as it says.
+    fn agree(&self, counts: &[u32]) -> bool {
+        (0..NODES).all(|node| self.0.iter().filter(|primary| **primary == node).count() == counts[node] as usize)
+    }
+
+    fn of(&self, key: &str) -> usize {
+        self.0[placement::partition_of(key.as_bytes(), PARTITIONS).index()]
+    }
+}
+
+fn owners(partition: u16) -> Vec<usize> {
+    placement::owners(PartitionId(partition), SlotSet::first(NODES), 2).iter().map(Slot::index).collect()
+}
+
+/// What was measured in all trials.
+#[derive(Default)]
+struct Seen {
+    affected: Vec<Duration>,
+    others: Vec<Duration>,
+    refounded: usize,
+}
+
+pub fn run(trials: usize, fault: Fault, pause: Duration, seed: u64) -> Row {
+    let (name, what) = match fault {
+        Fault::Kill => ("kill the leader", "SIGKILL".to_owned()),
+        Fault::Primary => ("kill a primary", "SIGKILL, not of the leader".to_owned()),
+        Fault::Pause => ("pause the leader", format!("SIGSTOP for {pause:?}, readers attached")),
+    };
+    let bar = "T: median ≤ 130, p99 ≤ 250; 0 lost, 0 stale";
+    let mut row = Row::new(name, format!("{what}; {trials} trials"), bar);
+    let setting = Setting { pinned: fault == Fault::Pause, ..Setting::light(seed) };
+    let (mut stage, mut primaries, mut seen) = (Stage::set(&setting), Primaries::targets(), Seen::default());
+    for trial in 0..trials {
+        if !settle(&stage, &mut primaries) {
+            // A node was declared down that nobody touched. The figures are of known primaries only.
+            seen.refounded += 1;
+            say(&format!("trial {trial}: who leads what isn't known any more; another cluster"));
+            stage.end(&mut row);
+            (stage, primaries) = (Stage::set(&setting), Primaries::targets());
+            settle(&stage, &mut primaries);
+        }
+        let [affected, others] = one_trial(&mut stage, &mut primaries, fault, pause, trial);
+        let millis = |time: Option<Duration>| time.map_or("?".to_owned(), |time| format!("{} ms", time.as_millis()));
+        say(&format!(
+            "{name}, trial {} of {trials}: keys of the victim {}, other keys {}",
+            trial + 1,
+            millis(affected),
+            millis(others)
+        ));
+        seen.affected.extend(affected);
+        seen.others.extend(others);
+    }
+    row.require_times(Times::of("keys of the victim", seen.affected), &BOUNDS_MS);
+    row.times.extend(Times::of("other keys", seen.others));
+    if seen.refounded > 0 {
+        row.notes.push(format!("{} times a node was declared down that nobody had touched", seen.refounded));
+    }
+    stage.end(&mut row);
+    row
+}
+
+/// Waits until the nodes agree with what is known of their primaries; whether they do.
+fn settle(stage: &Stage, primaries: &mut Primaries) -> bool {
+    stage.cluster.wait_until_whole();
+    let counts: Vec<u32> = stage.cluster.status(0).nodes.iter().map(|node| node.primaries).collect();
+    if !primaries.agree(&counts) && Primaries::targets().agree(&counts) {
+        *primaries = Primaries::targets();
+    }
+    primaries.agree(&counts)
+}
+
+fn one_trial(
+    stage: &mut Stage,
+    primaries: &mut Primaries,
+    fault: Fault,
+    pause: Duration,
+    trial: usize,
+) -> [Option<Duration>; 2] {
+    let leader = stage.cluster.leader();
+    // The one of the others that leads more, so that its keys are found fast.
+    let busiest = (0..NODES).filter(|node| *node != leader).max_by_key(|node| count(primaries, *node));
+    let victim = if fault == Fault::Primary { busiest.unwrap_or(leader) } else { leader };
+    let survivors: Vec<u16> = (0..NODES).filter(|node| *node != victim).map(|node| stage.cluster.port(node)).collect();
+    // Whoever was promoted a moment ago may lead nothing yet.
+    let has_keys = count(primaries, victim) > 0;
+    let at = Instant::now();
+    match fault {
+        Fault::Pause => stage.cluster.process(victim).signal("STOP"),
+        Fault::Kill | Fault::Primary => stage.cluster.kill(&[victim]),
+    }
+    let times = probe(&stage.history, &survivors, trial, at, |key| primaries.of(key) == victim, has_keys);
+    primaries.bury(victim);
+    if fault == Fault::Pause {
+        thread::sleep((at + pause).saturating_duration_since(Instant::now()));
+        stage.cluster.process(victim).signal("CONT");
+        thread::sleep(AFTERMATH);
+    } else {
+        stage.cluster.spawn(victim);
+    }
+    stage.cluster.wait_until_whole();
+    stage.check_keys(false);
+    times
+}
+
+fn count(primaries: &Primaries, node: usize) -> usize {
+    primaries.0.iter().filter(|primary| **primary == node).count()
+}
+
+/// Probes until a write of either kind was acknowledged; the times since the fault.
+fn probe(
+    history: &Arc<History>,
+    survivors: &[u16],
+    trial: usize,
+    at: Instant,
+    is_affected: impl Fn(&str) -> bool,
+    has_keys: bool,
+) -> [Option<Duration>; 2] {
+    let (tell, told) = mpsc::channel();
+    let is_affected = &is_affected;
+    let keys = |affected: bool| {
+        let names = (0..).map(move |nth| format!("probe/{trial}/{nth}"));
+        names.filter(move |key| is_affected(key) == affected)
+    };
+    let (mut affected_keys, mut other_keys) = (has_keys.then(|| keys(true)), keys(false));
+    let mut first: [Option<Duration>; 2] = [None, None];
+    for sent in 1.. {
+        for &port in survivors {
+            let affected_key = affected_keys.as_mut().and_then(Iterator::next);
+            for (kind, key) in [(0, affected_key), (1, other_keys.next())] {
+                let Some(key) = key.filter(|_| first[kind].is_none()) else { continue };
+                let (entry, history, tell) = (history.open(key), Arc::clone(history), tell.clone());
+                thread::spawn(move || {
+                    let Some(number) = history.begin_write(&entry) else { return };
+                    let outcome = load::write(&mut Http::new(port), &entry.key, number, PROBE_DEADLINE);
+                    let ended = at.elapsed();
+                    history.end_write(&entry, outcome);
+                    if matches!(outcome, Outcome::Acknowledged { .. }) {
+                        let _ = tell.send((kind, ended));
+                    }
+                });
+            }
+        }
+        let next = at + PROBE_EVERY * sent;
+        while let Ok((kind, ended)) = told.recv_timeout(next.saturating_duration_since(Instant::now())) {
+            first[kind] = Some(first[kind].map_or(ended, |first| first.min(ended)));
+        }
+        let is_over = (first[0].is_some() || !has_keys) && first[1].is_some();
+        if is_over || at.elapsed() > PROBE_FOR {
+            break;
+        }
+    }
+    // Those that are still under way are judged with the rest, so they have to end first.
+    drop(tell);
+    until("all probes have ended", || {
+        told.try_recv().is_err_and(|end| end == mpsc::TryRecvError::Disconnected).then_some(())
+    });
+    [has_keys.then(|| first[0].unwrap_or(PROBE_FOR)), Some(first[1].unwrap_or(PROBE_FOR))]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn counts(primaries: &Primaries) -> Vec<u32> {
+        (0..NODES).map(|node| count(primaries, node) as u32).collect()
+    }
+
+    #[test]
+    fn a_dead_node_leads_nothing_and_the_others_lead_what_they_own() {
+        let mut primaries = Primaries::targets();
+        let before = counts(&primaries);
+        assert!(before.iter().all(|count| *count > 0) && primaries.agree(&before));
+        primaries.bury(1);
+        let after = counts(&primaries);
+        assert_eq!((after[1], after[0] + after[2]), (0, u32::from(PARTITIONS)));
+        assert!(!primaries.agree(&before), "the nodes say something else");
+        for (partition, primary) in primaries.0.iter().enumerate() {
+            assert!(owners(partition as u16).contains(primary));
+        }
+        // It comes back, and another one dies: it gets what they both own.
+        primaries.bury(0);
+        assert!(count(&primaries, 1) > 0 && count(&primaries, 0) == 0);
+    }
+}

@@ -1,0 +1,194 @@
+//! What every scenario stands on: a cluster of three processes at default settings, the relays between them where they
+//! are wanted, clients, and the bookkeeping of what was seen.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use jumpgate::config::TimingConfig;
+
+use super::history::{History, Tally};
+use super::load::{self, Load, LoadOptions};
+use super::processes::{Cluster, Start, until};
+use super::relay::Relays;
+use super::report::{Row, Times, Verdict};
+
+/// Nodes of every cluster here.
+pub const NODES: usize = 3;
+/// Partitions of a cluster at default settings.
+pub const PARTITIONS: u16 = 4096;
+/// A write's or read's deadline: how long a client waits before it tries elsewhere.
+const DEADLINE: Duration = Duration::from_millis(500);
+/// A final read is tried again and again within the cluster's patience.
+const FINAL_DEADLINE: Duration = Duration::from_secs(5);
+
+/// How a scenario's cluster and clients are.
+pub struct Setting {
+    pub seed: u64,
+    /// Whether the nodes' traffic goes through relays.
+    pub relayed: bool,
+    pub timing: TimingConfig,
+    /// How each node's process is started, where it isn't started directly.
+    pub starts: Vec<(usize, Start)>,
+    pub writers_per_class: usize,
+    pub readers: usize,
+    pub pinned: bool,
+    pub pause: Duration,
+    pub deadline: Duration,
+}
+
+impl Setting {
+    /// A light load: what is measured is the cluster, not the machine.
+    pub fn light(seed: u64) -> Self {
+        Self {
+            seed,
+            relayed: false,
+            timing: TimingConfig::default(),
+            starts: Vec::new(),
+            writers_per_class: 1,
+            readers: 2 * NODES,
+            pinned: false,
+            pause: Duration::from_millis(10),
+            deadline: DEADLINE,
+        }
+    }
+
+    /// A writer of every class at every node, so that a client that one node keeps waiting doesn't hide that another one
+    /// would have served it.
+    pub fn everywhere(seed: u64) -> Self {
+        Self {
+            writers_per_class: NODES,
+            pause: Duration::from_millis(15),
+            deadline: Duration::from_millis(250),
+            ..Self::light(seed)
+        }
+    }
+
+    /// The same between relays.
+    pub fn relayed(seed: u64) -> Self {
+        Self { relayed: true, ..Self::everywhere(seed) }
+    }
+
+    /// Every client asks again at once.
+    pub fn full(seed: u64) -> Self {
+        Self { writers_per_class: 2, readers: 4, pause: Duration::ZERO, ..Self::light(seed) }
+    }
+}
+
+/// A running scenario.
+pub struct Stage {
+    pub cluster: Cluster,
+    pub relays: Option<Relays>,
+    pub history: Arc<History>,
+    pub load: Load,
+    checked: usize,
+    told: usize,
+    downs: usize,
+}
+
+impl Stage {
+    /// Founds a cluster and sends the clients.
+    pub fn set(setting: &Setting) -> Self {
+        let mut cluster = Cluster::prepare(NODES as u16, |config| {
+            config.timing = setting.timing;
+            config.cluster.partitions = PARTITIONS;
+        });
+        let relays = setting.relayed.then(|| Relays::start(&cluster.node_ports(), setting.seed));
+        if let Some(relays) = &relays {
+            cluster.set_views(|node, config| relays.view(node, config));
+        }
+        for (node, start) in &setting.starts {
+            cluster.start_by(*node, start.clone());
+        }
+        (0..NODES).for_each(|node| cluster.spawn(node));
+        cluster.wait_until_whole();
+        let history = Arc::new(History::default());
+        let options = LoadOptions {
+            ports: (0..NODES).map(|node| cluster.port(node)).collect(),
+            partitions: PARTITIONS,
+            replicas: cluster.config.replicas(),
+            writers_per_class: setting.writers_per_class,
+            readers: setting.readers,
+            pinned: setting.pinned,
+            pause: setting.pause,
+            deadline: setting.deadline,
+            name: "load".to_owned(),
+        };
+        let load = Load::start(options, &history);
+        let mut stage = Self { cluster, relays, history, load, checked: 0, told: 0, downs: 0 };
+        stage.wait_until_writable();
+        (stage.told, stage.downs) = (stage.leaders_told().len(), stage.count_downs());
+        stage
+    }
+
+    pub fn relays(&self) -> &Relays {
+        self.relays.as_ref().expect("this scenario was set with relays")
+    }
+
+    /// Waits until keys of all owners were written after this moment; how long that took.
+    pub fn wait_until_writable(&self) -> Duration {
+        let now = Instant::now();
+        until("keys of all owners are written", || self.load.all_written_since(now).then_some(()));
+        now.elapsed()
+    }
+
+    /// Judges the keys that were opened since the last call, or all.
+    pub fn check_keys(&mut self, all: bool) {
+        let first = if all { 0 } else { self.checked };
+        let running = self.cluster.running();
+        let mut clients: Vec<_> = running.iter().map(|node| self.cluster.http(*node)).collect();
+        for nth in first.. {
+            let Some(entry) = self.history.entry(nth) else { break };
+            self.checked = nth + 1;
+            let client = nth % clients.len();
+            let floor = self.history.begin_read(&entry);
+            let found = until("a key is read", || load::read(&mut clients[client], &entry.key, FINAL_DEADLINE));
+            self.history.end_read(&entry, floor, Some(found));
+            self.history.end_all(&entry, floor, found);
+        }
+    }
+
+    /// Every (term, leader) that was told of.
+    pub fn leaders_told(&self) -> BTreeSet<(u64, String)> {
+        self.cluster.leaders_told()
+    }
+
+    /// How many leaders there were since the clients came.
+    pub fn leader_changes(&self) -> usize {
+        self.leaders_told().len() - self.told
+    }
+
+    /// How often a node was declared down since the clients came.
+    pub fn downs(&self) -> usize {
+        self.count_downs() - self.downs
+    }
+
+    fn count_downs(&self) -> usize {
+        let logs = self.cluster.texts("err");
+        logs.iter().map(|log| log.matches("proposing that it is down").count()).sum()
+    }
+
+    pub fn tally(&self) -> Tally {
+        self.history.tally()
+    }
+
+    /// The same, and how long writes took.
+    pub fn end_with_latencies(mut self, row: &mut Row) {
+        self.load.stop();
+        row.times.extend(Times::of_distribution("writes", &self.load.latencies()));
+        self.end(row);
+    }
+
+    /// Ends the clients, judges everything that is left, and adds it to the row.
+    pub fn end(mut self, row: &mut Row) {
+        self.load.stop();
+        self.cluster.wait_until_whole();
+        self.check_keys(true);
+        row.leader_changes += self.leader_changes();
+        row.declared_down += self.downs();
+        let told = self.leaders_told();
+        let terms: BTreeSet<u64> = told.iter().map(|(term, _)| *term).collect();
+        row.require(terms.len() == told.len(), Verdict::Broken, || format!("a term had two leaders: {told:?}"));
+        row.enter(&self.tally(), self.history.complaints());
+    }
+}

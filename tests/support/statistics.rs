@@ -1,0 +1,113 @@
+//! What is said of many durations: the distribution of some, and the gaps between acknowledgements.
+
+use std::time::{Duration, Instant};
+
+/// Durations in rising order.
+#[derive(Clone, Debug, Default)]
+pub struct Distribution(Vec<Duration>);
+
+impl Distribution {
+    pub fn of(mut times: Vec<Duration>) -> Self {
+        times.sort_unstable();
+        Self(times)
+    }
+
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// The smallest duration that at least `percent` of all don't exceed (the nearest-rank method); none of none.
+    pub fn percentile(&self, percent: usize) -> Option<Duration> {
+        let rank = (self.0.len() * percent).div_ceil(100);
+        self.0.get(rank.saturating_sub(1)).copied()
+    }
+}
+
+/// A gap shorter than this isn't kept: it is the pace of the writers.
+const GAP_MIN: Duration = Duration::from_millis(30);
+/// Gaps that are kept; beyond them the oldest go.
+const GAPS_MAX: usize = 100_000;
+
+/// When acknowledgements came, as far as they came late.
+#[derive(Debug)]
+pub struct Gaps {
+    last: Instant,
+    gaps: Vec<(Instant, Instant)>,
+}
+
+impl Gaps {
+    pub fn new(start: Instant) -> Self {
+        Self { last: start, gaps: Vec::new() }
+    }
+
+    /// Notes an acknowledgement. Those of several writers may come a little out of order.
+    pub fn note(&mut self, at: Instant) {
+        if at.saturating_duration_since(self.last) >= GAP_MIN {
+            if self.gaps.len() == GAPS_MAX {
+                self.gaps.drain(..GAPS_MAX / 2);
+            }
+            self.gaps.push((self.last, at));
+        }
+        self.last = self.last.max(at);
+    }
+
+    /// The last acknowledgement.
+    pub const fn last(&self) -> Instant {
+        self.last
+    }
+
+    /// The longest time without an acknowledgement that ended, or goes on, between `from` and `to`; what lay before `from`
+    /// doesn't count.
+    pub fn longest(&self, from: Instant, to: Instant) -> Duration {
+        let since = |start: Instant, end: Instant| end.min(to).saturating_duration_since(start.max(from));
+        let ended = self.gaps.iter().filter(|(_, end)| *end >= from).map(|(start, end)| since(*start, *end));
+        ended.chain([since(self.last, to)]).max().unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn millis(times: impl IntoIterator<Item = u64>) -> Vec<Duration> {
+        times.into_iter().map(Duration::from_millis).collect()
+    }
+
+    #[test]
+    fn a_percentile_is_a_duration_that_was_seen() {
+        let seen = Distribution::of(millis((1..=200).rev()));
+        let at = |percent| seen.percentile(percent).expect("there are some").as_millis();
+        assert_eq!((at(50), at(90), at(99), at(100)), (100, 180, 198, 200));
+        let few = Distribution::of(millis([7, 3, 5]));
+        assert_eq!(
+            [0, 1, 50, 99].map(|percent| few.percentile(percent).map(|time| time.as_millis())),
+            [Some(3), Some(3), Some(5), Some(7)]
+        );
+        assert_eq!(Distribution::default().percentile(50), None);
+    }
+
+    #[test]
+    fn a_gap_counts_from_the_fault_on_and_until_the_end_of_the_window() {
+        let start = Instant::now();
+        let at = |millis| start + Duration::from_millis(millis);
+        let mut gaps = Gaps::new(start);
+        [10, 20, 320, 330, 480].into_iter().for_each(|millis| gaps.note(at(millis)));
+        let longest = |from, to| gaps.longest(at(from), at(to)).as_millis();
+        assert_eq!(longest(0, 480), 300, "from 20 to 320");
+        assert_eq!(longest(120, 480), 200, "the fault came 100 ms after the gap had begun");
+        assert_eq!(longest(325, 480), 150, "what ended before doesn't count");
+        assert_eq!(longest(100, 200), 100, "it had not ended yet");
+        assert_eq!(longest(470, 1480), 1000, "and the last one hasn't ended at all");
+    }
+
+    #[test]
+    fn the_pace_of_writers_is_no_gap_and_disorder_is_harmless() {
+        let start = Instant::now();
+        let mut gaps = Gaps::new(start);
+        for millis in [10, 25, 20, 40, 35] {
+            gaps.note(start + Duration::from_millis(millis));
+        }
+        assert_eq!(gaps.gaps, []);
+        assert_eq!(gaps.last(), start + Duration::from_millis(40));
+    }
+}
