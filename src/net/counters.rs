@@ -70,6 +70,8 @@ counters! {
     connections_accepted,
     /// Connections closed at once because too many were open.
     connections_over_cap,
+    /// How often other secrets were taken over from the secret file.
+    secrets_changed,
 }
 
 impl Counters {

@@ -10,6 +10,18 @@
 //! leader, now and then ──▶ Supervisor: NodeDown, NodeUp, learners, joint changes, in-sync changes
 //! ```
 //!
+//! Where secrets are set ([`ControlCore::handle_keyring`]), a datagram without a code of one of them is refused before it is
+//! looked at, and so is one that was here before. A process without a cluster can't address others by name, and what is
+//! addressed to whoever sits in a slot could be a recording from before this process started. So it is a mere hello then,
+//! which changes nothing and is answered by name; what is acted on is the answer, and what follows it:
+//!
+//! ```text
+//! n1, just started                          n2
+//!   │ hello, to whoever is there ────────▶   │ (changes nothing)
+//!   │ ◀──────── announcement, to this life of n1
+//!   │ announcement, to this life of n2 ──▶   │ (made just now by somebody who has a secret)
+//! ```
+//!
 //! Invariants: a message is acted on only if it is addressed to this very life of this process and comes from this cluster
 //! and generation (announcements excepted); a process without a cluster, or a learner, is in no quorum.
 
@@ -19,13 +31,15 @@ use std::sync::Arc;
 use super::member::Member;
 use super::message::{ControlMessage, PulseMessage};
 use super::outbox::PulseOutbox;
+use super::replay::ReplayGuard;
 use super::{ControlEvent, Load, View};
 use crate::api::{AdminReport, AdminRequest, Error};
 use crate::base::mutant::{Mutant, is_broken};
 use crate::base::{
     ClusterId, Generation, InSyncChange, Incarnation, Instant, NodeId, Options, PartitionRecord, Rng, Slot,
 };
-use crate::codec::{Envelope, NameHash, datagram};
+use crate::codec::datagram::{self, Datagram};
+use crate::codec::{Envelope, Keyring, NameHash};
 use crate::control::{Bootstrap, BootstrapOutput, ControlState, GossipView};
 use crate::raft::Raft;
 
@@ -69,6 +83,7 @@ pub struct ControlCore {
     me: NodeId,
     phase: Phase,
     pulses: PulseOutbox,
+    replays: ReplayGuard,
     outputs: VecDeque<ControlOutput>,
     view: Arc<View>,
     lease_told: Instant,
@@ -81,6 +96,14 @@ pub struct ControlCore {
 enum Phase {
     Bootstrapping(Bootstrap),
     Member(Box<Member>),
+}
+
+/// What a datagram is taken for.
+enum Admitted {
+    /// Messages to act on.
+    Pulses(Envelope, Vec<PulseMessage>),
+    /// Somebody wants to be addressed by name.
+    Hello(NodeId),
 }
 
 impl ControlCore {
@@ -97,6 +120,7 @@ impl ControlCore {
             me,
             phase: Phase::Bootstrapping(bootstrap),
             pulses: PulseOutbox::new(name),
+            replays: ReplayGuard::new(options.slots),
             outputs: VecDeque::from([ControlOutput::View(Arc::clone(&view))]),
             view,
             lease_told: Instant::ZERO,
@@ -111,18 +135,27 @@ impl ControlCore {
 
     /// Takes a datagram as it came from the socket.
     pub fn handle_datagram(&mut self, now: Instant, bytes: &[u8]) {
-        match datagram::decode::<Vec<PulseMessage>>(bytes, self.name) {
-            Ok(datagram) => {
-                for message in datagram.payload {
-                    match self.judge(now, &datagram.envelope) {
-                        Ok(()) => self.on_pulse(now, &datagram.envelope, message),
+        let decoded = datagram::decode(bytes, self.name, &self.pulses.keyring);
+        let admitted = decoded.map_err(|error| error.reason()).and_then(|datagram| self.admit(datagram));
+        match admitted {
+            Ok(Admitted::Pulses(envelope, messages)) => {
+                for message in messages {
+                    match self.judge(now, &envelope) {
+                        Ok(()) => self.on_pulse(now, &envelope, message),
                         Err(reason) => self.reject(reason),
                     }
                 }
             }
-            Err(error) => self.reject(error.reason()),
+            Ok(Admitted::Hello(from)) => self.on_hello(from),
+            Err(reason) => self.reject(reason),
         }
         self.advance(now);
+    }
+
+    /// Takes the secrets that are valid from now on: the first one signs, all verify. Without any, nothing is signed, and
+    /// nothing signed is understood.
+    pub fn handle_keyring(&mut self, keyring: Arc<Keyring>) {
+        self.pulses.keyring = keyring;
     }
 
     /// Takes a control message of the stream plane, from a frame with this envelope.
@@ -248,9 +281,38 @@ impl ControlCore {
 
     // ---- how it decides ----------------------------------------------------------------------------------------
 
+    /// With a secret: whether a datagram that was made with it is for this process and new.
+    fn admit(&mut self, datagram: Datagram<Vec<PulseMessage>>) -> Result<Admitted, &'static str> {
+        let Datagram { envelope, sequence, payload } = datagram;
+        if !self.pulses.keyring.is_empty() {
+            self.concerns_me(&envelope)?;
+            let is_hello = envelope.to.incarnation == Incarnation::default();
+            // A hello may be from a life that ended long ago: it must not take the place of one that lives.
+            let is_judged = !is_hello || self.replays.knows(envelope.from);
+            if is_judged && !self.replays.accept(envelope.from, sequence) {
+                return Err("replayed");
+            }
+            if is_hello {
+                return Ok(Admitted::Hello(envelope.from));
+            }
+        }
+        Ok(Admitted::Pulses(envelope, payload))
+    }
+
     /// Whether a message with this envelope concerns this process. A BLANK process that is addressed by name has been
     /// let in by a leader, who learned the name from its announcement: it becomes a learner of that cluster.
     fn judge(&mut self, now: Instant, envelope: &Envelope) -> Result<(), &'static str> {
+        self.concerns_me(envelope)?;
+        let Envelope { cluster, generation, .. } = *envelope;
+        if cluster != ClusterId::NONE && matches!(self.phase, Phase::Bootstrapping(_)) {
+            let rng = self.rng.fork();
+            self.phase =
+                Phase::Member(Box::new(Member::learner(&self.options, self.me, cluster, generation, now, rng)));
+        }
+        Ok(())
+    }
+
+    fn concerns_me(&self, envelope: &Envelope) -> Result<(), &'static str> {
         let Envelope { cluster, generation, from, to } = *envelope;
         if to.slot != self.me.slot {
             return Err("other slot");
@@ -268,14 +330,17 @@ impl ControlCore {
         match &self.phase {
             Phase::Member(member) if member.cluster() != cluster => Err("other cluster"),
             Phase::Member(member) if member.generation() != generation => Err("other generation"),
-            Phase::Member(_) => Ok(()),
-            Phase::Bootstrapping(_) => {
-                let rng = self.rng.fork();
-                self.phase =
-                    Phase::Member(Box::new(Member::learner(&self.options, self.me, cluster, generation, now, rng)));
-                Ok(())
-            }
+            Phase::Member(_) | Phase::Bootstrapping(_) => Ok(()),
         }
+    }
+
+    /// Answers by name whoever says hello, and remembers nothing of it.
+    fn on_hello(&mut self, from: NodeId) {
+        let announcement = match &self.phase {
+            Phase::Bootstrapping(bootstrap) => bootstrap.announcement(),
+            Phase::Member(member) => member.announcement(),
+        };
+        self.pulses.push(ClusterId::NONE, from, PulseMessage::Announce(announcement));
     }
 
     fn on_pulse(&mut self, now: Instant, envelope: &Envelope, message: PulseMessage) {
@@ -323,6 +388,10 @@ impl ControlCore {
                 Some(BootstrapOutput::Announce { to, announcement }) => {
                     let anybody = NodeId::new(to, Incarnation::default());
                     self.pulses.push(ClusterId::NONE, anybody, PulseMessage::Announce(announcement));
+                    // With a secret that was a mere hello; who has answered one is told by name.
+                    if let Some(peer) = bootstrap.heard(now, to).filter(|_| !self.pulses.keyring.is_empty()) {
+                        self.pulses.push(ClusterId::NONE, peer, PulseMessage::Announce(announcement));
+                    }
                 }
                 Some(BootstrapOutput::Founded { cluster, founders }) => {
                     self.outputs

@@ -171,6 +171,11 @@ impl Member {
         true
     }
 
+    /// What processes without a cluster are told.
+    pub(super) const fn announcement(&self) -> Announcement {
+        Announcement::Member { cluster: self.cluster, generation: self.generation }
+    }
+
     /// A process without a cluster calls: it is told of this one, and a leader will let it in.
     pub(super) fn handle_announcement(
         &mut self,
@@ -182,8 +187,7 @@ impl Member {
         if matches!(announcement, Announcement::Member { .. }) {
             return;
         }
-        let answer = Announcement::Member { cluster: self.cluster, generation: self.generation };
-        out.push(ClusterId::NONE, from, PulseMessage::Announce(answer));
+        out.push(ClusterId::NONE, from, PulseMessage::Announce(self.announcement()));
         self.supervisor.handle_joiner(now, from);
     }
 

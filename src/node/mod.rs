@@ -15,6 +15,7 @@
 //! | `message` | what nodes say to each other |
 //! | `view` | [`View`]: what shards know of the cluster |
 //! | `control_core`, `member`, `supervisor` | the control core; its life in a cluster; a leader's duties |
+//! | `replay` | which datagrams were here before |
 //! | `outbox` | pulse messages of one input, one datagram a receiver |
 //! | `shard`, `gather`, `scan`, `feed` | the shard; pages of a listing; the feed between nodes |
 //! | `assembly` | [`Node`], [`Destination`] |
@@ -30,6 +31,7 @@ mod gather;
 mod member;
 pub mod message;
 mod outbox;
+mod replay;
 mod scan;
 mod shard;
 mod status;

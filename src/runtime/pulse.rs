@@ -13,7 +13,7 @@ use super::engine::Engine;
 use super::links::PulseLink;
 use crate::api::{AdminReport, AdminRequest, ClusterStatus, Error};
 use crate::base::{InSyncChange, Instant, limits};
-use crate::codec::Envelope;
+use crate::codec::{Envelope, Keyring};
 use crate::node::message::{ControlMessage, PeerMessage};
 use crate::node::{ControlCore, ControlOutput};
 
@@ -32,6 +32,8 @@ pub enum ControlInput {
     Message(Box<(Envelope, ControlMessage)>),
     /// Wishes of this node's primaries.
     Proposals(Vec<InSyncChange>),
+    /// Other secrets are valid from now on.
+    Keyring(Arc<Keyring>),
     /// Somebody wants to know how the cluster is.
     Status(oneshot::Sender<ClusterStatus>),
     /// An operator wishes something.
@@ -161,6 +163,7 @@ impl<L: PulseLink> Pulse<L> {
         match input {
             ControlInput::Message(message) => self.core.handle_message(now, &message.0, message.1),
             ControlInput::Proposals(changes) => self.core.handle_proposals(now, changes),
+            ControlInput::Keyring(keyring) => self.core.handle_keyring(keyring),
             ControlInput::Status(reply) => {
                 let _ = reply.send(self.core.status(now));
             }
