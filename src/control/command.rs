@@ -2,7 +2,7 @@
 
 use bincode::{Decode, Encode};
 
-use crate::base::{InSyncChange, NodeId, SlotSet};
+use crate::base::{InSyncChange, NodeId, SlotSet, limits};
 
 /// One decision. Commands are judged when they are *applied*, on every node alike, never when they are appended: what was
 /// true at append time may not be when its turn comes.
@@ -34,6 +34,25 @@ pub enum Command {
     ChangeInSync(Vec<InSyncChange>),
 }
 
+impl Command {
+    /// Whether a command that a peer has sent can be one of this program: its numbers are within the bounds that every
+    /// state keeps. Whether it still makes sense is judged when it is applied.
+    #[must_use]
+    pub fn is_sound(&self) -> bool {
+        match self {
+            Self::Found { settings, founders } => {
+                let sits_there = |(slot, node): (usize, &NodeId)| node.slot.index() == slot;
+                settings.is_sound()
+                    && founders.len() <= limits::NODES_MAX
+                    && founders.iter().enumerate().all(sits_there)
+            }
+            Self::NodeUp { node } | Self::NodeDown { node, .. } => node.slot.index() < limits::NODES_MAX,
+            // Judged against the table, change by change.
+            Self::ChangeInSync(_) => true,
+        }
+    }
+}
+
 /// What a cluster is founded with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct Settings {
@@ -43,4 +62,12 @@ pub struct Settings {
     pub replicas: u8,
     /// Copies below which a write is refused.
     pub min_copies: u8,
+}
+
+impl Settings {
+    /// Whether a cluster can be founded with them.
+    #[must_use]
+    pub fn is_sound(&self) -> bool {
+        (1..=limits::PARTITIONS_MAX).contains(&usize::from(self.partitions))
+    }
 }

@@ -89,6 +89,7 @@ pub struct ControlCore {
     lease_told: Instant,
     load: Load,
     rejected: BTreeMap<&'static str, u64>,
+    rejected_messages: BTreeMap<&'static str, u64>,
     rng: Rng,
 }
 
@@ -126,6 +127,7 @@ impl ControlCore {
             lease_told: Instant::ZERO,
             load: Load::default(),
             rejected: BTreeMap::new(),
+            rejected_messages: BTreeMap::new(),
             rng,
             options,
         }
@@ -160,12 +162,15 @@ impl ControlCore {
 
     /// Takes a control message of the stream plane, from a frame with this envelope.
     pub fn handle_message(&mut self, now: Instant, envelope: &Envelope, message: ControlMessage) {
-        match (self.judge(now, envelope), &mut self.phase) {
+        let taken = match (self.judge(now, envelope), &mut self.phase) {
             (Ok(()), Phase::Member(member)) if envelope.cluster == member.cluster() => {
-                member.handle_message(now, envelope.from, message);
+                member.handle_message(now, envelope.from, message)
             }
-            (Ok(()), _) => self.reject("control message from outside"),
-            (Err(reason), _) => self.reject(reason),
+            (Ok(()), _) => Err("outside"),
+            (Err(reason), _) => Err(reason),
+        };
+        if let Err(reason) = taken {
+            *self.rejected_messages.entry(reason).or_default() += 1;
         }
         self.advance(now);
     }
@@ -259,10 +264,16 @@ impl ControlCore {
         self.load
     }
 
-    /// How many inputs were refused, by reason.
+    /// How many datagrams, or messages in them, were refused, by reason.
     #[must_use]
     pub const fn rejected(&self) -> &BTreeMap<&'static str, u64> {
         &self.rejected
+    }
+
+    /// How many control messages of the stream plane were refused, by reason.
+    #[must_use]
+    pub const fn rejected_messages(&self) -> &BTreeMap<&'static str, u64> {
+        &self.rejected_messages
     }
 
     /// Panics where the core contradicts itself.
@@ -315,21 +326,21 @@ impl ControlCore {
     fn concerns_me(&self, envelope: &Envelope) -> Result<(), &'static str> {
         let Envelope { cluster, generation, from, to } = *envelope;
         if to.slot != self.me.slot {
-            return Err("other slot");
+            return Err("other_slot");
         }
         if from.slot == self.me.slot || from.slot.index() >= self.options.slots {
-            return Err("impossible sender");
+            return Err("impossible_sender");
         }
         if cluster == ClusterId::NONE {
             let to_anybody = to.incarnation == Incarnation::default();
-            return if to_anybody || to == self.me { Ok(()) } else { Err("other incarnation") };
+            return if to_anybody || to == self.me { Ok(()) } else { Err("other_incarnation") };
         }
         if to != self.me && !is_broken(Mutant::AnswerForAnyLife) {
-            return Err("other incarnation");
+            return Err("other_incarnation");
         }
         match &self.phase {
-            Phase::Member(member) if member.cluster() != cluster => Err("other cluster"),
-            Phase::Member(member) if member.generation() != generation => Err("other generation"),
+            Phase::Member(member) if member.cluster() != cluster => Err("other_cluster"),
+            Phase::Member(member) if member.generation() != generation => Err("other_generation"),
             Phase::Member(_) | Phase::Bootstrapping(_) => Ok(()),
         }
     }
@@ -355,10 +366,10 @@ impl ControlCore {
             }
             (Phase::Member(member), message) if !is_outside => {
                 if !member.handle_pulse(now, from, message) {
-                    self.reject("announcement from inside");
+                    self.reject("announcement_from_inside");
                 }
             }
-            _ => self.reject("pulse from outside"),
+            _ => self.reject("outside"),
         }
     }
 

@@ -6,6 +6,7 @@ use super::control_core::ControlOutput;
 use super::message::{ControlMessage, PulseMessage};
 use super::outbox::PulseOutbox;
 use super::supervisor::Supervisor;
+use super::vetting::vet;
 use super::{ControlEvent, Load};
 use crate::base::{Blob, ClusterId, Generation, InSyncChange, Instant, NodeId, Options, Rng, Term};
 use crate::codec;
@@ -191,11 +192,24 @@ impl Member {
         self.supervisor.handle_joiner(now, from);
     }
 
-    pub(super) fn handle_message(&mut self, now: Instant, from: NodeId, message: ControlMessage) {
+    /// Takes a message of the stream plane from inside the cluster.
+    ///
+    /// # Errors
+    /// The reason for which it was refused; nothing has changed then.
+    pub(super) fn handle_message(
+        &mut self,
+        now: Instant,
+        from: NodeId,
+        message: ControlMessage,
+    ) -> Result<(), &'static str> {
         match message {
-            ControlMessage::Raft(message) => self.raft.handle_stream(now, from, message),
+            ControlMessage::Raft(message) => {
+                vet(&message)?;
+                self.raft.handle_stream(now, from, message);
+            }
             ControlMessage::Proposals(changes) => self.supervisor.handle_proposals(changes),
         }
+        Ok(())
     }
 
     /// Takes the wishes of this node's own primaries; only the leader keeps them.
@@ -314,7 +328,7 @@ impl Member {
             self.state.skip_to(entry.index);
             return;
         };
-        let command: Command = codec::decode(bytes).expect("a committed command was encoded by this program");
+        let command: Command = codec::decode(bytes).expect("what is in the log was vetted or proposed here");
         let was_up = self.state.up();
         self.state.apply(entry.index, &command);
         match command {
@@ -328,8 +342,8 @@ impl Member {
 
     fn on_restore(&mut self, snapshot: &Snapshot) {
         self.changed = true;
-        let state: ControlState = codec::decode(&snapshot.state).expect("a snapshot was encoded by this program");
-        assert_eq!(state.applied(), snapshot.index, "a snapshot holds the state at its index");
+        let state: ControlState = codec::decode(&snapshot.state).expect("a snapshot was vetted");
+        assert_eq!(state.applied(), snapshot.index, "a snapshot that was vetted holds the state at its index");
         self.state = state;
     }
 

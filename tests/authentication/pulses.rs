@@ -189,7 +189,7 @@ fn recorded_datagrams_are_refused_in_the_same_run_by_others_and_after_a_restart(
         world.run(Duration::from_millis(10));
         assert_eq!(rejected(&mut world, slot, &to_it), BTreeMap::from([("replayed", all)]));
         let all = to_others.len() as u64;
-        assert_eq!(rejected(&mut world, slot, &to_others), BTreeMap::from([("other slot", all)]));
+        assert_eq!(rejected(&mut world, slot, &to_others), BTreeMap::from([("other_slot", all)]));
     }
 
     let leader = world.leader().expect("it has one");
@@ -204,13 +204,13 @@ fn recorded_datagrams_are_refused_in_the_same_run_by_others_and_after_a_restart(
     }
     let control = world.node(restarted).expect("it runs").control();
     assert!(control.raft().is_none() && control.me() == before);
-    assert!(control.rejected()["other incarnation"] > 100);
+    assert!(control.rejected()["other_incarnation"] > 100);
     assert!(world.run_until(PATIENCE, is_whole), "it did not come back");
     // Once it knows its peers, not even their old hellos are answered.
     world.run(Duration::from_secs(3));
     let to_it: Vec<_> = recorded.iter().filter(|(to, _)| *to == restarted).map(|(_, bytes)| bytes.clone()).collect();
     let counts = rejected(&mut world, restarted, &to_it);
-    assert!(counts.keys().all(|reason| matches!(*reason, "other incarnation" | "replayed")), "{counts:?}");
+    assert!(counts.keys().all(|reason| matches!(*reason, "other_incarnation" | "replayed")), "{counts:?}");
 }
 
 #[test]
@@ -220,13 +220,13 @@ fn words_with_the_secret_to_another_life_cluster_or_generation_change_nothing() 
     let right = envelope(&world, slot);
     let stranger = Incarnation(7);
     let wrong = [
-        ("other slot", Envelope { to: NodeId::new(right.from.slot, right.to.incarnation), ..right }),
-        ("other incarnation", Envelope { to: NodeId::new(slot, stranger), ..right }),
-        ("other incarnation", Envelope { to: NodeId::new(slot, Incarnation::default()), ..right }),
-        ("other cluster", Envelope { cluster: ClusterId(7), ..right }),
-        ("other generation", Envelope { generation: Generation(7), ..right }),
-        ("impossible sender", Envelope { from: NodeId::new(slot, stranger), ..right }),
-        ("impossible sender", Envelope { from: NodeId::new(Slot(3), stranger), ..right }),
+        ("other_slot", Envelope { to: NodeId::new(right.from.slot, right.to.incarnation), ..right }),
+        ("other_incarnation", Envelope { to: NodeId::new(slot, stranger), ..right }),
+        ("other_incarnation", Envelope { to: NodeId::new(slot, Incarnation::default()), ..right }),
+        ("other_cluster", Envelope { cluster: ClusterId(7), ..right }),
+        ("other_generation", Envelope { generation: Generation(7), ..right }),
+        ("impossible_sender", Envelope { from: NodeId::new(slot, stranger), ..right }),
+        ("impossible_sender", Envelope { from: NodeId::new(Slot(3), stranger), ..right }),
     ];
     for (reason, envelope) in wrong {
         let datagram = sealed(&envelope, 1 << 40, &words(), SECRET);
