@@ -37,6 +37,7 @@ use crate::port::Core;
 use crate::runtime::{Clock, Engine, EventSink, Links, PulseLink, PulseThread};
 use crate::telemetry::{self, LogFormat};
 
+mod metrics;
 mod secrets;
 
 /// Bytes that may wait for one peer. Replication holds as much in its tails anyway; beyond it a peer is too slow to be
@@ -201,7 +202,9 @@ impl Server {
         let listener = tokio::net::TcpListener::from_std(sockets.gateway)
             .map_err(ServerError::system("watching the gateway's listener"))?;
         let core: Arc<dyn Core> = Arc::<Engine>::clone(&engine);
-        gateway.spawn(Gateway::serve(listener, core, gateway_options(config), gateway_shutdown.clone()));
+        let gateway_options =
+            GatewayOptions { metrics: metrics::source(&engine, &counters), ..gateway_options(config) };
+        gateway.spawn(Gateway::serve(listener, core, gateway_options, gateway_shutdown.clone()));
         Ok(Self { engine, pulse, counters, gateway_shutdown, gateway, shutdown, tasks })
     }
 
@@ -482,6 +485,7 @@ impl StreamLinks {
             }
             let outbox = Arc::new(Outbox::new(OUTBOX_BYTES_MAX, Arc::clone(counters)));
             let link = Link {
+                me: door.slot,
                 slot,
                 address: node.stream.to_string(),
                 name: door.name,

@@ -7,6 +7,7 @@
 //! | `failures` | what is left when processes are killed and come back |
 //! | `traffic` | what was acknowledged while processes were killed under load |
 //! | `hostile` | what doesn't disturb a cluster |
+//! | `secrets` | secrets that are replaced under load, and a crowd that has none |
 //!
 //! Nothing here asserts how long something takes: it waits until it has happened.
 
@@ -20,6 +21,8 @@ mod hostile;
 mod http;
 #[path = "support/processes.rs"]
 mod processes;
+#[path = "processes/secrets.rs"]
+mod secrets;
 #[path = "processes/service.rs"]
 mod service;
 #[path = "processes/start.rs"]

@@ -40,6 +40,9 @@ pub enum CodecError {
     /// It begins a connection to another slot than this node's.
     #[error("it is meant for another node")]
     OtherSlot,
+    /// It comes from another slot than the one that began the connection, or a node seems to have dialed itself.
+    #[error("it doesn't come from who dialed")]
+    OtherSender,
     /// It comes from a cluster of another name.
     #[error("it comes from a cluster of another name")]
     OtherCluster,
@@ -73,6 +76,7 @@ impl CodecError {
             Self::BadCode => "bad_code",
             Self::NoSecret => "no_secret",
             Self::OtherSlot => "other_slot",
+            Self::OtherSender => "other_sender",
             Self::OtherCluster => "other_cluster",
             Self::TooLarge { .. } => "too_large",
             Self::TrailingBytes => "trailing_bytes",

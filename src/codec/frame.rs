@@ -223,6 +223,9 @@ impl FrameDecoder {
             if !session.verifies(&header.bytes, payload, code) {
                 return Err(CodecError::BadCode);
             }
+            if header.envelope.from.slot != session.dialer() {
+                return Err(CodecError::OtherSender);
+            }
         }
         self.header = None;
         let payload = buffer.split_to(header.payload_bytes).freeze();
@@ -450,7 +453,7 @@ mod tests {
     fn sessions() -> (Session, Session) {
         use super::super::Keyring;
         let keyring = Keyring::parse(b"correct horse battery staple").expect("it holds a secret");
-        let dialer = handshake::Dialer::new(&keyring, name(), Slot(2), [1; 32]).expect("there is a secret");
+        let dialer = handshake::Dialer::new(&keyring, name(), Slot(1), Slot(2), [1; 32]).expect("there is a secret");
         let (listener, answer) =
             handshake::Listener::handle_hello(&keyring, name(), Slot(2), [2; 32], dialer.hello()).expect("it is sound");
         let (proof, ours) = dialer.handle_answer(&answer).expect("it is sound");
@@ -492,11 +495,22 @@ mod tests {
         refused(&[&frames[1], &frames[0]], 0);
         // Spliced in from a connection with other nonces.
         let keyring = super::super::Keyring::parse(b"correct horse battery staple").expect("it holds a secret");
-        let dialer = handshake::Dialer::new(&keyring, name(), Slot(2), [7; 32]).expect("there is a secret");
+        let dialer = handshake::Dialer::new(&keyring, name(), Slot(1), Slot(2), [7; 32]).expect("there is a secret");
         let (_, answer) =
             handshake::Listener::handle_hello(&keyring, name(), Slot(2), [8; 32], dialer.hello()).expect("it is sound");
         let mut other = dialer.handle_answer(&answer).expect("it is sound").1;
         refused(&[&keyed(&mut other, &[b"one"])[0]], 0);
+    }
+
+    #[test]
+    fn a_frame_of_another_slot_than_the_one_that_dialed_is_refused() {
+        let (mut writer, reader) = sessions();
+        let from = NodeId::new(Slot(3), envelope().from.incarnation);
+        let (header, code) =
+            seal_with(&mut writer, &Envelope { from, ..envelope() }, name(), b"one").expect("it is small");
+        let mut buffer = BytesMut::from(&[&header[..], b"one", &code].concat()[..]);
+        let refused = FrameDecoder::with_session(name(), reader).decode(&mut buffer);
+        assert_eq!(refused, Err(CodecError::OtherSender));
     }
 
     #[test]

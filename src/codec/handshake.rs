@@ -4,8 +4,8 @@
 //!
 //! ```text
 //! dialer                                                        listener
-//!   │ hello:  which slot of which cluster is dialed, nonce, code ──▶ │ knows a secret? closes without a word otherwise
-//!   │ ◀── answer: the same slot and cluster, its own nonce, code     │
+//!   │ hello:  who dials whom in which cluster, nonce, code ────────▶ │ knows a secret? closes without a word otherwise
+//!   │ ◀── answer: the same slots and cluster, its own nonce, code    │
 //!   │ knows a secret, and knows it now                               │
 //!   │ proof:  code ────────────────────────────────────────────────▶ │ knows it now
 //!   │ frames, each with a code ────────────────────────────────────▶ │
@@ -19,7 +19,7 @@
 //! | 4 | 1 | version of the format, 1 |
 //! | 5 | 1 | 1: hello, 2: answer |
 //! | 6 | 1 | the slot that is dialed |
-//! | 7 | 1 | reserved, 0 |
+//! | 7 | 1 | the slot that dials |
 //! | 8 | 8 | hash of the cluster's name |
 //! | 16 | 32 | nonce |
 //! | 48 | 32 | code |
@@ -36,9 +36,13 @@
 //! | each frame | the key of the session | its number in 8 bytes, header, payload; the first 16 bytes |
 //!
 //! Why it holds: each side has the other's code over a nonce that it has just drawn, so a recording is worth nothing. The
-//! labels keep one side's words from being turned against it, and the slot keeps words to one node from being shown to
-//! another. A frame's number is counted on both sides and isn't sent, so a frame that is left out, repeated, moved or
-//! taken from another connection has a wrong code.
+//! labels keep one side's words from being turned against it, and the slots keep words to one node from being shown to
+//! another: not even to the one that said them. A frame's number is counted on both sides and isn't sent, so a frame that
+//! is left out, repeated, moved or taken from another connection has a wrong code. Frames go one way only, so the key of a
+//! session has one user. The frames of a connection come from the slot that dialed it, or they are refused.
+//!
+//! What is proven is that the other end holds a secret, not which of those who hold it it is: a node that has the secret
+//! can dial as any other.
 //!
 //! The listener tries all secrets that it holds, and goes on with the one that the dialer has shown to hold. So two nodes
 //! that sign with different secrets, while one is being replaced, understand each other as long as each holds the other's.
@@ -67,6 +71,8 @@ pub const PROOF_BYTES: usize = 32;
 pub const NONCE_BYTES: usize = 32;
 /// What of a hello or an answer its code is over.
 const SIGNED_BYTES: usize = HELLO_BYTES - 32;
+/// Where a hello or an answer says who dials.
+const DIALER_AT: usize = 7;
 
 /// Whether a connection that begins with `bytes` begins with a handshake; none where too few came to tell.
 #[must_use]
@@ -83,12 +89,12 @@ pub struct Dialer {
 }
 
 impl Dialer {
-    /// Begins a connection to the node in slot `dialed`; none where there is no secret. `nonce` must be random and must
-    /// never have been used.
+    /// Begins a connection of the node in slot `me` to the one in slot `dialed`; none where there is no secret. `nonce`
+    /// must be random and must never have been used.
     #[must_use]
-    pub fn new(keyring: &Keyring, name: NameHash, dialed: Slot, nonce: [u8; NONCE_BYTES]) -> Option<Self> {
+    pub fn new(keyring: &Keyring, name: NameHash, me: Slot, dialed: Slot, nonce: [u8; NONCE_BYTES]) -> Option<Self> {
         let key = keyring.signing_key()?;
-        let hello = signed(HELLO, name, dialed, nonce, |said| key.hash(&[&[HELLO], said]));
+        let hello = signed(HELLO, name, [dialed, me], nonce, |said| key.hash(&[&[HELLO], said]));
         Some(Self { key, hello })
     }
 
@@ -141,14 +147,17 @@ impl Listener {
         // Before what it says is looked at: a stranger's words mean nothing.
         let key = keyring.find_signer(&[&[HELLO], said], code)?;
         let mut fields = FieldReader::new(&said[6..]);
-        let [dialed, reserved] = fields.take()?;
+        let [dialed, dialer] = fields.take()?.map(Slot);
         if NameHash::read(&mut fields)? != name {
             return Err(CodecError::OtherCluster);
         }
-        if Slot(dialed) != me || reserved != 0 {
+        if dialed != me {
             return Err(CodecError::OtherSlot);
         }
-        let answer = signed(ANSWER, name, me, nonce, |said| key.hash(&[&[ANSWER], hello, said]));
+        if dialer == me {
+            return Err(CodecError::OtherSender);
+        }
+        let answer = signed(ANSWER, name, [dialed, dialer], nonce, |said| key.hash(&[&[ANSWER], hello, said]));
         Ok((Self { key, hello: *hello, answer }, answer))
     }
 
@@ -169,12 +178,19 @@ impl Listener {
 pub struct Session {
     proven_by: StreamKey,
     key: StreamKey,
+    dialer: Slot,
     frames: u64,
 }
 
 impl Session {
-    fn new(secret: StreamKey, hello: &[u8], answer: &[u8]) -> Self {
-        Self { proven_by: secret, key: secret.derive(&[&[SESSION], hello, answer]), frames: 0 }
+    fn new(secret: StreamKey, hello: &[u8; HELLO_BYTES], answer: &[u8]) -> Self {
+        let key = secret.derive(&[&[SESSION], hello, answer]);
+        Self { proven_by: secret, key, dialer: Slot(hello[DIALER_AT]), frames: 0 }
+    }
+
+    /// Whose frames these are: the slot that dialed.
+    pub(super) const fn dialer(&self) -> Slot {
+        self.dialer
     }
 
     /// The secret that both sides have shown to hold: when it is no longer valid, neither is the connection.
@@ -203,13 +219,13 @@ impl Session {
 fn signed(
     step: u8,
     name: NameHash,
-    dialed: Slot,
+    [dialed, dialer]: [Slot; 2],
     nonce: [u8; NONCE_BYTES],
     sign: impl FnOnce(&[u8]) -> blake3::Hash,
 ) -> [u8; HELLO_BYTES] {
     let mut fields = Vec::with_capacity(HELLO_BYTES);
     put(&mut fields, MAGIC);
-    put(&mut fields, [VERSION, step, dialed.0, 0]);
+    put(&mut fields, [VERSION, step, dialed.0, dialer.0]);
     name.write(&mut fields);
     put(&mut fields, nonce);
     let code = sign(&fields);
@@ -251,7 +267,7 @@ mod tests {
     /// A handshake between nodes that hold these secrets; both sides' sessions.
     fn shake(dialer: &str, listener: &str) -> Result<(Session, Session), CodecError> {
         let (dialers, listeners) = (keyring(dialer), keyring(listener));
-        let dialer = Dialer::new(&dialers, name(), Slot(2), [1; 32]).expect("there is a secret");
+        let dialer = Dialer::new(&dialers, name(), Slot(1), Slot(2), [1; 32]).expect("there is a secret");
         let (waiting, answer) = Listener::handle_hello(&listeners, name(), Slot(2), [2; 32], dialer.hello())?;
         let (proof, writer) = dialer.handle_answer(&answer)?;
         let reader = waiting.handle_proof(&proof)?;
@@ -263,16 +279,16 @@ mod tests {
     #[test]
     fn the_format_never_changes() {
         let secrets = keyring(OLD);
-        let dialer = Dialer::new(&secrets, name(), Slot(2), [1; 32]).expect("there is a secret");
+        let dialer = Dialer::new(&secrets, name(), Slot(1), Slot(2), [1; 32]).expect("there is a secret");
         let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-        assert_eq!(hex(&dialer.hello()[..16]), "6a67736801010200".to_owned() + "1e070e74df6337a1");
+        assert_eq!(hex(&dialer.hello()[..16]), "6a67736801010201".to_owned() + "1e070e74df6337a1");
         assert_eq!(dialer.hello()[16..48], [1; 32]);
         let (_, answer) =
             Listener::handle_hello(&secrets, name(), Slot(2), [2; 32], dialer.hello()).expect("it is sound");
         let hello = *dialer.hello();
         let (proof, mut session) = dialer.handle_answer(&answer).expect("it is sound");
         let codes = [&hello[48..56], &answer[48..56], &proof[..8], &session.code(b"header", b"payload")[..8]].map(hex);
-        assert_eq!(codes, ["4d9b675c1f341622", "ab10387082d94887", "88192c36d945351b", "1acd774ea53a841c"]);
+        assert_eq!(codes, ["6782b1f0a93dff49", "8ada49f9b2af346d", "361bf42befadb38d", "af1b5ec5c7a17d29"]);
     }
 
     #[test]
@@ -296,8 +312,8 @@ mod tests {
         assert_eq!(shake(OLD, NEW).map(|_| ()), Err(CodecError::BadCode));
         // A listener that makes its answer up: the dialer sends no proof.
         let (good, bad) = (keyring(OLD), keyring(NEW));
-        let dialer = Dialer::new(&good, name(), Slot(2), [1; 32]).expect("there is a secret");
-        let fake = signed(ANSWER, name(), Slot(2), [2; 32], |said| {
+        let dialer = Dialer::new(&good, name(), Slot(1), Slot(2), [1; 32]).expect("there is a secret");
+        let fake = signed(ANSWER, name(), [Slot(2), Slot(1)], [2; 32], |said| {
             bad.signing_key().expect("one").hash(&[&[ANSWER], dialer.hello(), said])
         });
         assert_eq!(dialer.handle_answer(&fake).map(|_| ()), Err(CodecError::BadCode));
@@ -306,7 +322,7 @@ mod tests {
     #[test]
     fn a_recording_proves_nothing() {
         let secrets = keyring(OLD);
-        let dial = |nonce| Dialer::new(&secrets, name(), Slot(2), nonce).expect("there is a secret");
+        let dial = |nonce| Dialer::new(&secrets, name(), Slot(1), Slot(2), nonce).expect("there is a secret");
         let hear = |hello: &[u8; 80], nonce| Listener::handle_hello(&secrets, name(), Slot(2), nonce, hello);
         let recorded = dial([1; 32]);
         let hello = *recorded.hello();
@@ -326,18 +342,21 @@ mod tests {
     #[test]
     fn words_to_another_node_or_cluster_are_refused() {
         let secrets = keyring(OLD);
-        let hello = *Dialer::new(&secrets, name(), Slot(2), [1; 32]).expect("there is a secret").hello();
+        let hello = *Dialer::new(&secrets, name(), Slot(1), Slot(2), [1; 32]).expect("there is a secret").hello();
         let hear = |name, slot| Listener::handle_hello(&secrets, name, slot, [2; 32], &hello).map(|_| ());
         assert_eq!(hear(name(), Slot(2)), Ok(()));
-        assert_eq!(hear(name(), Slot(1)), Err(CodecError::OtherSlot));
+        assert_eq!(hear(name(), Slot(1)), Err(CodecError::OtherSlot), "not even by whoever said it");
+        let to_itself = *Dialer::new(&secrets, name(), Slot(2), Slot(2), [1; 32]).expect("there is a secret").hello();
+        let heard = Listener::handle_hello(&secrets, name(), Slot(2), [2; 32], &to_itself).map(|_| ());
+        assert_eq!(heard, Err(CodecError::OtherSender));
         assert_eq!(hear(NameHash::of("other"), Slot(2)), Err(CodecError::OtherCluster));
-        assert_eq!(Dialer::new(&Keyring::default(), name(), Slot(2), [1; 32]).map(|_| ()), None);
+        assert_eq!(Dialer::new(&Keyring::default(), name(), Slot(1), Slot(2), [1; 32]).map(|_| ()), None);
     }
 
     #[test]
     fn every_flipped_bit_is_noticed() {
         let secrets = keyring(OLD);
-        let dial = || Dialer::new(&secrets, name(), Slot(2), [1; 32]).expect("there is a secret");
+        let dial = || Dialer::new(&secrets, name(), Slot(1), Slot(2), [1; 32]).expect("there is a secret");
         let hear = |hello: &[u8; 80]| Listener::handle_hello(&secrets, name(), Slot(2), [2; 32], hello);
         let (_, answer) = hear(dial().hello()).expect("it is sound");
         let (proof, ..) = dial().handle_answer(&answer).expect("it is sound");

@@ -358,7 +358,7 @@ mod tests {
             |state| state.nodes.swap(0, 1),
             |state| state.nodes[0].node = None,
             |state| state.nodes[0].up_since = LogIndex(2),
-            |state| drop(state.table.pop()),
+            |state| state.table.truncate(63),
             |state| state.settings = None,
             |state| state.table[0].epoch = Epoch(u64::MAX),
             |state| state.table[0].change = ChangeNumber(u64::MAX),

@@ -149,7 +149,8 @@ impl ControlCore {
                 }
             }
             Ok(Admitted::Hello(from)) => self.on_hello(from),
-            Err(reason) => self.reject(reason),
+            // Nothing follows from it, and a flood of it should cost as little as it can.
+            Err(reason) => return self.reject(reason),
         }
         self.advance(now);
     }

@@ -1,6 +1,6 @@
 //! The control core's thread.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -36,10 +36,21 @@ pub enum ControlInput {
     Keyring(Arc<Keyring>),
     /// Somebody wants to know how the cluster is.
     Status(oneshot::Sender<ClusterStatus>),
+    /// Somebody wants to know what was refused.
+    Rejections(oneshot::Sender<ControlRejections>),
     /// An operator wishes something.
     Admin(AdminRequest, oneshot::Sender<Result<AdminReport, Error>>),
     /// The node shuts down.
     Stop,
+}
+
+/// What the control core has refused, by reason.
+#[derive(Clone, Debug, Default)]
+pub struct ControlRejections {
+    /// Datagrams, and messages in them.
+    pub pulse: BTreeMap<&'static str, u64>,
+    /// Control messages of the stream plane.
+    pub stream: BTreeMap<&'static str, u64>,
 }
 
 /// The thread, while it runs.
@@ -166,6 +177,10 @@ impl<L: PulseLink> Pulse<L> {
             ControlInput::Keyring(keyring) => self.core.handle_keyring(keyring),
             ControlInput::Status(reply) => {
                 let _ = reply.send(self.core.status(now));
+            }
+            ControlInput::Rejections(reply) => {
+                let (pulse, stream) = (self.core.rejected().clone(), self.core.rejected_messages().clone());
+                let _ = reply.send(ControlRejections { pulse, stream });
             }
             ControlInput::Admin(request, reply) => {
                 // Who has gone away waits no more.

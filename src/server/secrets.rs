@@ -22,6 +22,8 @@ use crate::runtime::ControlInput;
 /// How often the file is read. What it says counts once it was read twice the same, so that a file that is just being
 /// written isn't believed; a secret that was removed is dead within two of these times and a little.
 const READ_EVERY: Duration = Duration::from_secs(1);
+/// What a secret file's mode must not allow: anything to everybody, and writing to its group.
+const OTHERS: u32 = 0o027;
 /// Far more than all the secrets that a keyring takes.
 const FILE_BYTES_MAX: u64 = 64 << 10;
 
@@ -34,6 +36,14 @@ enum FileError {
     NoFile,
     #[error("it is larger than {FILE_BYTES_MAX} bytes")]
     TooLarge,
+    #[error(
+        "its mode is {mode:03o}: others on this machine could read or replace it, and speak as a node; make it 600, or 640 \
+         where a group has to read it"
+    )]
+    TooOpen {
+        /// The bits of its permissions.
+        mode: u32,
+    },
     #[error(transparent)]
     Keyring(#[from] KeyringError),
 }
@@ -46,22 +56,14 @@ pub(super) fn load(path: Option<&Path>) -> Result<Keyring, ServerError> {
     let Some(path) = path else { return Ok(Keyring::default()) };
     let read = || {
         // Before it is opened: opening a pipe would wait for whoever writes to it.
-        let metadata = std::fs::metadata(path)?;
-        check(&metadata)?;
+        check(&std::fs::metadata(path)?)?;
         let mut text = Vec::new();
         std::fs::File::open(path)?.take(FILE_BYTES_MAX).read_to_end(&mut text)?;
-        Ok((Keyring::parse(&text)?, metadata))
+        Ok(Keyring::parse(&text)?)
     };
-    let (keyring, metadata) = read().map_err(|error: FileError| {
+    let keyring = read().map_err(|error: FileError| {
         ServerError::Refused(format!("[security] secret_file: {} can't be used: {error}", path.display()))
     })?;
-    if is_open_to_everybody(&metadata) {
-        warn!(
-            "{} may be read by every user of this machine, each of whom could speak as a node: chmod o= {}",
-            path.display(),
-            path.display()
-        );
-    }
     info!("nodes prove to each other that they hold a secret; {} valid", keyring.len());
     Ok(keyring)
 }
@@ -132,18 +134,23 @@ fn check(metadata: &Metadata) -> Result<(), FileError> {
     if !metadata.is_file() {
         return Err(FileError::NoFile);
     }
-    if metadata.len() > FILE_BYTES_MAX { Err(FileError::TooLarge) } else { Ok(()) }
+    if metadata.len() > FILE_BYTES_MAX {
+        return Err(FileError::TooLarge);
+    }
+    let mode = mode(metadata);
+    if mode & OTHERS != 0 { Err(FileError::TooOpen { mode }) } else { Ok(()) }
 }
 
 #[cfg(unix)]
-fn is_open_to_everybody(metadata: &Metadata) -> bool {
+fn mode(metadata: &Metadata) -> u32 {
     use std::os::unix::fs::PermissionsExt as _;
-    metadata.permissions().mode() & 0o004 != 0
+    metadata.permissions().mode() & 0o777
 }
 
+/// Where files have no such bits, whoever runs the node has to see to it.
 #[cfg(not(unix))]
-const fn is_open_to_everybody(_: &Metadata) -> bool {
-    false
+const fn mode(_: &Metadata) -> u32 {
+    0
 }
 
 #[cfg(test)]
@@ -157,8 +164,23 @@ mod tests {
         fn new(name: &str, text: &str) -> Self {
             let path = std::env::temp_dir().join(format!("jumpgate-{name}-{}", std::process::id()));
             std::fs::write(&path, text).expect("the temporary folder takes files");
-            Self(path)
+            let file = Self(path);
+            file.set_mode(0o600);
+            file
         }
+    }
+
+    #[cfg(unix)]
+    impl Scratch {
+        fn set_mode(&self, mode: u32) {
+            use std::os::unix::fs::PermissionsExt as _;
+            std::fs::set_permissions(&self.0, std::fs::Permissions::from_mode(mode)).expect("it is ours");
+        }
+    }
+
+    #[cfg(not(unix))]
+    impl Scratch {
+        fn set_mode(&self, _mode: u32) {}
     }
 
     impl Drop for Scratch {
@@ -195,13 +217,16 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn a_file_that_everybody_may_read_is_noticed() {
-        use std::os::unix::fs::PermissionsExt as _;
+    fn a_file_that_others_may_read_or_replace_is_refused_and_the_mode_is_named() {
         let file = Scratch::new("mode", "correct horse battery staple");
-        let mut is_open = |mode| {
-            std::fs::set_permissions(&file.0, std::fs::Permissions::from_mode(mode)).expect("it is ours");
-            is_open_to_everybody(&std::fs::metadata(&file.0).expect("it is there"))
+        let mut refusal = |mode| {
+            file.set_mode(mode);
+            load(Some(&file.0)).map(|_| ()).map_err(|error| error.to_string())
         };
-        assert_eq!([0o644, 0o640, 0o600].map(&mut is_open), [true, false, false]);
+        assert_eq!([0o600, 0o400, 0o640, 0o440].map(&mut refusal), [(); 4].map(|()| Ok(())));
+        for mode in [0o644, 0o604, 0o602, 0o660, 0o666] {
+            let words = refusal(mode).expect_err("others may read or replace it");
+            assert!(words.contains(&format!("its mode is {mode:03o}")) && words.contains("make it 600"), "{words}");
+        }
     }
 }

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::Read as _;
 use std::net::{TcpStream, UdpSocket};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -20,17 +21,17 @@ use self::http::Http;
 #[path = "../support/http.rs"]
 mod http;
 
-const NODES: usize = 3;
+pub const NODES: usize = 3;
 /// Longer than a start takes on a machine that does ten other things; reaching it is a failure.
 const PATIENCE: Duration = Duration::from_secs(90);
-const OLD: &str = "the old secret, long enough\n";
+pub const OLD: &str = "the old secret, long enough\n";
 const NEW: &str = "the new secret, long enough\n";
 
 /// A folder of one test, with a secret file for each node.
-struct Secrets(PathBuf);
+pub struct Secrets(PathBuf);
 
 impl Secrets {
-    fn new(test: &str, text: &str) -> Self {
+    pub fn new(test: &str, text: &str) -> Self {
         let folder = std::env::temp_dir().join(format!("jumpgate-{test}-{}", std::process::id()));
         fs::create_dir_all(&folder).expect("the temporary folder takes folders");
         let secrets = Self(folder);
@@ -38,12 +39,16 @@ impl Secrets {
         secrets
     }
 
-    fn of(&self, node: usize) -> PathBuf {
+    pub fn of(&self, node: usize) -> PathBuf {
         self.0.join(format!("n{node}"))
     }
 
     fn write(&self, node: usize, text: &str) {
-        fs::write(self.of(node), text).expect("it is writable");
+        // Replaced in one step, as an operator would: nobody reads half of it.
+        let (path, fresh) = (self.of(node), self.0.join(format!("n{node}.new")));
+        fs::write(&fresh, text).expect("it is writable");
+        fs::set_permissions(&fresh, fs::Permissions::from_mode(0o600)).expect("it is ours");
+        fs::rename(&fresh, &path).expect("it is ours");
     }
 }
 
@@ -54,7 +59,7 @@ impl Drop for Secrets {
 }
 
 /// Three servers, or less where some are started by hand.
-struct Cluster {
+pub struct Cluster {
     servers: Vec<Option<Server>>,
     sockets: Vec<Option<Sockets>>,
     config: Config,
@@ -64,10 +69,15 @@ struct Cluster {
 
 impl Cluster {
     fn prepare() -> Self {
+        Self::prepare_behind("authentication", |ports| *ports)
+    }
+
+    /// The same with nodes that their peers find at other ports than those that they listen on.
+    pub fn prepare_behind(name: &str, place: impl FnMut(&Ports) -> Ports) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
         let sockets: Vec<Sockets> = (0..NODES).map(|_| Sockets::bind_loopback(0).expect("free ports")).collect();
         let ports: Vec<Ports> = sockets.iter().map(|sockets| sockets.ports().expect("they are bound")).collect();
-        let mut config = Config::loopback("authentication", &ports);
+        let mut config = Config::loopback(name, &ports.iter().map(place).collect::<Vec<_>>());
         config.cluster.partitions = 64;
         // Generous, so that a machine that is busy with other tests causes no failover of its own.
         config.timing = TimingConfig {
@@ -81,9 +91,13 @@ impl Cluster {
     }
 
     fn start(&mut self, node: usize, secrets: &Path) {
+        self.start_with(node, Some(secrets.to_owned()));
+    }
+
+    pub fn start_with(&mut self, node: usize, secret_file: Option<PathBuf>) {
         let _inside = self.runtime.enter();
         let sockets = self.sockets[node].take().expect("it runs already");
-        self.config.security.secret_file = Some(secrets.to_owned());
+        self.config.security.secret_file = secret_file;
         let started = Server::start(&self.config, Slot(node as u8), sockets, Arc::new(|_, _| {}));
         self.servers[node] = Some(started.expect("it starts"));
     }
@@ -95,7 +109,7 @@ impl Cluster {
         cluster
     }
 
-    fn until_ready(&self, node: usize) {
+    pub fn until_ready(&self, node: usize) {
         let mut client = self.client(node);
         until(|| client.ask("GET /readyz", b"").is_ok_and(|answer| answer.status == 200));
     }
@@ -104,7 +118,7 @@ impl Cluster {
         self.servers[node].as_ref().expect("it runs")
     }
 
-    fn client(&self, node: usize) -> Http {
+    pub fn client(&self, node: usize) -> Http {
         Http::new(self.ports[node].gateway)
     }
 
@@ -114,6 +128,16 @@ impl Cluster {
 
     fn rejections(&self, node: usize, reason: &str) -> u64 {
         self.server(node).counters().rejections().get(reason).copied().unwrap_or(0)
+    }
+
+    /// What the node's metrics say was refused.
+    pub fn rejected(&self, node: usize, plane: &str, reason: &str) -> u64 {
+        let page = self.client(node).ask("GET /metrics", b"").expect("it answers");
+        assert_eq!(page.status, 200);
+        let text = String::from_utf8(page.body).expect("text");
+        let start = format!("jumpgate_rejected_total{{plane=\"{plane}\",reason=\"{reason}\"}} ");
+        let line = text.lines().find_map(|line| line.strip_prefix(&start)).expect("a reason that is always shown");
+        line.parse().expect("a number")
     }
 }
 
@@ -127,7 +151,7 @@ impl Drop for Cluster {
 }
 
 /// Looks again until `condition` holds.
-fn until(mut condition: impl FnMut() -> bool) {
+pub fn until(mut condition: impl FnMut() -> bool) {
     let end = Instant::now() + PATIENCE;
     while !condition() {
         assert!(Instant::now() < end, "it did not happen in {PATIENCE:?}");
@@ -233,6 +257,9 @@ fn strangers_are_told_nothing_on_either_plane() {
         let _ = stream.read_to_end(&mut answer);
         assert!(answer.is_empty(), "{answer:?}");
     }
-    assert_eq!(cluster.rejections(0, "unauthenticated"), 2);
-    assert_eq!(cluster.rejections(0, "bad_code"), 1);
+    assert_eq!(cluster.rejected(0, "stream", "unauthenticated"), 2);
+    assert_eq!(cluster.rejected(0, "stream", "bad_code"), 1);
+    let pulse = |reason| cluster.rejected(0, "pulse", reason);
+    assert_eq!((pulse("too_short"), pulse("too_large")), (3, 1));
+    assert_eq!((pulse("trailing_bytes"), pulse("bad_checksum")), (1, 1));
 }

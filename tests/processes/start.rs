@@ -186,7 +186,7 @@ fn off_loopback_a_node_with_a_secret_starts_and_one_with_a_bad_secret_file_says_
     };
     let said_of = |text: Option<&str>| {
         if let Some(text) = text {
-            std::fs::write(&secret, text).expect("it is writable");
+            write_secret(&secret, text, 0o600);
         }
         let (code, said) = run(with_secret(&cluster));
         assert_eq!(code, Some(2), "{said}");
@@ -198,10 +198,21 @@ fn off_loopback_a_node_with_a_secret_starts_and_one_with_a_bad_secret_file_says_
     let said = said_of(Some("# ours\nhunter2\n"));
     assert!(said.contains("line 2") && said.contains("16") && !said.contains("hunter2"), "{said}");
 
-    std::fs::write(&secret, "correct horse battery staple\n").expect("it is writable");
+    write_secret(&secret, "correct horse battery staple\n", 0o644);
+    let (code, said) = run(with_secret(&cluster));
+    assert!(code == Some(2) && said.contains("its mode is 644") && said.contains("make it 600"), "{said}");
+
+    write_secret(&secret, "correct horse battery staple\n", 0o600);
     let mut trusted = Process::start(with_secret(&cluster), cluster.scratch(), "secret");
     until("it serves", || (read(&mut cluster.http(0), "a").is_none() && trusted.is_running()).then_some(()));
     assert_eq!(trusted.stop("TERM").code(), Some(0), "{}", trusted.log());
     assert!(!trusted.log().contains("battery"), "the secret is in the log");
     cluster.config.nodes.clear();
+}
+
+/// Writes a file of this mode.
+pub fn write_secret(path: &std::path::Path, text: &str, mode: u32) {
+    use std::os::unix::fs::PermissionsExt as _;
+    std::fs::write(path, text).expect("it is writable");
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).expect("it is ours");
 }

@@ -68,8 +68,8 @@ impl Default for ListenerOptions {
         Self {
             // One from each peer, and as many again that ended without a word and aren't found out yet, twice over.
             connections_max: 4 * NODES_MAX,
-            // Each holds a descriptor and a few kilobytes, for as long as `first_frame` says.
-            strangers_max: 1024,
+            // Each holds a descriptor, of which a process commonly has 1024, and a few kilobytes.
+            strangers_max: 256,
             first_frame: Duration::from_secs(5),
             half_frame: Duration::from_secs(10),
         }

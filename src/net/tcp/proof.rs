@@ -16,15 +16,16 @@ use crate::codec::{CodecError, Keyring, NameHash};
 /// The secrets that are valid now, for everything that has to follow when they change.
 pub type Secrets = watch::Receiver<Arc<Keyring>>;
 
-/// Proves to the listener in slot `dialed` that this node holds a secret, and lets it prove the same. None without a
-/// secret: nothing is said then.
+/// Proves to the listener in slot `dialed` that this node, in slot `me`, holds a secret, and lets it prove the same. None
+/// without a secret: nothing is said then.
 pub(super) async fn dial(
     stream: &mut TcpStream,
     secrets: &Secrets,
     name: NameHash,
+    me: Slot,
     dialed: Slot,
 ) -> Result<Option<Session>, End> {
-    let Some(dialer) = Dialer::new(&current(secrets), name, dialed, rand::random()) else { return Ok(None) };
+    let Some(dialer) = Dialer::new(&current(secrets), name, me, dialed, rand::random()) else { return Ok(None) };
     stream.write_all(dialer.hello()).await.map_err(End::Broken)?;
     let mut answer = [0; handshake::ANSWER_BYTES];
     stream.read_exact(&mut answer).await.map_err(|error| match error.kind() {

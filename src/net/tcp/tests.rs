@@ -136,6 +136,7 @@ impl Sender {
         let outbox = Arc::new(Outbox::new(64 << 20, Arc::clone(&counters)));
         let (events_in, events) = unbounded_channel();
         let link = Link {
+            me: envelope(0).from.slot,
             slot,
             address,
             name: name(),
@@ -492,7 +493,7 @@ async fn a_stuck_connection_is_cut_when_its_secret_is_removed() {
 async fn a_recorded_connection_is_worth_nothing() {
     let mut receiver = Receiver::with_secrets(OLD);
     let address = receiver.address;
-    let dialer = handshake::Dialer::new(&keyring(OLD), name(), Slot(1), [1; 32]).expect("there is a secret");
+    let dialer = handshake::Dialer::new(&keyring(OLD), name(), Slot(0), Slot(1), [1; 32]).expect("there is a secret");
     let hello = *dialer.hello();
     let say = |bytes: Vec<u8>| {
         tokio::task::spawn_blocking(move || {

@@ -73,7 +73,9 @@ impl Default for LinkOptions {
 
 /// The way to one peer.
 pub struct Link {
-    /// Where the peer sits in the configuration.
+    /// Where this node sits in the configuration.
+    pub me: Slot,
+    /// Where the peer sits.
     pub slot: Slot,
     /// Where it listens, `host:port`; resolved anew for every dial.
     pub address: String,
@@ -179,7 +181,7 @@ impl Link {
             }
             let mut stream = result?;
             tune(&stream)?;
-            let session = proof::dial(&mut stream, &self.secrets, self.name, self.slot).await;
+            let session = proof::dial(&mut stream, &self.secrets, self.name, self.me, self.slot).await;
             Ok((stream, session.map_err(DialError::Unproven)?))
         };
         timeout(self.options.dial_timeout, dialing)
