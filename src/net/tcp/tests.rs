@@ -553,3 +553,24 @@ async fn strangers_take_no_place_from_peers_and_are_cut_off_in_time() {
     second.stop().await;
     receiver.stop().await;
 }
+
+#[tokio::test]
+async fn where_strangers_have_taken_all_places_the_oldest_gives_its_own_to_the_next() {
+    let options = ListenerOptions { strangers_max: 3, ..ListenerOptions::default() };
+    let mut receiver = Receiver::start_with("127.0.0.1:0", options, keyring(OLD));
+    let mut strangers = Vec::new();
+    for _ in 0..3 {
+        strangers.push(send_and_fall_silent(receiver.address, b"jgs".to_vec()).await);
+    }
+    for number in 0..5 {
+        let sender = Sender::with_secrets(receiver.address, OLD);
+        sender.push(1, number);
+        assert_eq!(receiver.numbers().await.1, [number], "a peer finds a place");
+        sender.stop().await;
+    }
+    // The first peer displaced one of them; once it had proven its secret its place was free for those after it.
+    assert_eq!(in_time(receiver.rejected.recv()).await, Some("displaced"));
+    assert!(receiver.rejected.try_recv().is_err());
+    drop(strangers);
+    receiver.stop().await;
+}
