@@ -17,7 +17,7 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 use proptest::test_runner::{Config, TestRunner};
 
-/// Cases of each test; about 150,000 in all.
+/// Cases of each test; about 150,000 in all. `JUMPGATE_DECODER_CASES` asks for another number.
 const CASES: u32 = 25_000;
 
 /// What any decoding may allocate whatever it is given: handles, error texts, a few elements of a list.
@@ -174,7 +174,8 @@ fn changed(samples: Vec<Vec<u8>>) -> impl Strategy<Value = Vec<u8>> {
 
 fn check<S: Strategy>(cases: u32, inputs: &S, test: impl Fn(S::Value) -> Result<(), TestCaseError>) {
     // Without a file of failures: a failure prints its shrunken input, which then becomes a test of its own.
-    let config = Config { cases, failure_persistence: None, ..Config::default() };
+    let asked = std::env::var("JUMPGATE_DECODER_CASES").ok().and_then(|cases| cases.parse().ok());
+    let config = Config { cases: asked.unwrap_or(cases), failure_persistence: None, ..Config::default() };
     TestRunner::new(config).run(inputs, test).unwrap_or_else(|failure| panic!("{failure}"));
 }
 
