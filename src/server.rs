@@ -19,6 +19,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use thiserror::Error;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{Level, info, warn};
@@ -29,7 +30,7 @@ use crate::codec::{Envelope, NameHash};
 use crate::config::{ClusterConfig, Config, NodeConfig, Ports, Replicas, Transport};
 use crate::gateway::{Gateway, GatewayOptions, PeerGateway};
 use crate::net::listen::{self, BindError};
-use crate::net::tcp::{self, FrameSink, Link, LinkOptions, ListenerOptions, Outbox};
+use crate::net::tcp::{self, Door, FrameSink, Link, LinkOptions, ListenerOptions, Outbox};
 use crate::net::udp::PulseSocket;
 use crate::net::{Addresses, Counters};
 use crate::node::message::PeerMessage;
@@ -37,6 +38,9 @@ use crate::node::{ControlCore, ControlEvent};
 use crate::port::Core;
 use crate::runtime::{Clock, Engine, EventSink, Links, PulseLink, PulseThread};
 use crate::telemetry::{self, LogFormat};
+
+mod metrics;
+mod secrets;
 
 /// Bytes that may wait for one peer. Replication holds as much in its tails anyway; beyond it a peer is too slow to be
 /// helped by a longer queue.
@@ -158,7 +162,11 @@ impl Server {
         let counters = Arc::new(Counters::default());
         let (shutdown, tasks) = (CancellationToken::new(), TaskTracker::new());
 
-        let links = Arc::new(StreamLinks::start(config, slot, name, &counters, &shutdown, &tasks));
+        let secret_file = config.security.secret_file.as_deref();
+        let keyring = Arc::new(secrets::load(secret_file)?);
+        let (streams, secrets) = watch::channel(Arc::clone(&keyring));
+        let door = Door { name, slot, secrets };
+        let links = Arc::new(StreamLinks::start(config, &door, &counters, &shutdown, &tasks));
         let clock = Clock::start();
         let inbox = PulseThread::inbox();
         let engine = Engine::new(options.clone(), clock, links, inbox.0.clone(), events);
@@ -166,13 +174,17 @@ impl Server {
             tasks.spawn(Arc::clone(&engine).drive_shard(ShardId(shard), shutdown.clone()));
         }
         tasks.spawn(Arc::clone(&engine).drive_progress(shutdown.clone()));
-        let sink = Arc::new(Sink { engine: Arc::clone(&engine), counters: Arc::clone(&counters) });
+        let sink = Arc::new(Sink { engine: Arc::clone(&engine) });
+        if let Some(path) = secret_file {
+            let (path, pulse, counters) = (path.to_owned(), inbox.0.clone(), Arc::clone(&counters));
+            tasks.spawn(secrets::Watcher { path, streams, pulse, counters }.run(shutdown.clone()));
+        }
         let (listener, listener_counters, listener_shutdown) =
             (sockets.stream, Arc::clone(&counters), shutdown.clone());
         tasks.spawn(async move {
             let limits = ListenerOptions::default();
             if let Err(error) =
-                tcp::run_listener(listener, name, sink, listener_counters, limits, listener_shutdown).await
+                tcp::run_listener(listener, door, sink, listener_counters, limits, listener_shutdown).await
             {
                 warn!("the stream listener ended: {error}");
             }
@@ -182,7 +194,8 @@ impl Server {
         let addresses = Arc::new(Addresses::new(pulses));
         tasks.spawn(Arc::clone(&addresses).resolve(shutdown.clone()));
         let (socket, pulse_counters) = (sockets.pulse, Arc::clone(&counters));
-        let core = ControlCore::new(options, engine.now());
+        let mut core = ControlCore::new(options, engine.now());
+        core.handle_keyring(keyring);
         let link = move || Ok(UdpLink { socket: PulseSocket::new(socket, pulse_counters)?, addresses });
         let pulse = PulseThread::start(core, Arc::clone(&engine), inbox, link)
             .map_err(ServerError::system("starting the pulse thread"))?;
@@ -192,7 +205,9 @@ impl Server {
         let listener = tokio::net::TcpListener::from_std(sockets.gateway)
             .map_err(ServerError::system("watching the gateway's listener"))?;
         let core: Arc<dyn Core> = Arc::<Engine>::clone(&engine);
-        gateway.spawn(Gateway::serve(listener, core, gateway_options(config), gateway_shutdown.clone()));
+        let gateway_options =
+            GatewayOptions { metrics: metrics::source(&engine, &counters), ..gateway_options(config) };
+        gateway.spawn(Gateway::serve(listener, core, gateway_options, gateway_shutdown.clone()));
         Ok(Self { engine, pulse, counters, gateway_shutdown, gateway, shutdown, tasks })
     }
 
@@ -321,7 +336,6 @@ fn gateway_options(config: &Config) -> GatewayOptions {
 fn refuse_what_is_missing(config: &Config) -> Result<(), ServerError> {
     let security = &config.security;
     let missing = [
-        ("[security] secret_file: nodes can't authenticate each other", security.secret_file.is_some()),
         ("[security] tls_cert: the gateway can't speak TLS", security.tls_cert.is_some() || security.tls_key.is_some()),
         ("[security] tokens_file: the gateway can't check tokens", security.tokens_file.is_some()),
         ("[gateway] ftp: there is no FTP server", config.gateway.ftp.is_some()),
@@ -351,8 +365,8 @@ fn refuse_open_network(config: &Config, slot: Slot, insecure: bool) -> Result<()
         Some((plane, address)) if !insecure && config.security.secret_file.is_none() => {
             Err(ServerError::Refused(format!(
                 "node {} would listen on {address} ({plane}) without a secret: anybody who reaches it could speak as a \
-                 node; nodes can't authenticate each other yet, so start with --insecure where the network is trusted, \
-                 and nowhere else",
+                 node; set [security] secret_file, or start with --insecure where the network is trusted, and nowhere \
+                 else",
                 node.id
             )))
         }
@@ -466,22 +480,23 @@ struct StreamLinks {
 impl StreamLinks {
     fn start(
         config: &Config,
-        me: Slot,
-        name: NameHash,
+        door: &Door,
         counters: &Arc<Counters>,
         shutdown: &CancellationToken,
         tasks: &TaskTracker,
     ) -> Self {
         let outbox = |(slot, node): (usize, &NodeConfig)| {
             let slot = Slot(slot as u8);
-            if slot == me {
+            if slot == door.slot {
                 return None;
             }
             let outbox = Arc::new(Outbox::new(OUTBOX_BYTES_MAX, Arc::clone(counters)));
             let link = Link {
+                me: door.slot,
                 slot,
                 address: node.stream.to_string(),
-                name,
+                name: door.name,
+                secrets: door.secrets.clone(),
                 outbox: Arc::clone(&outbox),
                 counters: Arc::clone(counters),
                 on_event: Arc::new(|_| {}),
@@ -538,7 +553,6 @@ impl PulseLink for UdpLink {
 /// Frames of all peers, on their way to the engine.
 struct Sink {
     engine: Arc<Engine>,
-    counters: Arc<Counters>,
 }
 
 impl FrameSink for Sink {
@@ -546,7 +560,6 @@ impl FrameSink for Sink {
         self.engine.handle_frame(&frame);
     }
 
-    fn handle_rejected(&self, reason: &'static str) {
-        self.counters.add_rejection(reason);
-    }
+    /// The listener has counted it already.
+    fn handle_rejected(&self, _reason: &'static str) {}
 }

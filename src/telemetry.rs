@@ -3,6 +3,10 @@
 //!
 //! Lines go to the error stream, so that a command's own output stays clean. `RUST_LOG` chooses what is shown, in the
 //! notation of `tracing` (`RUST_LOG=jumpgate=debug,hyper=warn`); without it, whoever starts the logging does.
+//!
+//! [`metrics`] writes down what adapters and cores have counted.
+
+pub mod metrics;
 
 use std::io::IsTerminal as _;
 

@@ -11,13 +11,13 @@ use jumpgate::api::{
     Response, Value,
 };
 use jumpgate::base::{Blob, ClusterId, Generation, Incarnation, NodeId, PartitionRecord, Slot, Version, limits};
-use jumpgate::codec::{self, CodecError, Envelope, Frame, FrameDecoder, NameHash, datagram, frame};
+use jumpgate::codec::{self, CodecError, Envelope, Frame, FrameDecoder, Keyring, NameHash, datagram, frame};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::Index;
 use proptest::test_runner::{Config, TestRunner};
 
-/// Cases of each test; about 150,000 in all.
+/// Cases of each test; about 150,000 in all. `JUMPGATE_DECODER_CASES` asks for another number.
 const CASES: u32 = 25_000;
 
 /// What any decoding may allocate whatever it is given: handles, error texts, a few elements of a list.
@@ -174,7 +174,8 @@ fn changed(samples: Vec<Vec<u8>>) -> impl Strategy<Value = Vec<u8>> {
 
 fn check<S: Strategy>(cases: u32, inputs: &S, test: impl Fn(S::Value) -> Result<(), TestCaseError>) {
     // Without a file of failures: a failure prints its shrunken input, which then becomes a test of its own.
-    let config = Config { cases, failure_persistence: None, ..Config::default() };
+    let asked = std::env::var("JUMPGATE_DECODER_CASES").ok().and_then(|cases| cases.parse().ok());
+    let config = Config { cases: asked.unwrap_or(cases), failure_persistence: None, ..Config::default() };
     TestRunner::new(config).run(inputs, test).unwrap_or_else(|failure| panic!("{failure}"));
 }
 
@@ -233,15 +234,25 @@ fn a_length_that_lies_allocates_for_the_input_and_no_more() {
 
 #[test]
 fn a_changed_datagram_is_refused_and_allocates_nothing() {
+    for keyring in [Keyring::default(), keyring()] {
+        a_changed_datagram_is_refused_by(&keyring);
+    }
+}
+
+fn keyring() -> Keyring {
+    Keyring::parse(b"correct horse battery staple").expect("it holds a secret")
+}
+
+fn a_changed_datagram_is_refused_by(keyring: &Keyring) {
     let sealed = |payload: &Vec<u8>| {
         let mut bytes = Vec::new();
-        datagram::encode(&envelope(), name(), 7, payload, &mut bytes).expect("it is small");
+        datagram::encode(&envelope(), name(), 7, payload, keyring, &mut bytes).expect("it is small");
         bytes
     };
     let sound: Vec<_> = [vec![], vec![7; 30], vec![9; 1000]].iter().map(sealed).collect();
     let inputs = prop_oneof![2 => changed(sound.clone()), 1 => vec(any::<u8>(), 0..limits::DATAGRAM_BYTES_MAX + 10)];
     check(CASES, &inputs, |bytes| {
-        let (decoded, peak) = peak_bytes(|| datagram::decode::<Vec<u8>>(&bytes, name()));
+        let (decoded, peak) = peak_bytes(|| datagram::decode::<Vec<u8>>(&bytes, name(), keyring));
         prop_assert_eq!(decoded.is_ok(), sound.contains(&bytes));
         prop_assert!(peak <= bytes.len(), "{} for {} bytes", peak, bytes.len());
         Ok(())
@@ -259,11 +270,12 @@ fn a_sound_datagram_with_a_senseless_payload_is_refused() {
             encoder.writer().write(&self.0)
         }
     }
+    let keyring = keyring();
     let inputs = prop_oneof![2 => changed(requests()), 1 => random_bytes()];
     check(CASES, &inputs, |payload| {
         let mut bytes = Vec::new();
-        datagram::encode(&envelope(), name(), 7, &Raw(payload.clone()), &mut bytes).expect("it is small");
-        let decoded = datagram::decode::<Request>(&bytes, name()).map(|datagram| datagram.payload);
+        datagram::encode(&envelope(), name(), 7, &Raw(payload.clone()), &keyring, &mut bytes).expect("it is small");
+        let decoded = datagram::decode::<Request>(&bytes, name(), &keyring).map(|datagram| datagram.payload);
         prop_assert_eq!(decoded, codec::decode::<Request>(&payload));
         Ok(())
     });

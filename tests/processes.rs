@@ -8,6 +8,7 @@
 //! | `traffic` | what was acknowledged while processes were killed under load |
 //! | `hostile` | what doesn't disturb a cluster |
 //! | `faults` | what clients see on a bad network, and while the leader stands still |
+//! | `secrets` | secrets that are replaced under load, and a crowd that has none |
 //!
 //! `weather`, `relay`, `load`, `history` and `statistics` are shared with `examples/faults`, which measures the same; their
 //! own tests run here.
@@ -36,6 +37,8 @@ mod processes;
 #[path = "support/relay.rs"]
 #[allow(dead_code, reason = "what measures is used by examples/faults")]
 mod relay;
+#[path = "processes/secrets.rs"]
+mod secrets;
 #[path = "processes/service.rs"]
 mod service;
 #[path = "processes/start.rs"]

@@ -209,7 +209,12 @@ fn a_value_expires_everywhere_and_its_viewers_are_told() {
 }
 
 fn run(seeds: std::ops::Range<u64>, nodes: usize) {
-    let scenario = Scenario { world: WorldOptions { nodes, ..WorldOptions::default() }, ..Scenario::default() };
+    run_in(seeds, WorldOptions { nodes, ..WorldOptions::default() });
+}
+
+fn run_in(seeds: std::ops::Range<u64>, world: WorldOptions) {
+    let nodes = world.nodes;
+    let scenario = Scenario { world, ..Scenario::default() };
     for seed in seeds {
         let outcome = scenario.run(seed);
         if !outcome.complaints.is_empty() {
@@ -229,6 +234,12 @@ fn three_nodes_survive_faults() {
 #[test]
 fn four_nodes_survive_faults() {
     run(0..100, 4);
+}
+
+#[test]
+fn nodes_with_a_secret_survive_faults() {
+    let secrets = "correct horse battery staple".to_owned();
+    run_in(0..50, WorldOptions { nodes: 3, secrets, ..WorldOptions::default() });
 }
 
 #[test]

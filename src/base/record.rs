@@ -40,13 +40,19 @@ impl PartitionRecord {
         self.epoch != Epoch::ZERO && self.in_sync.is_empty()
     }
 
-    /// Panics where the record contradicts itself.
-    pub fn check_invariants(&self) {
-        if let Some(primary) = self.primary {
-            assert!(self.in_sync.contains(primary), "primary {primary} is not in the in-sync set {:?}", self.in_sync);
+    /// Where the record contradicts itself, if it does: what a peer says is asked this before it is believed.
+    #[must_use]
+    pub fn contradiction(&self) -> Option<String> {
+        if let Some(primary) = self.primary.filter(|primary| !self.in_sync.contains(*primary)) {
+            return Some(format!("primary {primary} is not in the in-sync set {:?}", self.in_sync));
         }
         let both = self.in_sync.intersection(self.learners);
-        assert!(both.is_empty(), "{both:?} are in-sync and learners at once: {self:?}");
+        (!both.is_empty()).then(|| format!("{both:?} are in-sync and learners at once: {self:?}"))
+    }
+
+    /// Panics where the record contradicts itself.
+    pub fn check_invariants(&self) {
+        assert_eq!(self.contradiction(), None);
     }
 }
 

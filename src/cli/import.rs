@@ -174,14 +174,14 @@ fn skip_line(source: &mut impl BufRead) -> io::Result<u64> {
 }
 
 /// A record that can be put.
-struct Record {
+pub(super) struct Record {
     key: Key,
     value: Bytes,
     options: PutOptions,
 }
 
 /// The record of a line; none where the line is blank.
-fn parse(line: &[u8]) -> Result<Option<Record>, String> {
+pub(super) fn parse(line: &[u8]) -> Result<Option<Record>, String> {
     if line.iter().all(u8::is_ascii_whitespace) {
         return Ok(None);
     }

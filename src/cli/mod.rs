@@ -150,6 +150,15 @@ impl ClientCommand {
     }
 }
 
+/// Doors for the fuzz targets in `fuzz/`.
+#[cfg(fuzzing)]
+pub mod fuzzing {
+    /// Reads a line of an import.
+    pub fn import_line(line: &[u8]) {
+        let _ = super::import::parse(line);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory as _;

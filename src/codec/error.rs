@@ -28,6 +28,21 @@ pub enum CodecError {
     /// A bit was flipped on the way.
     #[error("the checksum does not match")]
     BadChecksum,
+    /// It carries no keyed code, and this node has a secret.
+    #[error("it proves no secret, and this node asks for one")]
+    Unauthenticated,
+    /// It carries a keyed code that none of this node's secrets explains.
+    #[error("it was made without any secret of this node")]
+    BadCode,
+    /// It carries a keyed code, and this node has no secret.
+    #[error("it was made with a secret, and this node has none")]
+    NoSecret,
+    /// It begins a connection to another slot than this node's.
+    #[error("it is meant for another node")]
+    OtherSlot,
+    /// It comes from another slot than the one that began the connection, or a node seems to have dialed itself.
+    #[error("it doesn't come from who dialed")]
+    OtherSender,
     /// It comes from a cluster of another name.
     #[error("it comes from a cluster of another name")]
     OtherCluster,
@@ -57,6 +72,11 @@ impl CodecError {
             Self::BadMagic => "bad_magic",
             Self::OtherVersion { .. } => "other_version",
             Self::BadChecksum => "bad_checksum",
+            Self::Unauthenticated => "unauthenticated",
+            Self::BadCode => "bad_code",
+            Self::NoSecret => "no_secret",
+            Self::OtherSlot => "other_slot",
+            Self::OtherSender => "other_sender",
             Self::OtherCluster => "other_cluster",
             Self::TooLarge { .. } => "too_large",
             Self::TrailingBytes => "trailing_bytes",

@@ -6,7 +6,7 @@
 //! |---|---|---|
 //! | 0 | 4 | magic, `jgsf` |
 //! | 4 | 1 | version of the format, 1 |
-//! | 5 | 1 | flags; none is in use |
+//! | 5 | 1 | flags; bit 0: a keyed code follows the payload |
 //! | 6 | 2 | reserved, 0 |
 //! | 8 | 4 | length of the payload |
 //! | 12 | 4 | CRC-32 of the payload |
@@ -19,6 +19,7 @@
 //! | 62 | 16 | incarnation of the addressee; 0: whoever sits there |
 //! | 78 | 4 | CRC-32 of the header up to here |
 //! | 82 | n | payload |
+//! | 82 + n | 16 | with bit 0 of the flags: the keyed code of the frame's number, header and payload ([`handshake`]) |
 //!
 //! All integers are little-endian. The header has a checksum of its own so that a flipped bit in the length is noticed at
 //! once, not after megabytes that never come.
@@ -34,12 +35,16 @@
 //!
 //! [`FrameDecoder`] takes frames off a buffer that grows as bytes come in. A partial frame is normal and says
 //! "not yet"; anything wrong is an error after which the stream has no place to go on from, so the connection is closed.
+//!
+//! A connection that began with a [`handshake`] carries frames with codes only, any other one frames without.
 
 use bincode::Encode;
 use bytes::{Buf, Bytes, BytesMut};
 
 use super::door::encode_capped;
 use super::fields::{FieldReader, put};
+use super::handshake::{self, Session};
+use super::keyring::CODE_BYTES;
 use super::{CodecError, Envelope, NameHash};
 use crate::base::limits::FRAME_BYTES_MAX;
 
@@ -47,8 +52,11 @@ const MAGIC: [u8; 4] = *b"jgsf";
 const VERSION: u8 = 1;
 const LENGTH_BYTES: usize = 4;
 const CHECKSUM_BYTES: usize = 4;
-/// Magic, version, flags, reserved: the same in every frame of this version.
-const PREAMBLE: [u8; 8] = [MAGIC[0], MAGIC[1], MAGIC[2], MAGIC[3], VERSION, 0, 0, 0];
+/// The flag of a frame with a keyed code.
+const KEYED: u8 = 1;
+/// Magic, version, flags, reserved: the same in every frame of a connection.
+const PREAMBLE: [u8; 8] = preamble(0);
+const KEYED_PREAMBLE: [u8; 8] = preamble(KEYED);
 
 /// The length of a frame's header.
 pub const HEADER_BYTES: usize = 82;
@@ -59,6 +67,10 @@ pub const MESSAGE_BYTES_MAX: usize = PAYLOAD_BYTES_MAX - LENGTH_BYTES;
 
 const _: () = assert!(HEADER_BYTES == PREAMBLE.len() + 4 + 4 + 8 + Envelope::BYTES + CHECKSUM_BYTES);
 const _: () = assert!(FRAME_BYTES_MAX <= u32::MAX as usize);
+
+const fn preamble(flags: u8) -> [u8; 8] {
+    [MAGIC[0], MAGIC[1], MAGIC[2], MAGIC[3], VERSION, flags, 0, 0]
+}
 
 /// Appends one message to a frame's payload.
 ///
@@ -101,11 +113,35 @@ fn split_message(payload: &[u8]) -> Result<(&[u8], &[u8]), CodecError> {
 /// # Errors
 /// [`CodecError::TooLarge`] where the payload has more than [`PAYLOAD_BYTES_MAX`] bytes.
 pub fn seal(envelope: &Envelope, name: NameHash, payload: &[u8]) -> Result<[u8; HEADER_BYTES], CodecError> {
+    header(PREAMBLE, envelope, name, payload)
+}
+
+/// The header of the frame that carries `payload`, and the code that follows it. The frames of a session must be sent in
+/// the order in which they were sealed.
+///
+/// # Errors
+/// [`CodecError::TooLarge`] where the payload has more than [`PAYLOAD_BYTES_MAX`] bytes.
+pub fn seal_with(
+    session: &mut Session,
+    envelope: &Envelope,
+    name: NameHash,
+    payload: &[u8],
+) -> Result<([u8; HEADER_BYTES], [u8; CODE_BYTES]), CodecError> {
+    let header = header(KEYED_PREAMBLE, envelope, name, payload)?;
+    Ok((header, session.code(&header, payload)))
+}
+
+fn header(
+    preamble: [u8; 8],
+    envelope: &Envelope,
+    name: NameHash,
+    payload: &[u8],
+) -> Result<[u8; HEADER_BYTES], CodecError> {
     if payload.len() > PAYLOAD_BYTES_MAX {
         return Err(CodecError::TooLarge { bytes_max: PAYLOAD_BYTES_MAX });
     }
     let mut fields = Vec::with_capacity(HEADER_BYTES);
-    put(&mut fields, PREAMBLE);
+    put(&mut fields, preamble);
     put(&mut fields, (payload.len() as u32).to_le_bytes());
     put(&mut fields, crc32fast::hash(payload).to_le_bytes());
     name.write(&mut fields);
@@ -132,6 +168,7 @@ struct Header {
     envelope: Envelope,
     payload_bytes: usize,
     payload_checksum: u32,
+    bytes: [u8; HEADER_BYTES],
 }
 
 /// Takes frames off one connection's buffer. It allocates nothing itself; [`FrameDecoder::bytes_wanted`] tells whoever
@@ -142,13 +179,21 @@ struct Header {
 pub struct FrameDecoder {
     name: NameHash,
     header: Option<Header>,
+    session: Option<Session>,
 }
 
 impl FrameDecoder {
     /// A decoder for the frames of the cluster whose name hashes to `name`.
     #[must_use]
     pub const fn new(name: NameHash) -> Self {
-        Self { name, header: None }
+        Self { name, header: None, session: None }
+    }
+
+    /// A decoder for the frames of a connection that began with a handshake: each must have the code that `session` gives
+    /// it.
+    #[must_use]
+    pub const fn with_session(name: NameHash, session: Session) -> Self {
+        Self { name, header: None, session: Some(session) }
     }
 
     /// Takes the next frame off the front of `buffer`; `None` where it isn't complete yet.
@@ -158,7 +203,7 @@ impl FrameDecoder {
     pub fn decode(&mut self, buffer: &mut BytesMut) -> Result<Option<Frame>, CodecError> {
         let header = match self.header {
             Some(header) => header,
-            None => match parse_header(buffer, self.name)? {
+            None => match parse_header(buffer, self.name, self.session.is_some())? {
                 Some(header) => {
                     buffer.advance(HEADER_BYTES);
                     *self.header.insert(header)
@@ -166,21 +211,38 @@ impl FrameDecoder {
                 None => return Ok(None),
             },
         };
-        if buffer.len() < header.payload_bytes {
+        if self.bytes_wanted(buffer.len()) > 0 {
             return Ok(None);
         }
-        if crc32fast::hash(&buffer[..header.payload_bytes]) != header.payload_checksum {
+        let (payload, rest) = buffer.split_at(header.payload_bytes);
+        if crc32fast::hash(payload) != header.payload_checksum {
             return Err(CodecError::BadChecksum);
         }
+        if let Some(session) = &mut self.session {
+            let code = FieldReader::new(rest).take()?;
+            if !session.verifies(&header.bytes, payload, code) {
+                return Err(CodecError::BadCode);
+            }
+            if header.envelope.from.slot != session.dialer() {
+                return Err(CodecError::OtherSender);
+            }
+        }
         self.header = None;
-        Ok(Some(Frame { envelope: header.envelope, payload: buffer.split_to(header.payload_bytes).freeze() }))
+        let payload = buffer.split_to(header.payload_bytes).freeze();
+        buffer.advance(self.code_bytes());
+        Ok(Some(Frame { envelope: header.envelope, payload }))
+    }
+
+    const fn code_bytes(&self) -> usize {
+        if self.session.is_some() { CODE_BYTES } else { 0 }
     }
 
     /// How many more bytes the frame under way needs at least, where `buffered` bytes wait in the buffer. It comes from
     /// the sender, capped: a buffer should grow with what really came rather than by all of this at once.
     #[must_use]
     pub fn bytes_wanted(&self, buffered: usize) -> usize {
-        self.header.map_or(HEADER_BYTES, |header| header.payload_bytes).saturating_sub(buffered)
+        let frame_bytes = self.header.map_or(HEADER_BYTES, |header| header.payload_bytes + self.code_bytes());
+        frame_bytes.saturating_sub(buffered)
     }
 
     /// Whether the header of the frame under way is there and sound.
@@ -196,25 +258,29 @@ impl FrameDecoder {
     }
 }
 
-fn parse_header(bytes: &[u8], name: NameHash) -> Result<Option<Header>, CodecError> {
-    let start = &bytes[..bytes.len().min(PREAMBLE.len())];
-    if !PREAMBLE.starts_with(start) {
+fn parse_header(bytes: &[u8], name: NameHash, is_keyed: bool) -> Result<Option<Header>, CodecError> {
+    let preamble = if is_keyed { KEYED_PREAMBLE } else { PREAMBLE };
+    let start = &bytes[..bytes.len().min(preamble.len())];
+    if !preamble.starts_with(start) {
         return Err(match start {
-            [magic @ .., version, flags, _, _] if magic == MAGIC => {
-                CodecError::OtherVersion { version: *version, flags: *flags }
-            }
+            [magic @ .., version, flags, _, _] if magic == MAGIC => match (*version, *flags) {
+                (VERSION, 0) => CodecError::Unauthenticated,
+                (VERSION, KEYED) => CodecError::NoSecret,
+                (version, flags) => CodecError::OtherVersion { version, flags },
+            },
+            _ if handshake::is_handshake(start) == Some(true) => CodecError::NoSecret,
             _ if start.starts_with(&MAGIC) => return Ok(None),
             _ => CodecError::BadMagic,
         });
     }
-    let Some(header) = bytes.get(..HEADER_BYTES) else {
+    let Some(header) = bytes.first_chunk::<HEADER_BYTES>() else {
         return Ok(None);
     };
     let (checked, checksum) = header.split_at(HEADER_BYTES - CHECKSUM_BYTES);
     if crc32fast::hash(checked).to_le_bytes() != checksum {
         return Err(CodecError::BadChecksum);
     }
-    let mut fields = FieldReader::new(&checked[PREAMBLE.len()..]);
+    let mut fields = FieldReader::new(&checked[preamble.len()..]);
     let payload_bytes = u32::from_le_bytes(fields.take()?) as usize;
     let payload_checksum = u32::from_le_bytes(fields.take()?);
     if payload_bytes > PAYLOAD_BYTES_MAX {
@@ -223,7 +289,8 @@ fn parse_header(bytes: &[u8], name: NameHash) -> Result<Option<Header>, CodecErr
     if NameHash::read(&mut fields)? != name {
         return Err(CodecError::OtherCluster);
     }
-    Ok(Some(Header { envelope: Envelope::read(&mut fields)?, payload_bytes, payload_checksum }))
+    let envelope = Envelope::read(&mut fields)?;
+    Ok(Some(Header { envelope, payload_bytes, payload_checksum, bytes: *header }))
 }
 
 #[cfg(test)]
@@ -380,5 +447,109 @@ mod tests {
         assert_eq!(all, [Ok(&[1][..]), Err(CodecError::TooShort { bytes: 6, bytes_min: 9 })]);
         let all: Vec<_> = messages(&[1, 0]).collect();
         assert_eq!(all, [Err(CodecError::TooShort { bytes: 2, bytes_min: 4 })]);
+    }
+
+    /// Both ends of a connection that began with a handshake.
+    fn sessions() -> (Session, Session) {
+        use super::super::Keyring;
+        let keyring = Keyring::parse(b"correct horse battery staple").expect("it holds a secret");
+        let dialer = handshake::Dialer::new(&keyring, name(), Slot(1), Slot(2), [1; 32]).expect("there is a secret");
+        let (listener, answer) =
+            handshake::Listener::handle_hello(&keyring, name(), Slot(2), [2; 32], dialer.hello()).expect("it is sound");
+        let (proof, ours) = dialer.handle_answer(&answer).expect("it is sound");
+        (ours, listener.handle_proof(&proof).expect("it is sound"))
+    }
+
+    /// Frames of one session with these payloads.
+    fn keyed(session: &mut Session, payloads: &[&[u8]]) -> Vec<Vec<u8>> {
+        let mut frame = |payload: &&[u8]| {
+            let (header, code) = seal_with(session, &envelope(), name(), payload).expect("it is small");
+            [&header[..], payload, &code].concat()
+        };
+        payloads.iter().map(&mut frame).collect()
+    }
+
+    /// What a connection that began with a handshake makes of `bytes`: payloads, then the error.
+    fn read_keyed(bytes: &[u8]) -> (Vec<Bytes>, Option<CodecError>) {
+        let (mut decoder, mut buffer) = (FrameDecoder::with_session(name(), sessions().1), BytesMut::from(bytes));
+        let mut payloads = Vec::new();
+        loop {
+            match decoder.decode(&mut buffer) {
+                Ok(Some(frame)) => payloads.push(frame.payload),
+                Ok(None) => return (payloads, None),
+                Err(error) => return (payloads, Some(error)),
+            }
+        }
+    }
+
+    #[test]
+    fn frames_of_a_session_come_in_their_order_or_not_at_all() {
+        let frames = keyed(&mut sessions().0, &[b"one", b"", b"three"]);
+        assert_eq!(read_keyed(&frames.concat()).0, [&b"one"[..], b"", b"three"]);
+        let refused = |frames: &[&Vec<u8>], sound: usize| {
+            let (payloads, error) = read_keyed(&frames.iter().copied().flatten().copied().collect::<Vec<_>>());
+            assert_eq!((payloads.len(), error), (sound, Some(CodecError::BadCode)));
+        };
+        refused(&[&frames[0], &frames[0]], 1);
+        refused(&[&frames[0], &frames[2]], 1);
+        refused(&[&frames[1], &frames[0]], 0);
+        // Spliced in from a connection with other nonces.
+        let keyring = super::super::Keyring::parse(b"correct horse battery staple").expect("it holds a secret");
+        let dialer = handshake::Dialer::new(&keyring, name(), Slot(1), Slot(2), [7; 32]).expect("there is a secret");
+        let (_, answer) =
+            handshake::Listener::handle_hello(&keyring, name(), Slot(2), [8; 32], dialer.hello()).expect("it is sound");
+        let mut other = dialer.handle_answer(&answer).expect("it is sound").1;
+        refused(&[&keyed(&mut other, &[b"one"])[0]], 0);
+    }
+
+    #[test]
+    fn a_frame_of_another_slot_than_the_one_that_dialed_is_refused() {
+        let (mut writer, reader) = sessions();
+        let from = NodeId::new(Slot(3), envelope().from.incarnation);
+        let (header, code) =
+            seal_with(&mut writer, &Envelope { from, ..envelope() }, name(), b"one").expect("it is small");
+        let mut buffer = BytesMut::from(&[&header[..], b"one", &code].concat()[..]);
+        let refused = FrameDecoder::with_session(name(), reader).decode(&mut buffer);
+        assert_eq!(refused, Err(CodecError::OtherSender));
+    }
+
+    #[test]
+    fn every_flipped_bit_of_a_keyed_frame_is_noticed_even_with_mended_checksums() {
+        let sound = keyed(&mut sessions().0, &[b"payload"]).concat();
+        for bit in 0..sound.len() * 8 {
+            let mut bytes = sound.clone();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            let (payloads, error) = read_keyed(&bytes);
+            assert!(payloads.is_empty() && error.is_some(), "bit {bit}");
+        }
+        for at in (24..HEADER_BYTES - CHECKSUM_BYTES).chain(HEADER_BYTES..sound.len()) {
+            let mut bytes = sound.clone();
+            bytes[at] ^= 1;
+            let payload = crc32fast::hash(&bytes[HEADER_BYTES..HEADER_BYTES + 7]);
+            bytes[12..16].copy_from_slice(&payload.to_le_bytes());
+            let header = crc32fast::hash(&bytes[..HEADER_BYTES - CHECKSUM_BYTES]);
+            bytes[HEADER_BYTES - CHECKSUM_BYTES..HEADER_BYTES].copy_from_slice(&header.to_le_bytes());
+            assert_eq!(read_keyed(&bytes), (Vec::new(), Some(CodecError::BadCode)), "byte {at}");
+        }
+    }
+
+    #[test]
+    fn frames_with_a_code_and_without_are_not_taken_for_each_other() {
+        assert_eq!(read_keyed(&sample()), (Vec::new(), Some(CodecError::Unauthenticated)));
+        let frames = keyed(&mut sessions().0, &[b"one"]);
+        assert_eq!(decode(&frames[0]), Err(CodecError::NoSecret));
+        assert_eq!(decode(b"jgsh"), Err(CodecError::NoSecret));
+    }
+
+    #[test]
+    fn an_incomplete_keyed_frame_says_how_much_is_missing() {
+        let sound = keyed(&mut sessions().0, &[b"payload"]).concat();
+        for length in 0..sound.len() {
+            let mut decoder = FrameDecoder::with_session(name(), sessions().1);
+            let mut buffer = BytesMut::from(&sound[..length]);
+            assert_eq!(decoder.decode(&mut buffer), Ok(None), "{length} bytes");
+            let end = if length < HEADER_BYTES { HEADER_BYTES } else { sound.len() };
+            assert_eq!(decoder.bytes_wanted(buffer.len()), end - length);
+        }
     }
 }

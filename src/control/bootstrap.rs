@@ -198,6 +198,13 @@ impl Bootstrap {
         }
     }
 
+    /// Who was heard in `slot` lately.
+    #[must_use]
+    pub fn heard(&self, now: Instant, slot: Slot) -> Option<NodeId> {
+        let heard = self.heard.get(slot.index())?.as_ref()?;
+        (now.since(heard.at) < HEARD_FOR).then(|| NodeId::new(slot, heard.incarnation))
+    }
+
     /// When something is due next.
     #[must_use]
     pub fn poll_timeout(&self) -> Instant {
@@ -209,7 +216,9 @@ impl Bootstrap {
         (!self.outputs.is_empty()).then(|| self.outputs.remove(0))
     }
 
-    fn announcement(&self) -> Announcement {
+    /// What this process says of itself.
+    #[must_use]
+    pub fn announcement(&self) -> Announcement {
         let without = self.without;
         self.accepted.map_or(Announcement::Blank { without }, |Accepted { cluster, .. }| Announcement::Accepted {
             cluster,

@@ -2,7 +2,7 @@
 
 use bincode::{Decode, Encode};
 
-use crate::base::{InSyncChange, NodeId, PartitionId, Slot, SlotSet};
+use crate::base::{InSyncChange, NodeId, PartitionId, Slot, SlotSet, limits};
 
 /// One decision. Commands are judged when they are *applied*, on every node alike, never when they are appended: what was
 /// true at append time may not be when its turn comes.
@@ -90,6 +90,26 @@ pub struct Recovery {
     pub lost: Vec<PartitionId>,
 }
 
+impl Command {
+    /// Whether a command that a peer has sent can be one of this program: its numbers are within the bounds that every
+    /// state keeps. Whether it still makes sense is judged when it is applied.
+    #[must_use]
+    pub fn is_sound(&self) -> bool {
+        let is_sound = |node: &NodeId| node.slot.index() < limits::NODES_MAX;
+        // In the order of their slots, each once.
+        let are_sound = |nodes: &[NodeId]| nodes.is_sorted_by(|a, b| a.slot < b.slot) && nodes.iter().all(is_sound);
+        match self {
+            Self::Found { settings, founders, .. } => settings.is_sound() && are_sound(founders),
+            Self::NodeUp { node } | Self::NodeDown { node, .. } | Self::Resign { node } => is_sound(node),
+            Self::Recover { survivors } => are_sound(survivors),
+            // Any set of slots will do.
+            Self::SetRoster(_) => true,
+            // Judged against the table, change by change.
+            Self::ChangeInSync(_) => true,
+        }
+    }
+}
+
 /// What a cluster is founded with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct Settings {
@@ -99,4 +119,12 @@ pub struct Settings {
     pub replicas: u8,
     /// Copies below which a write is refused.
     pub min_copies: u8,
+}
+
+impl Settings {
+    /// Whether a cluster can be founded with them.
+    #[must_use]
+    pub fn is_sound(&self) -> bool {
+        (1..=limits::PARTITIONS_MAX).contains(&usize::from(self.partitions))
+    }
 }

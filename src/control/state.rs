@@ -4,8 +4,13 @@ use bincode::{Decode, Encode};
 
 use super::{Command, Recovery, Roster, Settings};
 use crate::base::mutant::{Mutant, is_broken};
-use crate::base::{ChangeNumber, Epoch, InSyncChange, LogIndex, NodeId, PartitionId, PartitionRecord, Slot, SlotSet};
+use crate::base::{
+    ChangeNumber, Epoch, InSyncChange, LogIndex, NodeId, PartitionId, PartitionRecord, Slot, SlotSet, limits,
+};
 use crate::placement;
+
+/// Epochs, change numbers and indices that no real cluster reaches: counting on from them can't overflow.
+const NUMBER_MAX: u64 = 1 << 61;
 
 /// The cluster's own state, the same on every node that has applied the same entries.
 ///
@@ -362,24 +367,54 @@ impl ControlState {
         self.nodes.iter().enumerate().filter(|(_, entry)| is_in(entry)).map(|(slot, _)| Slot(slot as u8)).collect()
     }
 
-    /// Panics where the state contradicts itself.
-    pub fn check_invariants(&self) {
+    /// Whether a state that a peer has sent can be the state after the entry at `index`: it stands for that entry, its
+    /// numbers are within the bounds that every state of this program keeps, and it doesn't contradict itself.
+    #[must_use]
+    pub fn is_sound(&self, index: LogIndex) -> bool {
+        let sits_there = |(slot, entry): (usize, &NodeEntry)| {
+            entry.node.map_or(!entry.up, |node| node.slot.index() == slot) && entry.up_since <= index
+        };
+        let partitions = self.settings.map_or(0, |settings| usize::from(settings.partitions));
+        let is_counted = |record: &PartitionRecord| record.epoch.0 <= NUMBER_MAX && record.change.0 <= NUMBER_MAX;
+        self.applied == index
+            && index.0 <= NUMBER_MAX
+            && self.settings.is_none_or(|settings| settings.is_sound())
+            && self.nodes.len() <= limits::NODES_MAX
+            && self.nodes.iter().enumerate().all(sits_there)
+            && self.table.len() == partitions
+            && self.table.iter().all(is_counted)
+            && self.contradiction().is_none()
+    }
+
+    /// Where the state contradicts itself, if it does.
+    fn contradiction(&self) -> Option<String> {
         let up = self.up();
         let registered = self.slots_where(|entry| entry.node.is_some());
-        for (partition, record) in self.table.iter().enumerate() {
-            record.check_invariants();
-            assert!(record.members().is_subset(registered), "p{partition}: {record:?} names an unregistered slot");
-            assert!(record.learners.is_subset(up), "p{partition}: {record:?} has a learner that is down; up: {up:?}");
-            match record.primary {
-                Some(primary) => {
-                    assert!(up.contains(primary), "p{partition}: {record:?} has a dead primary; up: {up:?}")
-                }
-                None => assert!(
-                    record.in_sync.intersection(up).is_empty(),
-                    "p{partition}: {record:?} has nobody promoted; up: {up:?}"
-                ),
+        let of = |record: &PartitionRecord| {
+            if let Some(contradiction) = record.contradiction() {
+                return Some(contradiction);
             }
-        }
+            if !record.members().is_subset(registered) {
+                return Some(format!("{record:?} names an unregistered slot"));
+            }
+            if !record.learners.is_subset(up) {
+                return Some(format!("{record:?} has a learner that is down; up: {up:?}"));
+            }
+            match record.primary {
+                Some(primary) if !up.contains(primary) => Some(format!("{record:?} has a dead primary; up: {up:?}")),
+                None if !record.in_sync.intersection(up).is_empty() => {
+                    Some(format!("{record:?} has nobody promoted; up: {up:?}"))
+                }
+                _ => None,
+            }
+        };
+        let found = self.table.iter().enumerate().find_map(|(partition, record)| Some((partition, of(record)?)));
+        found.map(|(partition, contradiction)| format!("p{partition}: {contradiction}"))
+    }
+
+    /// Panics where the state contradicts itself.
+    pub fn check_invariants(&self) {
+        assert_eq!(self.contradiction(), None);
     }
 }
 

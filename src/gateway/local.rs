@@ -20,13 +20,13 @@ const WELCOME: &str = "jumpgate, a distributed in-memory key-value store\n\n\
     PUT, POST, GET, HEAD, DELETE  /v1/kv/{key}\n\
     GET  /v1/kv?prefix=&limit=&cursor=&values=true\n\
     GET  /v1/feed?prefix=&values=true  (WebSocket)\n\
-    GET  /v1/cluster  /healthz  /readyz  /leaderz\n\
+    GET  /v1/cluster  /metrics  /healthz  /readyz  /leaderz\n\
     POST  /v1/admin/...  (what `jumpgate node`, `transfer`, `init` and `unsafe-recover` ask)\n";
 
 /// Answers one request.
 pub(super) async fn handle(shared: &Shared, call: &Call) -> Reply {
     let path = call.path();
-    if !matches!(path, "/" | "/v1/cluster" | "/healthz" | "/readyz" | "/leaderz") {
+    if !matches!(path, "/" | "/v1/cluster" | "/metrics" | "/healthz" | "/readyz" | "/leaderz") {
         return Err(Problem::no_such_path());
     }
     match call.method {
@@ -40,6 +40,10 @@ pub(super) async fn handle(shared: &Shared, call: &Call) -> Reply {
             Ok(status) => json(&status),
             Err(_) => Err(Problem::not_ready("this node did not say in time how it is")),
         },
+        "/metrics" => match tokio::time::timeout(STATUS_TIMEOUT, shared.options.metrics.text()).await {
+            Ok(text) => Ok(metrics(text)),
+            Err(_) => Err(Problem::not_ready("this node did not say in time what it has counted")),
+        },
         "/healthz" => verdict(shared.core.health().alive, "this node makes no progress"),
         "/readyz" => verdict(shared.core.health().ready, "this node can't serve yet"),
         _ => verdict(shared.core.health().leader, "this node doesn't lead, or has no quorum, or is still taking over"),
@@ -49,6 +53,12 @@ pub(super) async fn handle(shared: &Shared, call: &Call) -> Reply {
 /// The answer to a health check.
 fn verdict(is_so: bool, otherwise: &'static str) -> Reply {
     if is_so { Ok(text("ok\n")) } else { Err(Problem::not_ready(otherwise)) }
+}
+
+fn metrics(text: String) -> Response {
+    let mut response = Response::new(text.into());
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"));
+    response
 }
 
 fn text(text: &'static str) -> Response {

@@ -69,3 +69,14 @@ mod wire;
 
 pub use listen::Gateway;
 pub use options::{GatewayOptions, PeerGateway};
+
+/// Doors for the fuzz targets in `fuzz/`.
+#[cfg(fuzzing)]
+pub mod fuzzing {
+    /// Whether a stream that comes in pieces of `piece_bytes` passes the guard in front of the parser.
+    #[must_use]
+    pub fn is_unambiguous(stream: &[u8], piece_bytes: usize) -> bool {
+        let mut scanner = super::scan::Scanner::new(1024);
+        stream.chunks(piece_bytes).all(|piece| scanner.observe(piece).is_ok())
+    }
+}

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::base::limits;
+use crate::telemetry::metrics::MetricsSource;
 
 /// The limits of one gateway. Every one of them is there so that no client can take more than its share.
 #[derive(Clone, Debug)]
@@ -42,6 +43,8 @@ pub struct GatewayOptions {
     pub ping_interval: Duration,
     /// How long a shutdown waits for requests and viewers before it cuts them off.
     pub drain_timeout: Duration,
+    /// What `/metrics` answers.
+    pub metrics: MetricsSource,
 }
 
 /// Where a node's gateway is.
@@ -72,6 +75,7 @@ impl Default for GatewayOptions {
             timeout_max: Duration::from_secs(60),
             ping_interval: Duration::from_secs(20),
             drain_timeout: Duration::from_secs(10),
+            metrics: MetricsSource::default(),
         }
     }
 }

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+
+use crate::telemetry::metrics::Rejections;
 
 /// A number that only rises. Reading it orders nothing else.
 #[derive(Debug, Default)]
@@ -22,18 +23,23 @@ impl Counter {
 }
 
 macro_rules! counters {
-    ($($(#[$doc:meta])* $name:ident,)*) => {
+    ($($(#[doc = $doc:literal])* $name:ident,)*) => {
         /// What a node's sockets did since its start; one for all of them.
         #[derive(Debug, Default)]
         pub struct Counters {
-            $($(#[$doc])* pub $name: Counter,)*
-            rejections: Mutex<BTreeMap<&'static str, u64>>,
+            $($(#[doc = $doc])* pub $name: Counter,)*
+            rejections: Rejections,
         }
 
         impl Counters {
             /// Every counter with its name, in a fixed order; [`Counters::rejections`] are not among them.
             pub fn rows(&self) -> impl Iterator<Item = (&'static str, u64)> {
                 [$((stringify!($name), self.$name.value()),)*].into_iter()
+            }
+
+            /// What the counters of [`Counters::rows`] count, in the same order.
+            pub fn descriptions() -> impl Iterator<Item = &'static str> {
+                [$(concat!($($doc),*),)*].into_iter()
             }
         }
     };
@@ -70,18 +76,20 @@ counters! {
     connections_accepted,
     /// Connections closed at once because too many were open.
     connections_over_cap,
+    /// How often other secrets were taken over from the secret file.
+    secrets_changed,
 }
 
 impl Counters {
     /// Counts something from outside that was refused for `reason`.
     pub fn add_rejection(&self, reason: &'static str) {
-        *self.rejections.lock().unwrap_or_else(PoisonError::into_inner).entry(reason).or_default() += 1;
+        self.rejections.add(reason);
     }
 
     /// How often something from outside was refused, by reason.
     #[must_use]
     pub fn rejections(&self) -> BTreeMap<&'static str, u64> {
-        self.rejections.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.rejections.counts()
     }
 }
 

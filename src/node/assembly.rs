@@ -10,7 +10,7 @@ use super::message::{NodeMessage, PeerMessage};
 use super::{ControlCore, ControlEvent, ControlOutput, ShardCore, ShardOutput, Submitted, View};
 use crate::api::{AdminReport, AdminRequest, Error, FeedEvent, Operation, Request, Response};
 use crate::base::{Instant, NodeId, Options, RequestId, ShardId, Slot};
-use crate::codec::Envelope;
+use crate::codec::{Envelope, Keyring};
 use crate::placement;
 
 /// Who inside a node a message of the stream plane is for.
@@ -106,6 +106,11 @@ impl Node {
             Self { control: ControlCore::new(options, now), shards, options: shared, outputs: VecDeque::new() };
         node.drain(now);
         node
+    }
+
+    /// Takes the secrets that are valid from now on.
+    pub fn handle_keyring(&mut self, keyring: Arc<Keyring>) {
+        self.control.handle_keyring(keyring);
     }
 
     /// Takes a datagram as it came from the socket.

@@ -10,6 +10,18 @@
 //! leader, now and then ──▶ Supervisor: NodeDown, NodeUp, learners, joint changes, in-sync changes
 //! ```
 //!
+//! Where secrets are set ([`ControlCore::handle_keyring`]), a datagram without a code of one of them is refused before it is
+//! looked at, and so is one that was here before. A process without a cluster can't address others by name, and what is
+//! addressed to whoever sits in a slot could be a recording from before this process started. So it is a mere hello then,
+//! which changes nothing and is answered by name; what is acted on is the answer, and what follows it:
+//!
+//! ```text
+//! n1, just started                          n2
+//!   │ hello, to whoever is there ────────▶   │ (changes nothing)
+//!   │ ◀──────── announcement, to this life of n1
+//!   │ announcement, to this life of n2 ──▶   │ (made just now by somebody who has a secret)
+//! ```
+//!
 //! Invariants: a message is acted on only if it is addressed to this very life of this process and comes from this cluster
 //! and generation (announcements excepted); a process without a cluster, or a learner, is in no quorum.
 
@@ -20,13 +32,15 @@ use super::member::{Member, slot_of};
 use super::message::{ControlMessage, PulseMessage};
 use super::outbox::PulseOutbox;
 use super::pace::Pace;
+use super::replay::ReplayGuard;
 use super::{ControlEvent, Load, View};
 use crate::api::{AdminAction, AdminReport, AdminRequest, Error};
 use crate::base::mutant::{Mutant, is_broken};
 use crate::base::{
     ClusterId, Generation, InSyncChange, Incarnation, Instant, NodeId, Options, PartitionRecord, Rng, Slot, SlotSet,
 };
-use crate::codec::{Envelope, NameHash, datagram};
+use crate::codec::datagram::{self, Datagram};
+use crate::codec::{Envelope, Keyring, NameHash};
 use crate::control::{Bootstrap, BootstrapOutput, ControlState, GossipView};
 use crate::raft::Raft;
 
@@ -70,11 +84,13 @@ pub struct ControlCore {
     me: NodeId,
     phase: Phase,
     pulses: PulseOutbox,
+    replays: ReplayGuard,
     outputs: VecDeque<ControlOutput>,
     view: Arc<View>,
     lease_told: Instant,
     load: Load,
     rejected: BTreeMap<&'static str, u64>,
+    rejected_messages: BTreeMap<&'static str, u64>,
     rng: Rng,
 }
 
@@ -82,6 +98,14 @@ pub struct ControlCore {
 enum Phase {
     Bootstrapping(Bootstrap),
     Member(Box<Member>),
+}
+
+/// What a datagram is taken for.
+enum Admitted {
+    /// Messages to act on.
+    Pulses(Envelope, Vec<PulseMessage>),
+    /// Somebody wants to be addressed by name.
+    Hello(NodeId),
 }
 
 impl ControlCore {
@@ -98,11 +122,13 @@ impl ControlCore {
             me,
             phase: Phase::Bootstrapping(bootstrap),
             pulses: PulseOutbox::new(name),
+            replays: ReplayGuard::new(options.slots),
             outputs: VecDeque::from([ControlOutput::View(Arc::clone(&view))]),
             view,
             lease_told: Instant::ZERO,
             load: Load::default(),
             rejected: BTreeMap::new(),
+            rejected_messages: BTreeMap::new(),
             rng,
             options,
         }
@@ -112,30 +138,44 @@ impl ControlCore {
 
     /// Takes a datagram as it came from the socket.
     pub fn handle_datagram(&mut self, now: Instant, bytes: &[u8]) {
-        match datagram::decode::<Vec<PulseMessage>>(bytes, self.name) {
-            Ok(datagram) => {
-                for message in datagram.payload {
-                    match self.judge(now, &datagram.envelope) {
-                        Ok(()) => self.on_pulse(now, &datagram.envelope, message),
+        let decoded = datagram::decode(bytes, self.name, &self.pulses.keyring);
+        let admitted = decoded.map_err(|error| error.reason()).and_then(|datagram| self.admit(datagram));
+        match admitted {
+            Ok(Admitted::Pulses(envelope, messages)) => {
+                for message in messages {
+                    match self.judge(now, &envelope) {
+                        Ok(()) => self.on_pulse(now, &envelope, message),
                         Err(reason) => self.reject(reason),
                     }
                 }
             }
-            Err(error) => self.reject(error.reason()),
+            Ok(Admitted::Hello(from)) => self.on_hello(from),
+            // Nothing follows from it, and a flood of it should cost as little as it can.
+            Err(reason) => return self.reject(reason),
         }
         self.advance(now);
     }
 
+    /// Takes the secrets that are valid from now on: the first one signs, all verify. Without any, nothing is signed, and
+    /// nothing signed is understood.
+    pub fn handle_keyring(&mut self, keyring: Arc<Keyring>) {
+        self.pulses.keyring = keyring;
+    }
+
     /// Takes a control message of the stream plane, from a frame with this envelope.
     pub fn handle_message(&mut self, now: Instant, envelope: &Envelope, message: ControlMessage) {
-        match (self.judge(now, envelope), &mut self.phase) {
+        let taken = match (self.judge(now, envelope), &mut self.phase) {
             (Ok(()), Phase::Member(member)) if envelope.cluster == member.cluster() => {
                 let mut out = Vec::new();
-                member.handle_message(now, &self.options, envelope.from, message, &mut out);
+                let taken = member.handle_message(now, &self.options, envelope.from, message, &mut out);
                 self.outputs.extend(out);
+                taken
             }
-            (Ok(()), _) => self.reject("control message from outside"),
-            (Err(reason), _) => self.reject(reason),
+            (Ok(()), _) => Err("outside"),
+            (Err(reason), _) => Err(reason),
+        };
+        if let Err(reason) = taken {
+            *self.rejected_messages.entry(reason).or_default() += 1;
         }
         self.advance(now);
     }
@@ -249,10 +289,16 @@ impl ControlCore {
         self.load
     }
 
-    /// How many inputs were refused, by reason.
+    /// How many datagrams, or messages in them, were refused, by reason.
     #[must_use]
     pub const fn rejected(&self) -> &BTreeMap<&'static str, u64> {
         &self.rejected
+    }
+
+    /// How many control messages of the stream plane were refused, by reason.
+    #[must_use]
+    pub const fn rejected_messages(&self) -> &BTreeMap<&'static str, u64> {
+        &self.rejected_messages
     }
 
     /// Panics where the core contradicts itself.
@@ -271,47 +317,78 @@ impl ControlCore {
 
     // ---- how it decides ----------------------------------------------------------------------------------------
 
+    /// With a secret: whether a datagram that was made with it is for this process and new.
+    fn admit(&mut self, datagram: Datagram<Vec<PulseMessage>>) -> Result<Admitted, &'static str> {
+        let Datagram { envelope, sequence, payload } = datagram;
+        if !self.pulses.keyring.is_empty() {
+            self.concerns_me(&envelope)?;
+            let is_hello = envelope.to.incarnation == Incarnation::default();
+            // A hello may be from a life that ended long ago: it must not take the place of one that lives.
+            let is_judged = !is_hello || self.replays.knows(envelope.from);
+            if is_judged && !self.replays.accept(envelope.from, sequence) {
+                return Err("replayed");
+            }
+            if is_hello {
+                return Ok(Admitted::Hello(envelope.from));
+            }
+        }
+        Ok(Admitted::Pulses(envelope, payload))
+    }
+
     /// Whether a message with this envelope concerns this process. A BLANK process that is addressed by name has been
     /// let in by a leader, who learned the name from its announcement: it becomes a learner of that cluster.
     fn judge(&mut self, now: Instant, envelope: &Envelope) -> Result<(), &'static str> {
-        let Envelope { cluster, generation, from, to } = *envelope;
-        if to.slot != self.me.slot {
-            return Err("other slot");
-        }
-        if from.slot == self.me.slot || from.slot.index() >= self.options.slots {
-            return Err("impossible sender");
-        }
+        self.concerns_me(envelope)?;
+        let Envelope { cluster, generation, from, .. } = *envelope;
         if cluster == ClusterId::NONE {
-            let to_anybody = to.incarnation == Incarnation::default();
-            return if to_anybody || to == self.me { Ok(()) } else { Err("other incarnation") };
+            return Ok(());
         }
-        if to != self.me && !is_broken(Mutant::AnswerForAnyLife) {
-            return Err("other incarnation");
-        }
-        match &mut self.phase {
-            Phase::Member(member) if member.cluster() != cluster => Err("other cluster"),
+        let wishes = match &mut self.phase {
             Phase::Member(member) if member.generation() > generation => {
                 // It has missed a recovery by force.
                 member.handle_stranger(now, from, &mut self.pulses);
-                Err("other generation")
+                return Err("other_generation");
             }
-            Phase::Member(member) if member.generation() < generation => {
-                // The survivors go on without the majority, and call this one by name. What it holds it keeps.
-                let wishes = member.take_wishes();
-                let rng = self.rng.fork();
-                let mut called = Member::learner(&self.options, self.me, cluster, generation, now, rng);
-                called.keep_wishes(wishes);
-                self.phase = Phase::Member(Box::new(called));
-                Ok(())
-            }
-            Phase::Member(_) => Ok(()),
-            Phase::Bootstrapping(_) => {
-                let rng = self.rng.fork();
-                self.phase =
-                    Phase::Member(Box::new(Member::learner(&self.options, self.me, cluster, generation, now, rng)));
-                Ok(())
-            }
+            Phase::Member(member) if member.generation() == generation => return Ok(()),
+            // The survivors go on without the majority, and call this one by name. What it holds it keeps.
+            Phase::Member(member) => member.take_wishes(),
+            Phase::Bootstrapping(_) => Vec::new(),
+        };
+        let rng = self.rng.fork();
+        let mut called = Member::learner(&self.options, self.me, cluster, generation, now, rng);
+        called.keep_wishes(wishes);
+        self.phase = Phase::Member(Box::new(called));
+        Ok(())
+    }
+
+    fn concerns_me(&self, envelope: &Envelope) -> Result<(), &'static str> {
+        let Envelope { cluster, from, to, .. } = *envelope;
+        if to.slot != self.me.slot {
+            return Err("other_slot");
         }
+        if from.slot == self.me.slot || from.slot.index() >= self.options.slots {
+            return Err("impossible_sender");
+        }
+        if cluster == ClusterId::NONE {
+            let to_anybody = to.incarnation == Incarnation::default();
+            return if to_anybody || to == self.me { Ok(()) } else { Err("other_incarnation") };
+        }
+        if to != self.me && !is_broken(Mutant::AnswerForAnyLife) {
+            return Err("other_incarnation");
+        }
+        match &self.phase {
+            Phase::Member(member) if member.cluster() != cluster => Err("other_cluster"),
+            Phase::Member(_) | Phase::Bootstrapping(_) => Ok(()),
+        }
+    }
+
+    /// Answers by name whoever says hello, and remembers nothing of it.
+    fn on_hello(&mut self, from: NodeId) {
+        let announcement = match &self.phase {
+            Phase::Bootstrapping(bootstrap) => bootstrap.announcement(),
+            Phase::Member(member) => member.announcement(),
+        };
+        self.pulses.push(ClusterId::NONE, from, PulseMessage::Announce(announcement));
     }
 
     fn on_pulse(&mut self, now: Instant, envelope: &Envelope, message: PulseMessage) {
@@ -329,10 +406,10 @@ impl ControlCore {
                     member.handle_stranger(now, from, &mut self.pulses);
                 }
                 if !member.handle_pulse(now, from, message) {
-                    self.reject("announcement from inside");
+                    self.reject("announcement_from_inside");
                 }
             }
-            _ => self.reject("pulse from outside"),
+            _ => self.reject("outside"),
         }
     }
 
@@ -362,6 +439,10 @@ impl ControlCore {
                 Some(BootstrapOutput::Announce { to, announcement }) => {
                     let anybody = NodeId::new(to, Incarnation::default());
                     self.pulses.push(ClusterId::NONE, anybody, PulseMessage::Announce(announcement));
+                    // With a secret that was a mere hello; who has answered one is told by name.
+                    if let Some(peer) = bootstrap.heard(now, to).filter(|_| !self.pulses.keyring.is_empty()) {
+                        self.pulses.push(ClusterId::NONE, peer, PulseMessage::Announce(announcement));
+                    }
                 }
                 Some(BootstrapOutput::Founded { cluster, founders }) => {
                     self.outputs

@@ -14,6 +14,7 @@ use super::message::{ControlMessage, PulseMessage};
 use super::outbox::PulseOutbox;
 use super::pace::Pace;
 use super::supervisor::Supervisor;
+use super::vetting::vet;
 use super::{Cause, ControlEvent, Load};
 use crate::base::{Blob, ClusterId, Generation, InSyncChange, Instant, NodeId, Options, Rng, Term};
 use crate::codec;
@@ -241,6 +242,11 @@ impl Member {
             && !self.raft.membership().contains(from)
     }
 
+    /// What processes without a cluster are told.
+    pub(super) const fn announcement(&self) -> Announcement {
+        Announcement::Member { cluster: self.cluster, generation: self.generation }
+    }
+
     /// A process without a cluster calls: it is told of this one, and a leader will let it in.
     pub(super) fn handle_announcement(
         &mut self,
@@ -252,11 +258,14 @@ impl Member {
         if matches!(announcement, Announcement::Member { .. }) {
             return;
         }
-        let answer = Announcement::Member { cluster: self.cluster, generation: self.generation };
-        out.push(ClusterId::NONE, from, PulseMessage::Announce(answer));
+        out.push(ClusterId::NONE, from, PulseMessage::Announce(self.announcement()));
         self.supervisor.handle_joiner(now, from);
     }
 
+    /// Takes a message of the stream plane from inside the cluster.
+    ///
+    /// # Errors
+    /// The reason for which it was refused; nothing has changed then.
     pub(super) fn handle_message(
         &mut self,
         now: Instant,
@@ -264,12 +273,16 @@ impl Member {
         from: NodeId,
         message: ControlMessage,
         out: &mut Vec<ControlOutput>,
-    ) {
+    ) -> Result<(), &'static str> {
         match message {
-            ControlMessage::Raft(message) => self.raft.handle_stream(now, from, message),
+            ControlMessage::Raft(message) => {
+                vet(&message)?;
+                self.raft.handle_stream(now, from, message);
+            }
             ControlMessage::Proposals(changes) => self.supervisor.handle_proposals(changes),
             ControlMessage::Recover => self.handle_recover(now, options, out),
         }
+        Ok(())
     }
 
     /// Takes the wishes of this node's own primaries; only the leader keeps them.
@@ -449,7 +462,7 @@ impl Member {
             self.state.skip_to(entry.index);
             return;
         };
-        let command: Command = codec::decode(bytes).expect("a committed command was encoded by this program");
+        let command: Command = codec::decode(bytes).expect("what is in the log was vetted or proposed here");
         let was_up = self.state.up();
         self.state.apply(entry.index, &command);
         match command {
@@ -468,8 +481,8 @@ impl Member {
 
     fn on_restore(&mut self, snapshot: &Snapshot) {
         self.changed = true;
-        let state: ControlState = codec::decode(&snapshot.state).expect("a snapshot was encoded by this program");
-        assert_eq!(state.applied(), snapshot.index, "a snapshot holds the state at its index");
+        let state: ControlState = codec::decode(&snapshot.state).expect("a snapshot was vetted");
+        assert_eq!(state.applied(), snapshot.index, "a snapshot that was vetted holds the state at its index");
         self.state = state;
     }
 

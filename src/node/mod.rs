@@ -15,6 +15,8 @@
 //! | `message` | what nodes say to each other |
 //! | `view` | [`View`]: what shards know of the cluster |
 //! | `control_core`, `member`, `supervisor` | the control core; its life in a cluster; a leader's duties |
+//! | `replay` | which datagrams were here before |
+//! | `vetting` | what a peer's log entries and snapshots are asked before they reach the log |
 //! | `outbox` | pulse messages of one input, one datagram a receiver |
 //! | `shard`, `gather`, `scan`, `feed` | the shard; pages of a listing; the feed between nodes |
 //! | `assembly` | [`Node`], [`Destination`] |
@@ -32,11 +34,13 @@ mod member;
 pub mod message;
 mod outbox;
 mod pace;
+mod replay;
 mod scan;
 mod shard;
 mod status;
 mod supervisor;
 mod timing;
+mod vetting;
 mod view;
 
 pub use assembly::{Destination, Node, NodeOutput};

@@ -1,22 +1,27 @@
 //! Pulse messages on their way out: those for one node share a datagram.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::message::PulseMessage;
 use crate::base::{ClusterId, Generation, NodeId, Slot};
-use crate::codec::{Envelope, NameHash, datagram};
+use crate::codec::{Envelope, Keyring, NameHash, datagram};
 
 /// Collects what one input caused, by receiver, and makes datagrams of it.
 #[derive(Debug)]
 pub(super) struct PulseOutbox {
     name: NameHash,
-    sequence: u64,
+    /// What datagrams are signed with.
+    pub(super) keyring: Arc<Keyring>,
+    /// The last sequence number for each addressee: the windows that look for replays are narrow, and would be left behind
+    /// by a count of what is sent to everybody.
+    sequences: BTreeMap<Slot, u64>,
     waiting: BTreeMap<(ClusterId, NodeId), Vec<PulseMessage>>,
 }
 
 impl PulseOutbox {
     pub(super) fn new(name: NameHash) -> Self {
-        Self { name, sequence: 0, waiting: BTreeMap::new() }
+        Self { name, keyring: Arc::default(), sequences: BTreeMap::new(), waiting: BTreeMap::new() }
     }
 
     /// Adds `message` for `to`, from inside `cluster` or, with [`ClusterId::NONE`], from outside of any.
@@ -41,8 +46,9 @@ impl PulseOutbox {
     }
 
     fn datagram(&mut self, envelope: &Envelope, messages: &[PulseMessage]) -> Option<Vec<u8>> {
-        self.sequence += 1;
+        let sequence = self.sequences.entry(envelope.to.slot).or_default();
+        *sequence += 1;
         let mut bytes = Vec::with_capacity(256);
-        datagram::encode(envelope, self.name, self.sequence, &messages, &mut bytes).ok().map(|()| bytes)
+        datagram::encode(envelope, self.name, *sequence, &messages, &self.keyring, &mut bytes).ok().map(|()| bytes)
     }
 }

@@ -68,13 +68,13 @@ impl View {
     pub fn accept(&self, envelope: &Envelope) -> Result<(), &'static str> {
         let Envelope { cluster, generation, from, to } = *envelope;
         if cluster == ClusterId::NONE || cluster != self.cluster {
-            Err("other cluster")
+            Err("other_cluster")
         } else if generation != self.generation {
-            Err("other generation")
+            Err("other_generation")
         } else if to != self.me && !is_broken(Mutant::AnswerForAnyLife) {
-            Err("other incarnation")
+            Err("other_incarnation")
         } else if self.peer(from.slot) != Some(from) && self.registered(from.slot) != Some(from) {
-            Err("unknown sender")
+            Err("unknown_sender")
         } else {
             Ok(())
         }

@@ -11,13 +11,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::clock::Clock;
 use super::links::Links;
-use super::pulse::ControlInput;
+use super::pulse::{ControlInput, ControlRejections};
 use crate::api::{AdminReport, AdminRequest, ClusterStatus, Error, FeedEvent, Request, Response};
 use crate::base::{InSyncChange, Instant, NodeId, Options, RequestId, ShardId, Slot};
 use crate::codec::{self, Envelope, frame};
 use crate::node::message::{AnswerMessage, NodeMessage, PeerMessage};
 use crate::node::{ControlEvent, Destination, Load, ShardCore, ShardOutput, Submitted, View};
 use crate::port::{Answer, BoxFuture, Core, FeedSubscription, Health, Leadership};
+use crate::telemetry::metrics::Rejections;
 
 /// Changes that are kept for the slowest viewer of the feed, before it is cut off.
 const FEED_EVENTS_MAX: usize = 1 << 14;
@@ -57,6 +58,8 @@ pub struct Engine {
     feed_live: watch::Sender<bool>,
     viewers: Arc<AtomicUsize>,
     dropped: AtomicU64,
+    /// Messages of the stream plane that reached no core.
+    rejections: Rejections,
     events: EventSink,
 }
 
@@ -134,6 +137,7 @@ impl Engine {
             feed_live: watch::channel(false).0,
             viewers: Arc::new(AtomicUsize::new(0)),
             dropped: AtomicU64::new(0),
+            rejections: Rejections::default(),
             events,
             clock,
             options,
@@ -144,6 +148,24 @@ impl Engine {
     #[must_use]
     pub fn now(&self) -> Instant {
         self.clock.now()
+    }
+
+    /// What this node's cores have refused, by reason: of the pulse plane, then of the stream plane.
+    pub async fn rejections(&self) -> ControlRejections {
+        let (sender, receiver) = oneshot::channel();
+        let asked = self.control.send(ControlInput::Rejections(sender)).await;
+        let mut all = if asked.is_ok() { receiver.await.unwrap_or_default() } else { ControlRejections::default() };
+        let of_shards = self.shards.iter().map(|seat| seat.lock().shard.rejected().clone());
+        for (reason, count) in std::iter::once(self.rejections.counts()).chain(of_shards).flatten() {
+            *all.stream.entry(reason).or_default() += count;
+        }
+        all
+    }
+
+    /// Messages that were dropped because a queue was full.
+    #[must_use]
+    pub fn dropped(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
     }
 
     /// What all tables hold. A shard that is busy counts with what it held before: the pulse asks, and waits for nobody.
@@ -201,27 +223,29 @@ impl Engine {
 
     /// Takes a frame of the stream plane.
     pub fn handle_frame(&self, frame: &frame::Frame) {
-        let is_known = self.view.load().accept(&frame.envelope).is_ok();
+        let accepted = self.view.load().accept(&frame.envelope);
         let mut for_shards: Vec<(ShardId, PeerMessage)> = Vec::new();
         for message in frame::messages(&frame.payload) {
             // A message that doesn't decode came whole and unharmed from a peer of this cluster: a program of another
             // version. The rest of the frame is as readable as before.
             let decoded = message.and_then(codec::decode::<PeerMessage>);
-            let Ok(message) = decoded else {
-                self.dropped.fetch_add(1, Ordering::Relaxed);
-                continue;
+            let message = match decoded {
+                Ok(message) => message,
+                Err(error) => {
+                    self.rejections.add(error.reason());
+                    continue;
+                }
             };
-            match Destination::of(&message, self.options.shards) {
-                Destination::Control => {
+            match (Destination::of(&message, self.options.shards), accepted) {
+                // The control core judges for itself.
+                (Destination::Control, _) => {
                     if let PeerMessage::Control(message) = message {
                         self.tell_control(ControlInput::Message(Box::new((frame.envelope, message))));
                     }
                 }
-                _ if !is_known => {
-                    self.dropped.fetch_add(1, Ordering::Relaxed);
-                }
-                Destination::Shard(shard) => for_shards.push((shard, message)),
-                Destination::EveryShard => {
+                (_, Err(reason)) => self.rejections.add(reason),
+                (Destination::Shard(shard), Ok(())) => for_shards.push((shard, message)),
+                (Destination::EveryShard, Ok(())) => {
                     let shards = (0..self.options.shards).map(ShardId);
                     for_shards.extend(shards.map(|shard| (shard, message.clone())));
                 }

@@ -1,6 +1,6 @@
 //! The control core's thread.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -13,7 +13,7 @@ use super::engine::Engine;
 use super::links::PulseLink;
 use crate::api::{AdminReport, AdminRequest, ClusterStatus, Error};
 use crate::base::{InSyncChange, Instant, limits};
-use crate::codec::Envelope;
+use crate::codec::{Envelope, Keyring};
 use crate::node::message::{ControlMessage, PeerMessage};
 use crate::node::{ControlCore, ControlOutput};
 
@@ -32,12 +32,25 @@ pub enum ControlInput {
     Message(Box<(Envelope, ControlMessage)>),
     /// Wishes of this node's primaries.
     Proposals(Vec<InSyncChange>),
+    /// Other secrets are valid from now on.
+    Keyring(Arc<Keyring>),
     /// Somebody wants to know how the cluster is.
     Status(oneshot::Sender<ClusterStatus>),
+    /// Somebody wants to know what was refused.
+    Rejections(oneshot::Sender<ControlRejections>),
     /// An operator wishes something.
     Admin(AdminRequest, oneshot::Sender<Result<AdminReport, Error>>),
     /// The node shuts down.
     Stop,
+}
+
+/// What the control core has refused, by reason.
+#[derive(Clone, Debug, Default)]
+pub struct ControlRejections {
+    /// Datagrams, and messages in them.
+    pub pulse: BTreeMap<&'static str, u64>,
+    /// Control messages of the stream plane.
+    pub stream: BTreeMap<&'static str, u64>,
 }
 
 /// The thread, while it runs.
@@ -164,8 +177,13 @@ impl<L: PulseLink> Pulse<L> {
         match input {
             ControlInput::Message(message) => self.core.handle_message(now, &message.0, message.1),
             ControlInput::Proposals(changes) => self.core.handle_proposals(now, changes),
+            ControlInput::Keyring(keyring) => self.core.handle_keyring(keyring),
             ControlInput::Status(reply) => {
                 let _ = reply.send(self.core.status(now));
+            }
+            ControlInput::Rejections(reply) => {
+                let (pulse, stream) = (self.core.rejected().clone(), self.core.rejected_messages().clone());
+                let _ = reply.send(ControlRejections { pulse, stream });
             }
             ControlInput::Admin(request, reply) => {
                 // Who has gone away waits no more.

@@ -26,4 +26,4 @@ mod world;
 pub use clients::{Clients, Violation};
 pub use network::{Cut, Network};
 pub use scenario::{Outcome, Scenario, is_whole};
-pub use world::{World, WorldOptions};
+pub use world::{NAME, World, WorldOptions};

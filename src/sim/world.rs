@@ -16,12 +16,13 @@ use crate::base::{
     Timing,
 };
 use crate::codec::frame::{self, FrameDecoder};
-use crate::codec::{self, NameHash};
+use crate::codec::{self, Keyring, NameHash};
 use crate::node::message::PeerMessage;
 use crate::node::{ControlEvent, Node, NodeOutput, Submitted};
 use crate::raft::RaftRole;
 
-const NAME: &str = "simulated";
+/// The name of every cluster here.
+pub const NAME: &str = "simulated";
 /// Lines of the trace that are kept: what led to a failure is in the last of them.
 const TRACE_LINES_MAX: usize = 20_000;
 const MILLION: u128 = 1_000_000;
@@ -39,11 +40,15 @@ pub struct WorldOptions {
     pub shards: u16,
     /// Keep the last lines of the trace as text.
     pub verbose: bool,
+    /// What a secret file says, for every node; nothing: no secret.
+    pub secrets: String,
+    /// Keep every datagram that is sent; see [`World::recorded`].
+    pub recording: bool,
 }
 
 impl Default for WorldOptions {
     fn default() -> Self {
-        Self { nodes: 3, partitions: 16, shards: 2, verbose: false }
+        Self { nodes: 3, partitions: 16, shards: 2, verbose: false, secrets: String::new(), recording: false }
     }
 }
 
@@ -70,6 +75,7 @@ pub struct World {
     /// What came of operators' wishes, by ticket.
     wished: BTreeMap<u64, Result<AdminReport, Error>>,
     rng: Rng,
+    recorded: Vec<(Slot, Vec<u8>)>,
     trace: u64,
     lines: std::collections::VecDeque<String>,
 }
@@ -134,6 +140,7 @@ impl World {
             seen: vec![Vec::new(); options.nodes],
             is_live: vec![false; options.nodes],
             wished: BTreeMap::new(),
+            recorded: Vec::new(),
             trace: 0xcbf2_9ce4_8422_2325,
             lines: std::collections::VecDeque::new(),
             rng,
@@ -166,8 +173,34 @@ impl World {
         process.lives += 1;
         let local = process.clock.show(self.now);
         process.node = Some(Node::new(options, local));
+        let secrets = self.options.secrets.clone();
+        self.set_secrets(slot, &secrets);
         self.note(|| format!("start {slot}"));
         self.settle(slot);
+    }
+
+    /// Gives `slot` other secrets, as its secret file would.
+    pub fn set_secrets(&mut self, slot: Slot, text: &str) {
+        let keyring = if text.is_empty() { Ok(Keyring::default()) } else { Keyring::parse(text.as_bytes()) };
+        if let Some(node) = &mut self.nodes[slot.index()].node {
+            node.handle_keyring(std::sync::Arc::new(keyring.expect("a test's secrets are sound")));
+        }
+    }
+
+    /// Hands `slot` a datagram that nobody sent.
+    pub fn inject(&mut self, slot: Slot, bytes: &[u8]) {
+        let process = &mut self.nodes[slot.index()];
+        let local = process.clock.show(self.now);
+        if let Some(node) = &mut process.node {
+            node.handle_datagram(local, bytes);
+            self.settle(slot);
+        }
+    }
+
+    /// Every datagram that was sent so far and to whom, where the world records them.
+    #[must_use]
+    pub fn recorded(&self) -> &[(Slot, Vec<u8>)] {
+        &self.recorded
     }
 
     /// Kills the process of `slot`.
@@ -391,6 +424,9 @@ impl World {
         self.check_readers(slot);
         for event in events {
             self.note_event(slot, &event);
+        }
+        if self.options.recording {
+            self.recorded.extend(datagrams.iter().cloned());
         }
         for (to, bytes) in datagrams {
             for at in self.network.datagram(self.now, slot, to, &mut self.rng) {

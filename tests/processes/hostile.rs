@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::net::{Shutdown, TcpStream, UdpSocket};
 
 use jumpgate::base::{ClusterId, Generation, Incarnation, NodeId, Rng, Slot, SlotSet};
-use jumpgate::codec::{Envelope, NameHash, datagram, frame};
+use jumpgate::codec::{Envelope, Keyring, NameHash, datagram, frame};
 use jumpgate::config::Ports;
 use jumpgate::control::Announcement;
 use jumpgate::node::message::PulseMessage;
@@ -21,7 +21,7 @@ fn announcement(name: &str, from: Slot, to: Slot) -> Vec<u8> {
     };
     let mut bytes = Vec::new();
     let said = vec![PulseMessage::Announce(Announcement::Blank { without: SlotSet::EMPTY })];
-    datagram::encode(&envelope, NameHash::of(name), 1, &said, &mut bytes).expect("it is small");
+    datagram::encode(&envelope, NameHash::of(name), 1, &said, &Keyring::default(), &mut bytes).expect("it is small");
     bytes
 }
 

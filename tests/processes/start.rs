@@ -171,3 +171,48 @@ fn off_loopback_a_node_needs_a_secret_or_the_word_that_it_needs_none() {
     assert_eq!(trusted.stop("TERM").code(), Some(0), "{}", trusted.log());
     cluster.config.nodes.clear();
 }
+
+#[test]
+fn off_loopback_a_node_with_a_secret_starts_and_one_with_a_bad_secret_file_says_what_is_wrong() {
+    let mut cluster = Cluster::prepare(1, |config| {
+        config.nodes[0].bind_pulse.host = "0.0.0.0".to_owned();
+        config.nodes[0].bind_stream.host = "0.0.0.0".to_owned();
+    });
+    let secret = cluster.scratch().file("secret");
+    let with_secret = |cluster: &Cluster| {
+        let mut command = cluster.command(0);
+        command.env("JUMPGATE_SECURITY_SECRET_FILE", &secret);
+        command
+    };
+    let said_of = |text: Option<&str>| {
+        if let Some(text) = text {
+            write_secret(&secret, text, 0o600);
+        }
+        let (code, said) = run(with_secret(&cluster));
+        assert_eq!(code, Some(2), "{said}");
+        assert!(said.contains("secret_file") && said.contains(&secret.display().to_string()), "{said}");
+        said
+    };
+    assert!(said_of(None).contains("No such file"));
+    assert!(said_of(Some("# later\n")).contains("no secret"));
+    let said = said_of(Some("# ours\nhunter2\n"));
+    assert!(said.contains("line 2") && said.contains("16") && !said.contains("hunter2"), "{said}");
+
+    write_secret(&secret, "correct horse battery staple\n", 0o644);
+    let (code, said) = run(with_secret(&cluster));
+    assert!(code == Some(2) && said.contains("its mode is 644") && said.contains("make it 600"), "{said}");
+
+    write_secret(&secret, "correct horse battery staple\n", 0o600);
+    let mut trusted = Process::start(with_secret(&cluster), cluster.scratch(), "secret");
+    until("it serves", || (read(&mut cluster.http(0), "a").is_none() && trusted.is_running()).then_some(()));
+    assert_eq!(trusted.stop("TERM").code(), Some(0), "{}", trusted.log());
+    assert!(!trusted.log().contains("battery"), "the secret is in the log");
+    cluster.config.nodes.clear();
+}
+
+/// Writes a file of this mode.
+pub fn write_secret(path: &std::path::Path, text: &str, mode: u32) {
+    use std::os::unix::fs::PermissionsExt as _;
+    std::fs::write(path, text).expect("it is writable");
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).expect("it is ours");
+}

@@ -169,6 +169,11 @@ impl Process {
         Self { child: command.spawn().expect("the program starts"), stdout, stderr }
     }
 
+    /// The number of its process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// What it has printed.
     pub fn output(&self) -> String {
         fs::read_to_string(&self.stdout).expect("text on stdout")

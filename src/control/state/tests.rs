@@ -32,6 +32,29 @@ fn a_founded_cluster_has_every_partition_in_full() {
 }
 
 #[test]
+fn a_state_that_no_log_produces_is_not_sound() {
+    let good = founded(3, 2);
+    assert!(good.is_sound(LogIndex(1)) && ControlState::default().is_sound(LogIndex(0)));
+    assert!(!good.is_sound(LogIndex(2)), "it stands for another entry");
+    let breaks: [fn(&mut ControlState); 9] = [
+        |state| state.nodes = vec![NodeEntry::default(); limits::NODES_MAX + 1],
+        |state| state.nodes.swap(0, 1),
+        |state| state.nodes[0].node = None,
+        |state| state.nodes[0].up_since = LogIndex(2),
+        |state| state.table.truncate(63),
+        |state| state.settings = None,
+        |state| state.table[0].epoch = Epoch(u64::MAX),
+        |state| state.table[0].change = ChangeNumber(u64::MAX),
+        |state| state.table[0].in_sync = SlotSet::EMPTY,
+    ];
+    for (nth, break_it) in breaks.into_iter().enumerate() {
+        let mut state = good.clone();
+        break_it(&mut state);
+        assert!(!state.is_sound(LogIndex(1)), "break {nth}");
+    }
+}
+
+#[test]
 fn one_entry_promotes_a_backup_of_every_partition_that_the_dead_node_led() {
     let mut state = founded(3, 2);
     let led = state.table().iter().filter(|record| record.primary == Some(Slot(0))).count();

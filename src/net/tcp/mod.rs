@@ -10,10 +10,17 @@
 //!
 //! | file | what it holds |
 //! |---|---|
+//! | `proof` | what is said before the first frame, where secrets are set |
 //! | `outbox` | [`Outbox`]: messages to one peer that wait for its writer, bounded in bytes |
 //! | `writer` | [`run_writer`]: dials, writes, dials again |
 //! | `reader` | what is done with one connection that came in |
 //! | `listener` | [`run_listener`]: accepts connections |
+//!
+//! Where secrets are set, a connection begins with a handshake ([`crate::codec::handshake`]) in which both ends prove that
+//! they hold one, and every frame carries a keyed code. Until a connection is proven it costs its socket and a task of a
+//! few kilobytes, it is answered nothing unless it knows a secret, and it takes no proven connection's place. When secrets
+//! change, connections follow: a writer whose secret no longer signs finishes its frames and dials again; one that was
+//! proven by a secret that is no longer valid is closed by whichever end notices first.
 //!
 //! What the protocols above may rely on: messages of one connection arrive in the order in which they were pushed, whole
 //! and unchanged, or the connection breaks. What they may not: when it breaks, messages that were being written are
@@ -24,6 +31,7 @@
 
 mod listener;
 mod outbox;
+mod proof;
 mod reader;
 mod writer;
 
@@ -36,8 +44,9 @@ use std::time::Duration;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 
-pub use listener::{FrameSink, ListenerOptions, run_listener};
+pub use listener::{Door, FrameSink, ListenerOptions, run_listener};
 pub use outbox::{Chunk, Outbox, PushError};
+pub use proof::Secrets;
 pub use writer::{Link, LinkEvent, LinkOptions, run_writer};
 
 /// How long a connection may be idle before the system asks whether the other end still lives, how often it asks, and

@@ -9,6 +9,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
 use super::listener::{FrameSink, ListenerOptions};
+use crate::codec::handshake::Session;
 use crate::codec::{CodecError, FrameDecoder, NameHash};
 use crate::net::Counters;
 
@@ -35,6 +36,18 @@ pub(super) enum End {
     /// The connection's first header didn't come in time.
     #[error("no frame came in time")]
     NoFirstFrame,
+    /// The peer didn't prove in time that it holds a secret.
+    #[error("no secret was proven in time")]
+    NoProof,
+    /// It had proven nothing yet, and another connection needed its place.
+    #[error("it proved no secret, and another connection needed its place")]
+    Displaced,
+    /// The secret that the connection was proven by is no longer valid.
+    #[error("the secret that it was proven by is no longer valid")]
+    SecretRemoved,
+    /// As many peers are connected as may be.
+    #[error("too many connections are open already")]
+    OverCap,
     /// A frame was begun and then not a byte of it came.
     #[error("a frame stood still for too long")]
     HalfFrame,
@@ -44,26 +57,31 @@ impl End {
     /// The cause in one word where the peer is to blame: a label of metrics.
     pub(super) const fn rejection(&self) -> Option<&'static str> {
         match self {
-            Self::Closed | Self::CutOff | Self::Broken(_) => None,
+            Self::Closed | Self::CutOff | Self::Broken(_) | Self::OverCap => None,
             Self::Refused(error) => Some(error.reason()),
             Self::NoFirstFrame => Some("no_first_frame"),
+            Self::NoProof => Some("no_proof"),
+            Self::Displaced => Some("displaced"),
+            Self::SecretRemoved => Some("secret_removed"),
             Self::HalfFrame => Some("half_frame"),
         }
     }
 }
 
-/// Reads frames and hands them to `sink` until the connection ends.
+/// Reads frames, with the codes of `session` where the connection has one, and hands them to `sink` until the connection ends.
 pub(super) async fn drive_reader<S: FrameSink>(
     mut stream: TcpStream,
     name: NameHash,
+    session: Option<Session>,
     sink: &S,
     counters: &Counters,
     options: &ListenerOptions,
 ) -> End {
-    let mut decoder = FrameDecoder::new(name);
+    let mut is_known = session.is_some();
+    let mut decoder =
+        session.map_or_else(|| FrameDecoder::new(name), |session| FrameDecoder::with_session(name, session));
     let mut buffer = BytesMut::new();
     let first_deadline = Instant::now() + options.first_frame;
-    let mut is_known = false;
     loop {
         // Grows with what has come, not with what a header promises: at most to twice the bytes that are really there.
         let wanted = decoder.bytes_wanted(buffer.len());

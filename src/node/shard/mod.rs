@@ -208,11 +208,11 @@ impl ShardCore {
         match message {
             ShardMessage::Replica(message) => {
                 if self.view.registered(from.slot) != Some(from) {
-                    self.reject("replica message from somebody unregistered");
+                    self.reject("unregistered_sender");
                 } else if self.owns(partition) {
                     self.with_replica(now, partition, |replica, out| replica.handle_message(now, from, message, out));
                 } else {
-                    self.reject("partition of another shard");
+                    self.reject("other_shard");
                 }
             }
             ShardMessage::Forward(forward) => self.on_forward(now, from, partition, forward),

@@ -158,7 +158,7 @@ impl ShardCore {
                 self.view.settings.is_none() || placement::partition_of(key.as_bytes(), self.partitions()) == partition
             });
         if !is_sound {
-            self.reject("unsound forward");
+            self.reject("unsound_forward");
             return self.reply(origin, Err(Error::BadRequest("a node forwarded what can't be forwarded".to_owned())));
         }
         if let Err(error) = self.check(&forward.request) {
