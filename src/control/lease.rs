@@ -115,7 +115,8 @@ impl LeaseHolder {
         if grant.asked_at > now.0 {
             return;
         }
-        let until = Instant(grant.asked_at) + grant.valid;
+        let from = if is_broken(Mutant::LeaseFromArrival) { now } else { Instant(grant.asked_at) };
+        let until = from + grant.valid;
         if until > self.until {
             self.until = until;
             self.since = grant.since;
@@ -131,7 +132,7 @@ impl LeaseHolder {
     /// Until when this node may serve reads, having applied the log through `applied`; [`Instant::ZERO`] is never.
     #[must_use]
     pub fn until(&self, applied: LogIndex) -> Instant {
-        if applied >= self.since || is_broken(Mutant::LeaseBeforeRoles) { self.until } else { Instant::ZERO }
+        if applied >= self.since { self.until } else { Instant::ZERO }
     }
 }
 

@@ -160,7 +160,7 @@ impl ControlState {
         if entry.node == Some(node) && entry.up {
             return false;
         }
-        let replaced = entry.node.is_some_and(|before| before != node);
+        let replaced = entry.node.is_some_and(|before| before != node) && !is_broken(Mutant::NewLifeKeepsPlace);
         *entry = NodeEntry { node: Some(node), up: true, up_since: LogIndex(epoch.0) };
         let targets: Vec<SlotSet> =
             (0..self.table.len()).map(|partition| self.owners(PartitionId(partition as u16)).set()).collect();

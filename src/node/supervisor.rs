@@ -126,7 +126,7 @@ impl Supervisor {
             reign.node_states.retain(|_, (index, _)| state.applied() < *index);
         }
         self.propose_deaths(now, raft, state, granter, options);
-        if !raft.is_ready_leader() {
+        if !raft.is_ready_leader() && !is_broken(Mutant::ChangeTooEarly) {
             return;
         }
         self.maybe_found(now, raft, state, options);
