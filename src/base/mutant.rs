@@ -11,8 +11,6 @@ pub enum Mutant {
     ReadWithoutLease,
     /// Conditional writes are refused without a lease.
     RefuseWithoutLease,
-    /// A leader out of contact with its quorum goes on granting leases.
-    LeaseOutlivesContact,
     /// A lease counts from the moment when its grant arrives, not from when it was asked for.
     LeaseFromArrival,
     /// A node whose death is under way is granted a lease.
@@ -100,10 +98,9 @@ mod switch {
 
     impl Mutant {
         /// Every one of them, with the rule of the protocol (section D of its design) that it breaks, and what it does.
-        pub const ALL: [(Self, &'static str, &'static str); 40] = [
+        pub const ALL: [(Self, &'static str, &'static str); 39] = [
             (Self::ReadWithoutLease, "D.14", "Reads are answered without a lease."),
             (Self::RefuseWithoutLease, "D.17", "Conditional writes are refused without a lease."),
-            (Self::LeaseOutlivesContact, "D.15", "A leader out of contact with its quorum goes on granting leases."),
             (
                 Self::LeaseFromArrival,
                 "D.15",

@@ -71,8 +71,7 @@ impl LeaseGranter {
         let asked = self.asked.get_mut(to.slot.index())?.take_if(|asked| asked.node == to)?;
         // Whoever was heard from promises to elect nobody before contact + E on its own, possibly faster, clock.
         let promised_until = contact + shortened(timing.election);
-        let promised = if is_broken(Mutant::LeaseOutlivesContact) { Instant::FAR } else { promised_until };
-        let valid = shortened(timing.lease).min(promised.since(asked.received_at));
+        let valid = shortened(timing.lease).min(promised_until.since(asked.received_at));
         if valid.is_zero() {
             return None;
         }
