@@ -179,7 +179,7 @@ impl Nemesis {
             return false;
         }
         // A node that stands still may be declared down before the one that dies, though it is healthy.
-        world.run_until(WHOLE_WITHIN, |world| !world.is_anybody_paused() && is_whole(world)) && !world.is_broken()
+        world.run_until(WHOLE_WITHIN, |world| world.is_at_rest() && is_whole(world)) && !world.is_broken()
     }
 
     fn anybody(&mut self, world: &World) -> Slot {

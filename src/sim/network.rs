@@ -168,6 +168,12 @@ impl Network {
         Some((arrives_at, connection.life, is_damaged))
     }
 
+    /// Whether frames that were sent in worse times are still on their way: what follows them waits for them.
+    #[must_use]
+    pub fn is_behind(&self, now: Instant) -> bool {
+        self.connections.iter().flatten().any(|connection| connection.busy_until > now + Duration::from_millis(2))
+    }
+
     /// Whether a frame that left on life `life` of the connection still arrives.
     #[must_use]
     pub fn arrives(&self, from: Slot, to: Slot, life: u64) -> bool {

@@ -116,7 +116,7 @@ impl Scenario {
         let end = world.now + self.heals_within;
         loop {
             // Who stands still looks well until it goes on: a cluster that lost it may not have noticed yet.
-            let is_well = |world: &World| !world.is_anybody_paused() && is_whole(world) && world.clients.are_idle();
+            let is_well = |world: &World| world.is_at_rest() && is_whole(world) && world.clients.are_idle();
             if world.run_until(Duration::from_millis(500), is_well) || world.is_broken() {
                 break;
             }

@@ -173,6 +173,12 @@ impl World {
         self.nodes.iter().any(|process| process.paused_until > self.now)
     }
 
+    /// Whether nobody stands still and nothing is late.
+    #[must_use]
+    pub fn is_at_rest(&self) -> bool {
+        !self.is_anybody_paused() && !self.network.is_behind(self.now)
+    }
+
     /// The node in `slot`, if its process runs.
     #[must_use]
     pub fn node(&self, slot: Slot) -> Option<&Node> {
