@@ -184,8 +184,10 @@ fn why_not_whole(world: &World) -> String {
     if view.settings.is_none() {
         return "not founded".to_owned();
     }
-    if nodes[leader.index()].control().raft().is_none_or(|raft| raft.membership().is_joint()) {
-        return "the members are changing".to_owned();
+    // The others may take it for the leader a little longer than it does itself.
+    if nodes[leader.index()].control().raft().is_none_or(|raft| !raft.is_ready_leader() || raft.membership().is_joint())
+    {
+        return "the leader isn't ready, or the members are changing".to_owned();
     }
     for node in &nodes {
         if node.view().applied != view.applied {
