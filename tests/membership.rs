@@ -49,7 +49,7 @@ fn assert_all_there(world: &mut World, slot: Slot) {
 
 fn wish(world: &mut World, slot: Slot, action: AdminAction) -> Result<AdminReport, Error> {
     let request = AdminRequest { action, dry_run: false };
-    world.wish(slot, &request, PATIENCE).expect("an answer in time")
+    world.request(slot, &request, PATIENCE).expect("an answer in time")
 }
 
 fn name(slot: Slot) -> String {
@@ -103,7 +103,7 @@ fn a_plan_changes_nothing() {
     let leader = world.leader().expect("one leads");
     let node = name(other_than(leader, 3));
     for action in [AdminAction::Transfer { to: Some(node.clone()) }, AdminAction::Drain { node }] {
-        let planned = world.wish(leader, &AdminRequest { action, dry_run: true }, PATIENCE).expect("an answer");
+        let planned = world.request(leader, &AdminRequest { action, dry_run: true }, PATIENCE).expect("an answer");
         assert!(!planned.expect("it could be done").steps.is_empty());
     }
     world.run(Duration::from_secs(2));
@@ -253,7 +253,7 @@ fn survivors_of_a_lost_majority_go_on_when_an_operator_says_so() {
     world.run(Duration::from_secs(3));
     assert!(put(&mut world, Slot(3), 0).is_err(), "there is no quorum");
     let plan = AdminRequest { action: AdminAction::UnsafeRecover, dry_run: true };
-    let plan = world.wish(Slot(4), &plan, PATIENCE).expect("an answer").expect("it could be done");
+    let plan = world.request(Slot(4), &plan, PATIENCE).expect("an answer").expect("it could be done");
     let report = wish(&mut world, Slot(4), AdminAction::UnsafeRecover).expect("it recovers");
     let recovered = report.recovered.expect("it says what is left");
     assert_eq!(plan.recovered.as_ref(), Some(&recovered), "as it said it would");

@@ -11,8 +11,8 @@ pub enum Mutant {
     ReadWithoutLease,
     /// Conditional writes are refused without a lease.
     RefuseWithoutLease,
-    /// A leader out of contact with its quorum goes on granting leases.
-    LeaseOutlivesContact,
+    /// A lease counts from the moment when its grant arrives, not from when it was asked for.
+    LeaseFromArrival,
     /// A node whose death is under way is granted a lease.
     LeaseWhileDying,
     /// A node that is to resign what it leads is granted a lease.
@@ -23,30 +23,60 @@ pub enum Mutant {
     StalledStreamLives,
     /// Leadership is handed over while leases run.
     TransferKeepsLeases,
-    /// A lease counts for a node that hasn't applied the entry which gave it its roles.
-    LeaseBeforeRoles,
     /// A node is declared dead while its lease runs.
     DeathBeforeLeaseEnds,
     /// A message for an earlier life of this process is acted on.
     AnswerForAnyLife,
+    /// A process that restarts takes its old identity.
+    OldIdentity,
     /// A majority of blank processes founds a cluster.
     FoundByMajority,
     /// A change of an in-sync set that was made for an older record is applied.
     ApplyStaleChange,
+    /// A new life takes over the in-sync places of the one before.
+    NewLifeKeepsPlace,
     /// A learner is made primary.
     PromoteLearner,
     /// A write that was handed to a dead node is handed to another.
     WriteTwice,
     /// A page of a listing goes out before every partition was heard.
     PageTooEarly,
+    /// A node votes twice in a term.
+    TwoVotes,
     /// Whoever promised not to vote votes.
     VoteDespitePromise,
     /// A vote goes to a candidate whose log is behind.
     VoteForShorterLog,
+    /// A candidate raises its term without asking first.
+    NoPreVote,
+    /// A leader that has lost its quorum leads on.
+    NoCheckQuorum,
+    /// A leader whose stream plane is dead leads on.
+    NoStallStepDown,
     /// Half of the voters are a quorum.
     QuorumOfHalf,
+    /// Learners count when an entry is committed.
+    LearnersCount,
+    /// While two memberships hold, the new one decides alone.
+    JointBypassed,
+    /// A change of members begins before the one before is committed.
+    TwoChanges,
+    /// A leader changes members before it has committed an entry of its own term.
+    ChangeTooEarly,
+    /// An entry of an earlier term is committed by counting its copies.
+    CommitOldTerm,
+    /// A heartbeat's commit index counts past what the follower shares with the leader.
+    CommitBeyondMatch,
+    /// Entries are appended though the one before them is another one.
+    AppendWithoutMatch,
+    /// Entries that differ from the leader's are kept.
+    KeepConflicting,
+    /// A heartbeat that was heard before counts again.
+    OldHeartbeatCounts,
     /// A write is acknowledged before the copies have it.
     AckBeforeCopies,
+    /// A write is acknowledged though fewer copies than configured would hold it.
+    FewerCopies,
     /// A new primary serves before its epoch has begun.
     ServeBeforeStart,
     /// Learners that were proposed for the in-sync set don't count before it is decided.
@@ -55,10 +85,14 @@ pub enum Mutant {
     ProposeBeforeScanned,
     /// A new primary takes a member's effects for its own by their numbers, whatever epoch they are of.
     MatchByNumber,
-    /// A scanned record replaces a newer one, and what was deleted meanwhile comes back.
-    ScanBringsBack,
+    /// A backup appends what its primary sends, whatever it has before that.
+    PrepareWithoutMatch,
     /// A member follows the primary of an epoch that is over.
     FollowOldEpoch,
+    /// A version is what the clock says, though a higher one was given out.
+    VersionByClock,
+    /// A stale read shows what isn't committed.
+    ReadUncommitted,
 }
 
 #[cfg(feature = "sim")]
@@ -71,34 +105,79 @@ mod switch {
     }
 
     impl Mutant {
-        /// Every one of them.
-        pub const ALL: [Self; 26] = [
-            Self::DeathWithoutMajority,
-            Self::StalledStreamLives,
-            Self::LeaseWhileResigning,
-            Self::TransferKeepsLeases,
-            Self::ReadWithoutLease,
-            Self::RefuseWithoutLease,
-            Self::LeaseOutlivesContact,
-            Self::LeaseWhileDying,
-            Self::LeaseBeforeRoles,
-            Self::DeathBeforeLeaseEnds,
-            Self::AnswerForAnyLife,
-            Self::FoundByMajority,
-            Self::ApplyStaleChange,
-            Self::PromoteLearner,
-            Self::WriteTwice,
-            Self::PageTooEarly,
-            Self::VoteDespitePromise,
-            Self::VoteForShorterLog,
-            Self::QuorumOfHalf,
-            Self::AckBeforeCopies,
-            Self::ServeBeforeStart,
-            Self::ProposedDontCount,
-            Self::ProposeBeforeScanned,
-            Self::MatchByNumber,
-            Self::ScanBringsBack,
-            Self::FollowOldEpoch,
+        /// Every one of them, with the rule of the protocol (section D of its design) that it breaks, and what it does.
+        pub const ALL: [(Self, &'static str, &'static str); 43] = [
+            (Self::DeathWithoutMajority, "D.21", "A leader that hears no majority declares nodes dead."),
+            (Self::StalledStreamLives, "D.20", "A node whose stream stands still keeps its partitions."),
+            (Self::LeaseWhileResigning, "D.14", "A node that is to resign what it leads is granted a lease."),
+            (Self::TransferKeepsLeases, "D.16", "Leadership is handed over while leases run."),
+            (Self::ReadWithoutLease, "D.14", "Reads are answered without a lease."),
+            (Self::RefuseWithoutLease, "D.17", "Conditional writes are refused without a lease."),
+            (
+                Self::LeaseFromArrival,
+                "D.15",
+                "A lease counts from the moment when its grant arrives, not from when it was asked for.",
+            ),
+            (Self::LeaseWhileDying, "D.14", "A node whose death is under way is granted a lease."),
+            (Self::DeathBeforeLeaseEnds, "D.15", "A node is declared dead while its lease runs."),
+            (Self::AnswerForAnyLife, "D.3", "A message for an earlier life of this process is acted on."),
+            (Self::OldIdentity, "D.13", "A process that restarts takes its old identity."),
+            (Self::FoundByMajority, "D.4, D.25", "A majority of blank processes founds a cluster."),
+            (
+                Self::ApplyStaleChange,
+                "D.10",
+                "A change of an in-sync set that was made for an older record is applied.",
+            ),
+            (Self::NewLifeKeepsPlace, "D.6", "A new life takes over the in-sync places of the one before."),
+            (Self::PromoteLearner, "D.6", "A learner is made primary."),
+            (Self::WriteTwice, "D.17", "A write that was handed to a dead node is handed to another."),
+            (Self::PageTooEarly, "D.17", "A page of a listing goes out before every partition was heard."),
+            (Self::TwoVotes, "D.1", "A node votes twice in a term."),
+            (Self::VoteDespitePromise, "D.15", "Whoever promised not to vote votes."),
+            (Self::VoteForShorterLog, "D.2", "A vote goes to a candidate whose log is behind."),
+            (Self::NoPreVote, "D.1 (pre-vote)", "A candidate raises its term without asking first."),
+            (Self::NoCheckQuorum, "D.1 (check-quorum)", "A leader that has lost its quorum leads on."),
+            (Self::NoStallStepDown, "D.20", "A leader whose stream plane is dead leads on."),
+            (Self::QuorumOfHalf, "D.1", "Half of the voters are a quorum."),
+            (Self::LearnersCount, "D.4", "Learners count when an entry is committed."),
+            (Self::JointBypassed, "D.5", "While two memberships hold, the new one decides alone."),
+            (Self::TwoChanges, "D.5", "A change of members begins before the one before is committed."),
+            (Self::ChangeTooEarly, "D.5", "A leader changes members before it has committed an entry of its own term."),
+            (Self::CommitOldTerm, "D.2", "An entry of an earlier term is committed by counting its copies."),
+            (
+                Self::CommitBeyondMatch,
+                "D.19",
+                "A heartbeat's commit index counts past what the follower shares with the leader.",
+            ),
+            (
+                Self::AppendWithoutMatch,
+                "D.2 (log matching)",
+                "Entries are appended though the one before them is another one.",
+            ),
+            (Self::KeepConflicting, "D.2 (log matching)", "Entries that differ from the leader's are kept."),
+            (Self::OldHeartbeatCounts, "D.22", "A heartbeat that was heard before counts again."),
+            (Self::AckBeforeCopies, "D.6", "A write is acknowledged before the copies have it."),
+            (Self::FewerCopies, "D.6", "A write is acknowledged though fewer copies than configured would hold it."),
+            (Self::ServeBeforeStart, "D.12", "A new primary serves before its epoch has begun."),
+            (
+                Self::ProposedDontCount,
+                "D.9",
+                "Learners that were proposed for the in-sync set don't count before it is decided.",
+            ),
+            (Self::ProposeBeforeScanned, "D.6", "A learner is proposed for the in-sync set before its scan has ended."),
+            (
+                Self::MatchByNumber,
+                "D.11",
+                "A new primary takes a member's effects for its own by their numbers, whatever epoch they are of.",
+            ),
+            (
+                Self::PrepareWithoutMatch,
+                "D.11",
+                "A backup appends what its primary sends, whatever it has before that.",
+            ),
+            (Self::FollowOldEpoch, "D.7", "A member follows the primary of an epoch that is over."),
+            (Self::VersionByClock, "D.17", "A version is what the clock says, though a higher one was given out."),
+            (Self::ReadUncommitted, "D.18", "A stale read shows what isn't committed."),
         ];
     }
 

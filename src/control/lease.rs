@@ -71,8 +71,7 @@ impl LeaseGranter {
         let asked = self.asked.get_mut(to.slot.index())?.take_if(|asked| asked.node == to)?;
         // Whoever was heard from promises to elect nobody before contact + E on its own, possibly faster, clock.
         let promised_until = contact + shortened(timing.election);
-        let promised = if is_broken(Mutant::LeaseOutlivesContact) { Instant::FAR } else { promised_until };
-        let valid = shortened(timing.lease).min(promised.since(asked.received_at));
+        let valid = shortened(timing.lease).min(promised_until.since(asked.received_at));
         if valid.is_zero() {
             return None;
         }
@@ -121,7 +120,8 @@ impl LeaseHolder {
         if grant.asked_at > now.0 {
             return;
         }
-        let until = Instant(grant.asked_at) + grant.valid;
+        let from = if is_broken(Mutant::LeaseFromArrival) { now } else { Instant(grant.asked_at) };
+        let until = from + grant.valid;
         if until > self.until {
             self.until = until;
             self.since = grant.since;
@@ -143,7 +143,7 @@ impl LeaseHolder {
     /// Until when this node may serve reads, having applied the log through `applied`; [`Instant::ZERO`] is never.
     #[must_use]
     pub fn until(&self, applied: LogIndex) -> Instant {
-        if applied >= self.since || is_broken(Mutant::LeaseBeforeRoles) { self.until } else { Instant::ZERO }
+        if applied >= self.since { self.until } else { Instant::ZERO }
     }
 }
 

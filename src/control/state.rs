@@ -183,7 +183,7 @@ impl ControlState {
         if entry.node == Some(node) && entry.up {
             return false;
         }
-        let replaced = entry.node.is_some_and(|before| before != node);
+        let replaced = entry.node.is_some_and(|before| before != node) && !is_broken(Mutant::NewLifeKeepsPlace);
         *entry = NodeEntry { node: Some(node), up: true, up_since: LogIndex(epoch.0) };
         self.roster.absent.remove(node.slot);
         if replaced {

@@ -166,7 +166,7 @@ impl Supervisor {
         }
         self.watch_streams(now, raft, options.me);
         self.propose_deaths(now, raft, state, granter, pace, options.me);
-        if !raft.is_ready_leader() {
+        if !raft.is_ready_leader() && !is_broken(Mutant::ChangeTooEarly) {
             return;
         }
         self.maybe_found(now, raft, state, options);

@@ -117,7 +117,7 @@ impl Raft {
         if term > self.term {
             self.become_follower(term, None);
         }
-        if self.voted_for.is_some()
+        if (self.voted_for.is_some() && !is_broken(Mutant::TwoVotes))
             || self.leader.is_some()
             || (last < self.log.last() && !is_broken(Mutant::VoteForShorterLog))
         {
@@ -216,6 +216,9 @@ impl Raft {
     pub(super) fn become_pre_candidate(&mut self) {
         self.leader = None;
         self.leader_heard_at = None;
+        if is_broken(Mutant::NoPreVote) {
+            return self.become_candidate(false);
+        }
         self.campaign(true, self.term.next(), false);
     }
 

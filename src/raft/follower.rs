@@ -2,6 +2,7 @@
 
 use super::message::{AppendOutcome, INDEX_MAX, Output, Payload, PulseMessage, StreamMessage};
 use super::{Entry, LogPosition, PulseSequence, Raft, Snapshot, Standing, is_sane_timing};
+use crate::base::mutant::{Mutant, is_broken};
 use crate::base::{LogIndex, NodeId, Term};
 
 impl Raft {
@@ -40,14 +41,16 @@ impl Raft {
             return self.ack(from, sequence);
         }
         // Before anything else: an old one must not even end a campaign.
-        if term == self.term && sequence <= self.heard_sequence {
+        if term == self.term && sequence <= self.heard_sequence && !is_broken(Mutant::OldHeartbeatCounts) {
             return;
         }
         if !self.accept_leader(from, term) {
             return;
         }
         self.heard_sequence = sequence;
-        if self.log.contains(matched) {
+        if is_broken(Mutant::CommitBeyondMatch) {
+            self.commit_through(commit);
+        } else if self.log.contains(matched) {
             self.commit_through(commit.min(matched.index));
         }
         self.ack(from, sequence);
@@ -79,7 +82,9 @@ impl Raft {
         }
         // What is committed is the same everywhere, so an append that builds on something before the commit index
         // matches even where the log doesn't know that place any more.
-        if previous.index > self.commit_index && !self.log.contains(previous) {
+        let is_known = self.log.contains(previous)
+            || is_broken(Mutant::AppendWithoutMatch) && previous.index <= self.log.last().index;
+        if previous.index > self.commit_index && !is_known {
             return self.answer_append(from, previous.index, self.conflict(previous.index));
         }
         let through = entries.last().map_or(previous.index, |entry| entry.index);
@@ -106,6 +111,9 @@ impl Raft {
                 continue;
             }
             if entry.index <= self.log.last().index {
+                if is_broken(Mutant::KeepConflicting) {
+                    continue;
+                }
                 assert!(entry.index > self.commit_index, "{entry} would replace what is committed");
                 self.log.truncate_from(entry.index);
             }

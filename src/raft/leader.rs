@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::message::{Output, PulseMessage, StreamMessage};
 use super::progress::Progress;
 use super::{LogPosition, ProposeError, PulseSequence, Raft, RaftRole, Standing};
+use crate::base::mutant::{Mutant, is_broken};
 use crate::base::{Instant, LogIndex, NodeId, Term};
 
 /// How many heartbeat numbers a hand-over reserves: more than are ever sent to one peer within the election timeout in
@@ -83,6 +84,9 @@ impl Raft {
     /// When a leader whose stream plane stands still steps down; never while no entry waits.
     fn stalls_at(&self, leading: &Leading) -> Instant {
         let Some(pending_since) = leading.pending_since else { return Instant::FAR };
+        if is_broken(Mutant::NoStallStepDown) {
+            return Instant::FAR;
+        }
         let of = |node| match node == self.options.me {
             true => Some(self.now),
             false => leading.progress.get(&node).and_then(Progress::stream_heard_at),
@@ -93,7 +97,8 @@ impl Raft {
 
     pub(super) fn leader_deadline(&self, leading: &Leading) -> Instant {
         let transfer = leading.transfer.map_or(Instant::FAR, |transfer| transfer.deadline);
-        leading.heartbeat_at.min(transfer).min(self.contact_ends_at(leading)).min(self.stalls_at(leading))
+        let contact_ends = if is_broken(Mutant::NoCheckQuorum) { Instant::FAR } else { self.contact_ends_at(leading) };
+        leading.heartbeat_at.min(transfer).min(contact_ends).min(self.stalls_at(leading))
     }
 
     pub(super) fn on_leader_timeout(&mut self) {
@@ -102,7 +107,8 @@ impl Raft {
         // A forced election that may still come is no danger to anybody but to leases. If its candidate stays silent,
         // a new term makes it void.
         let forced_ends = leading.forced.map_or(Instant::FAR, |forced| forced.sent_at + self.timing.election * 3);
-        if self.now >= out_of_contact || self.now >= forced_ends {
+        let is_lost = self.now >= out_of_contact && !is_broken(Mutant::NoCheckQuorum);
+        if is_lost || self.now >= forced_ends {
             return self.step_down(Duration::ZERO);
         }
         if self.now >= stalled {
@@ -146,7 +152,10 @@ impl Raft {
                 term: self.term,
                 sequence: progress.next_heartbeat(now),
                 matched,
-                commit: self.commit_index.min(matched.index),
+                commit: match is_broken(Mutant::CommitBeyondMatch) {
+                    true => self.commit_index,
+                    false => self.commit_index.min(matched.index),
+                },
             };
             self.outputs.push_back(Output::Pulse { to: *to, message });
         }

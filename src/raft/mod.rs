@@ -406,6 +406,12 @@ impl Raft {
         self.term
     }
 
+    /// Who got this node's vote in that term, if anybody did.
+    #[must_use]
+    pub const fn voted_for(&self) -> Option<NodeId> {
+        self.voted_for
+    }
+
     /// The leader of that term, if known. It may be this node.
     #[must_use]
     pub const fn leader(&self) -> Option<NodeId> {

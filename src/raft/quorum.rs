@@ -16,21 +16,25 @@ impl Membership {
         let half_will_do = usize::from(is_broken(Mutant::QuorumOfHalf));
         let majority =
             |set: &BTreeSet<NodeId>| set.iter().filter(|node| agrees(**node)).count() + half_will_do > set.len() / 2;
-        majority(&self.voters) && (self.outgoing.is_empty() || majority(&self.outgoing))
+        let one_will_do = self.outgoing.is_empty() || is_broken(Mutant::JointBypassed);
+        majority(&self.voters) && (one_will_do || majority(&self.outgoing))
     }
 
     /// The greatest value that a quorum has reached, `of` telling how far each voter is; none where nobody votes.
     pub(super) fn quorum_value<T: Ord>(&self, of: impl Fn(NodeId) -> T) -> Option<T> {
         let reached = |set: &BTreeSet<NodeId>| {
             let mut values: Vec<T> = set.iter().map(|node| of(*node)).collect();
+            if is_broken(Mutant::LearnersCount) && !set.is_empty() {
+                values.extend(self.learners.iter().map(|node| of(*node)));
+            }
             values.sort_unstable_by(|left, right| right.cmp(left));
             // In falling order, the value at half the length is one that more than half have reached.
             values.into_iter().nth(set.len() / 2)
         };
         let incoming = reached(&self.voters)?;
         Some(match reached(&self.outgoing) {
-            Some(outgoing) => incoming.min(outgoing),
-            None => incoming,
+            Some(outgoing) if !is_broken(Mutant::JointBypassed) => incoming.min(outgoing),
+            Some(_) | None => incoming,
         })
     }
 }

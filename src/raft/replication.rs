@@ -6,6 +6,7 @@ use super::leader::Leading;
 use super::message::{AppendOutcome, Output, Payload};
 use super::progress::{Progress, Sending};
 use super::{Entry, LogPosition, Membership, ProposeError, Raft, Standing};
+use crate::base::mutant::{Mutant, is_broken};
 use crate::base::{LogIndex, NodeId, Term};
 
 /// Entries that a leader keeps uncommitted; one more proposal is answered with [`ProposeError::Busy`].
@@ -77,10 +78,11 @@ impl Raft {
         change: impl FnOnce(&Membership) -> Result<Membership, String>,
     ) -> Result<LogIndex, ProposeError> {
         self.check_proposable()?;
-        if !self.is_ready_leader() {
+        if !self.is_ready_leader() && !is_broken(Mutant::ChangeTooEarly) {
             return Err(ProposeError::NotReady);
         }
-        if self.membership().is_joint() || self.log.memberships().latest_index() > self.commit_index {
+        let is_changing = self.membership().is_joint() || self.log.memberships().latest_index() > self.commit_index;
+        if is_changing && !is_broken(Mutant::TwoChanges) {
             return Err(ProposeError::Busy);
         }
         let changed = change(self.membership()).map_err(ProposeError::Refused)?;
@@ -173,7 +175,8 @@ impl Raft {
             false => leading.progress.get(&node).map_or(LogIndex::ZERO, |progress| progress.matched().index),
         };
         let Some(reached) = self.membership().quorum_value(of) else { return };
-        if reached <= self.commit_index || self.log.term_at(reached) != Some(self.term) {
+        let is_own = self.log.term_at(reached) == Some(self.term) || is_broken(Mutant::CommitOldTerm);
+        if reached <= self.commit_index || !is_own {
             return;
         }
         self.commit_through(reached);

@@ -95,7 +95,9 @@ impl Replica {
         if !self.follows(from, epoch, out) || !is_sane(epoch, previous, &effects) {
             return;
         }
-        let matches = previous.seq < self.applied.seq || self.tail.epoch_at(previous.seq) == Some(previous.epoch);
+        let matches = previous.seq < self.applied.seq
+            || self.tail.epoch_at(previous.seq) == Some(previous.epoch)
+            || is_broken(Mutant::PrepareWithoutMatch);
         if !matches {
             self.reject(from, out);
             return;

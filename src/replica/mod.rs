@@ -371,6 +371,9 @@ impl Replica {
     /// # Errors
     /// Where this replica isn't in sync.
     pub fn read_stale(&self, now: Instant, key: &Key) -> Result<Option<Value>, NotServing> {
+        if is_broken(Mutant::ReadUncommitted) {
+            return self.read_degraded(now, key);
+        }
         if self.holds_all() { Ok(self.read_applied(now, key, true)) } else { Err(NotServing) }
     }
 

@@ -105,7 +105,8 @@ impl Primary {
         let point = self.max_in_sync(record).without(me).iter().map(acked).min().unwrap_or(last);
         let point = if is_broken(Mutant::AckBeforeCopies) { last } else { point };
         // With too few copies what predecessors left is settled, so that reads go on; what clients are waiting for isn't.
-        if record.in_sync.len() < usize::from(min_copies) { point.min(self.epoch_start) } else { point }
+        let is_short = record.in_sync.len() < usize::from(min_copies) && !is_broken(Mutant::FewerCopies);
+        if is_short { point.min(self.epoch_start) } else { point }
     }
 
     /// Panics where this contradicts itself or the tail.
@@ -421,6 +422,9 @@ impl Replica {
 
     /// The version of the next effect (rule 13): of the clock, but always above all before it.
     fn next_version(&self, unix_micros: u64) -> Version {
+        if is_broken(Mutant::VersionByClock) {
+            return Version(unix_micros);
+        }
         self.version_max.next().max(Version(unix_micros))
     }
 
@@ -429,7 +433,7 @@ impl Replica {
         let (copies, copies_min) = (self.record.in_sync.len(), self.options.min_copies);
         if !self.is_serving() {
             Err(self.unavailable("this node is not its primary"))
-        } else if copies < usize::from(copies_min) {
+        } else if copies < usize::from(copies_min) && !is_broken(Mutant::FewerCopies) {
             Err(Error::TooFewCopies { copies: copies as u8, copies_min })
         } else if self.uncommitted() >= self.options.tail_effects_max
             || self.tail.bytes() >= self.options.tail_bytes_max

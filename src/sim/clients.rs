@@ -1,35 +1,48 @@
 //! Clients that ask one thing after another, and what they were told.
 //!
-//! Every acknowledged write has a version, and versions of a key rise strictly in the order in which its writes take
-//! effect. So a history can be checked as it grows: an operation that begins after another has ended must not see, or be
-//! given, an older version. (Necessary for linearizability, per key, and found at the very operation that breaks it.)
+//! Half of them stay with one gateway whatever happens to it: a node that is cut off is found out only by those who go on
+//! asking it. What they are told is judged twice: at once, by versions (`history`), and in the end by a search for an order
+//! of all operations on a key (`linear`).
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
-use crate::api::{Consistency, Error, Key, Operation, Outcome, Precondition, PutMode, Request, Response};
-use crate::base::{Blob, Instant, RequestId, Rng, ShardId, Slot, Version};
+use super::history::{Asked, History, Question};
+use super::linear::Verdict;
+use crate::api::{Consistency, Error, Key, Match, Operation, Page, Precondition, PutMode, Request, Response};
+use crate::base::{Blob, Instant, PartitionId, RequestId, Rng, ShardId, Slot, Version};
+use crate::placement;
 
 /// Keys that the clients use: few, so that they meet.
-const KEYS: u64 = 12;
+const KEYS: u64 = 10;
+/// Of these, so many hold values that expire.
+const BRIEF_KEYS: u64 = 2;
+/// What comes before every key: a listing asks for all of them.
+const PREFIX: &str = "key-";
 /// How long a client waits.
 const TIMEOUT_MS: u32 = 1000;
+/// An answer may come so much after its deadline, and no more.
+const GRACE: Duration = Duration::from_millis(50);
+/// Values that expire do so within this time.
+const TTL_MS_MAX: u64 = 300;
 
-/// Broken promises that are kept: one breach often causes hundreds.
-const VIOLATIONS_MAX: usize = 20;
-
-/// A promise that was broken, in words.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Violation(pub String);
+/// Copies without which nothing may be acknowledged.
+pub(super) const MIN_COPIES: u8 = 2;
 
 /// All clients and their history.
 #[derive(Debug)]
 pub struct Clients {
     clients: Vec<Client>,
-    keys: BTreeMap<Key, KeyHistory>,
+    keys: BTreeMap<Key, History>,
+    /// Keys of partitions whose last copy was taken by a fault: nothing is promised about them any more.
+    void: Vec<PartitionId>,
+    partitions: u16,
     is_stopped: bool,
     writes: u64,
-    violations: Vec<Violation>,
-    /// Operations that ended well, and those that ended in an error.
+    /// Beginnings and ends of operations so far.
+    moments: u32,
+    complaints: Vec<String>,
+    /// Operations that ended well.
     pub done: u64,
     /// Operations that ended in an error.
     pub failed: u64,
@@ -45,43 +58,29 @@ struct Client {
 
 #[derive(Debug)]
 struct UnderWay {
-    key: Key,
     kind: Kind,
-    /// The newest version of the key that anybody knew of when this began.
-    floor: Version,
     began_at: Instant,
     waits_for: Option<(Slot, ShardId, RequestId)>,
 }
 
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 enum Kind {
-    Read,
-    Put(Blob),
-    Delete,
-}
-
-/// What is known of one key.
-#[derive(Debug, Default)]
-struct KeyHistory {
-    /// The newest version that an ended operation has shown to be in effect.
-    newest: Version,
-    /// Which value each version has; none is a delete.
-    values: BTreeMap<Version, Option<Blob>>,
-    /// Values whose write ended without a word: they may appear, at any version.
-    unknown: Vec<Option<Blob>>,
-    /// Deletes under way, and when the last one ended.
-    deletes_open: usize,
-    delete_ended_at: Instant,
+    One(Key, Question),
+    /// A page of so many keys at most, and what was known of each key.
+    List(u32, BTreeMap<Key, Question>),
 }
 
 impl Clients {
-    pub(super) fn new(rng: Rng) -> Self {
+    pub(super) fn new(partitions: u16, rng: Rng) -> Self {
         Self {
             clients: Vec::new(),
             keys: BTreeMap::new(),
+            void: Vec::new(),
+            partitions,
             is_stopped: false,
             writes: 0,
-            violations: Vec::new(),
+            moments: 0,
+            complaints: Vec::new(),
             done: 0,
             failed: 0,
             acknowledged: 0,
@@ -99,6 +98,21 @@ impl Clients {
         self.is_stopped = true;
     }
 
+    /// A fault took the last copy of this partition.
+    pub(super) fn forgive(&mut self, partition: PartitionId) {
+        if !self.void.contains(&partition) {
+            self.void.push(partition);
+        }
+    }
+
+    pub(super) fn is_void(&self, partition: PartitionId) -> bool {
+        self.void.contains(&partition)
+    }
+
+    fn is_void_key(&self, key: &Key) -> bool {
+        !self.void.is_empty() && self.is_void(placement::partition_of(key.as_bytes(), self.partitions))
+    }
+
     pub(super) const fn is_stopped(&self) -> bool {
         self.is_stopped
     }
@@ -113,48 +127,75 @@ impl Clients {
         self.clients.iter().all(|client| client.under_way.is_none())
     }
 
-    /// The promises that were broken so far.
-    #[must_use]
-    pub fn violations(&self) -> &[Violation] {
-        &self.violations
+    /// Takes what was found to be wrong since this was last asked.
+    pub(super) fn take_complaints(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.complaints)
     }
 
-    /// Notes a promise that was seen to be broken elsewhere. The first few tell enough.
-    pub(super) fn complain(&mut self, words: String) {
-        if self.violations.len() < VIOLATIONS_MAX {
-            self.violations.push(Violation(words));
+    fn complain(&mut self, key: &Key, words: &str) {
+        if !self.is_void_key(key) {
+            self.complaints.push(format!("{key}: {words}"));
         }
     }
 
-    /// Every key that was ever written to.
-    pub fn keys(&self) -> impl Iterator<Item = &Key> {
-        self.keys.keys()
+    /// Every key that was ever written to and of which something is promised.
+    pub(super) fn keys(&self) -> Vec<Key> {
+        self.keys.keys().filter(|key| !self.is_void_key(key)).cloned().collect()
+    }
+
+    /// The gateway that `client` asks next, of those that run.
+    pub(super) fn gateway(&mut self, client: usize, slots: usize, running: &[Slot]) -> Option<Slot> {
+        let anyone = self.rng.below(running.len().max(1) as u64) as usize;
+        let pinned = Slot((client % slots) as u8);
+        if client.is_multiple_of(2) {
+            running.get(anyone).copied()
+        } else {
+            running.iter().copied().find(|slot| *slot == pinned)
+        }
+    }
+
+    fn moment(&mut self) -> u32 {
+        self.moments += 1;
+        self.moments
     }
 
     pub(super) fn next_request(&mut self, now: Instant, client: usize) -> Request {
-        let key: Key = format!("key-{}", self.rng.below(KEYS)).parse().expect("it is a key");
-        let (kind, operation) = match self.rng.below(10) {
-            0..=4 => (Kind::Read, Operation::Get { key: key.clone(), consistency: Consistency::Linearizable }),
-            5..=8 => {
-                self.writes += 1;
-                let value = Blob::from(format!("value-{}", self.writes).into_bytes());
-                let operation = Operation::Put {
-                    key: key.clone(),
-                    value: value.clone(),
-                    content_type: None,
-                    ttl_ms: None,
-                    mode: PutMode::Upsert,
-                    precondition: Precondition::NONE,
-                };
-                (Kind::Put(value), operation)
-            }
-            _ => (Kind::Delete, Operation::Delete { key: key.clone(), precondition: Precondition::NONE }),
-        };
-        let history = self.keys.entry(key.clone()).or_default();
-        history.deletes_open += usize::from(kind == Kind::Delete);
-        let floor = history.newest;
-        self.clients[client].under_way = Some(UnderWay { key, kind, floor, began_at: now, waits_for: None });
+        let (kind, operation) = if self.rng.below(24) == 0 { self.next_list(now) } else { self.next_on_one_key(now) };
+        self.clients[client].under_way = Some(UnderWay { kind, began_at: now, waits_for: None });
         Request { operation, timeout_ms: TIMEOUT_MS }
+    }
+
+    fn next_list(&mut self, now: Instant) -> (Kind, Operation) {
+        let limit = 1 + self.rng.below(KEYS) as u32;
+        let moment = self.moment();
+        let questions =
+            self.keys.iter_mut().map(|(key, history)| (key.clone(), history.begin(Asked::Read, now, moment)));
+        let kind = Kind::List(limit, questions.collect());
+        (kind, Operation::List { prefix: Blob::from(PREFIX.as_bytes()), after: None, limit, values: true })
+    }
+
+    fn next_on_one_key(&mut self, now: Instant) -> (Kind, Operation) {
+        let number = self.rng.below(KEYS);
+        let is_brief = number < BRIEF_KEYS;
+        let key: Key = format!("{PREFIX}{number:02}").parse().expect("it is a key");
+        self.writes += 1;
+        let value = Blob::from(format!("value-{}", self.writes).into_bytes());
+        let moment = self.moment();
+        let drawn = self.rng.below(20);
+        let history = self.keys.entry(key.clone()).or_insert_with(|| History::new(is_brief));
+        let replaceable = history.newest_is_value().then(|| history.newest());
+        let asked = match (drawn, replaceable) {
+            (0..=6, _) => Asked::Read,
+            (7..=8, _) => Asked::ReadStale,
+            (9..=13, _) => Asked::Put(value),
+            (14..=15, Some(version)) => Asked::Replace(value, version),
+            (16, Some(version)) => Asked::Remove(version),
+            (17, _) => Asked::Delete,
+            _ => Asked::Create(value),
+        };
+        let ttl_ms = is_brief.then(|| 1 + self.rng.below(TTL_MS_MAX));
+        let question = history.begin(asked.clone(), now, moment);
+        (Kind::One(key.clone(), question), operation(key, asked, ttl_ms))
     }
 
     pub(super) fn handle_pending(&mut self, client: usize, slot: Slot, shard: ShardId, request: RequestId) {
@@ -170,114 +211,123 @@ impl Clients {
         })
     }
 
-    /// The gateway that some clients waited for has died.
-    pub(super) fn handle_death(&mut self, now: Instant, slot: Slot) {
-        for client in 0..self.clients.len() {
-            let waits = self.clients[client].under_way.as_ref().and_then(|under_way| under_way.waits_for);
-            if waits.is_some_and(|(at, _, _)| at == slot) {
-                let error = Error::OutcomeUnknown("the gateway died".to_owned());
-                self.handle_result(now, client, &Err(error));
-                self.clients[client].under_way = None;
-            }
+    /// The gateway that some clients waited for has died: they know nothing, and will ask on. Who they are.
+    pub(super) fn handle_death(&mut self, now: Instant, slot: Slot) -> Vec<usize> {
+        let waits = |client: &Client| client.under_way.as_ref()?.waits_for.map(|(at, _, _)| at);
+        let freed: Vec<usize> =
+            (0..self.clients.len()).filter(|client| waits(&self.clients[*client]) == Some(slot)).collect();
+        for client in &freed {
+            self.handle_result(now, *client, &Err(Error::OutcomeUnknown("the gateway died".to_owned())));
         }
+        freed
+    }
+
+    /// Since when `client` waits longer than anybody may, if it does.
+    pub(super) fn overdue_since(&self, now: Instant, client: usize) -> Option<Instant> {
+        let began_at = self.clients[client].under_way.as_ref()?.began_at;
+        (now > began_at + Duration::from_millis(u64::from(TIMEOUT_MS)) + GRACE).then_some(began_at)
     }
 
     pub(super) fn handle_result(&mut self, now: Instant, client: usize, result: &Result<Response, Error>) {
         let Some(under_way) = self.clients[client].under_way.take() else { return };
-        let history = self.keys.entry(under_way.key.clone()).or_default();
-        if under_way.kind == Kind::Delete {
-            history.deletes_open -= 1;
-            history.delete_ended_at = now;
-        }
-        let judged = match result {
+        match result {
             Ok(response) => {
                 self.done += 1;
-                self.acknowledged += u64::from(under_way.kind != Kind::Read);
-                history.judge(&under_way, response)
+                self.acknowledged += u64::from(matches!(response, Response::Written { .. } | Response::Deleted { .. }));
             }
-            Err(error) => {
-                self.failed += 1;
-                if error.outcome() == Outcome::Unknown {
-                    match under_way.kind {
-                        Kind::Put(value) => history.unknown.push(Some(value)),
-                        Kind::Delete => history.unknown.push(None),
-                        Kind::Read => {}
-                    }
+            Err(_) => self.failed += 1,
+        }
+        if let Ok(Response::Written { copies, .. } | Response::Deleted { copies, .. }) = result
+            && *copies < MIN_COPIES
+        {
+            self.complaints.push(format!("a write was acknowledged with {copies} copies"));
+        }
+        let moment = self.moment();
+        match under_way.kind {
+            Kind::One(key, question) => {
+                let history = self.keys.get_mut(&key).expect("it was asked about");
+                if let Err(words) = history.end((now, moment), &question, result) {
+                    self.complain(&key, &words);
                 }
-                Ok(())
             }
-        };
-        if let Err(words) = judged {
-            self.complain(words);
+            Kind::List(limit, questions) => match result {
+                Ok(Response::Page(page)) => self.judge_page(limit, &questions, page),
+                Ok(response) => self.complaints.push(format!("a listing was answered by {response:?}")),
+                Err(_) => {}
+            },
         }
     }
-}
 
-impl Clients {
+    /// A page must have every key up to where it ends that a read would have found.
+    fn judge_page(&mut self, limit: u32, questions: &BTreeMap<Key, Question>, page: &Page) {
+        if page.items.len() > limit as usize || !page.items.is_sorted_by(|left, right| left.key < right.key) {
+            self.complaints.push(format!("a page of at most {limit} has {:?}", page.items));
+        }
+        for item in &page.items {
+            let history = self.keys.get_mut(&item.key);
+            let Some((history, value)) = history.zip(item.value.as_ref()) else {
+                self.complaints.push(format!("a page has {item:?}, which nobody wrote, or lacks its value"));
+                continue;
+            };
+            let question = match questions.get(&item.key) {
+                Some(question) => question.clone(),
+                // It was first written after the listing began.
+                None => Question::about_nothing(),
+            };
+            if let Err(words) = history.judge_seen(&question, item.version, value) {
+                self.complain(&item.key, &format!("on a page: {words}"));
+            }
+        }
+        let is_covered = |key: &Key| page.next_after.as_ref().is_none_or(|last| key <= last);
+        for (key, question) in questions.iter().filter(|(key, _)| is_covered(key)) {
+            if page.items.iter().any(|item| item.key == *key) {
+                continue;
+            }
+            if let Some(Err(words)) = self.keys.get(key).map(|history| history.judge_absent(question)) {
+                self.complain(key, &format!("on a page: {words}"));
+            }
+        }
+    }
+
     /// Judges a read of `key` that began and ended while nothing else was under way.
-    pub(super) fn judge_last(&mut self, key: &Key, result: &Result<Response, Error>) -> Option<String> {
-        let history = self.keys.get_mut(key)?;
-        let read = UnderWay {
-            key: key.clone(),
-            kind: Kind::Read,
-            floor: history.newest,
-            began_at: Instant::FAR,
-            waits_for: None,
-        };
-        history.judge(&read, result.as_ref().ok()?).err()
-    }
-}
-
-impl KeyHistory {
-    fn judge(&mut self, under_way: &UnderWay, response: &Response) -> Result<(), String> {
-        let UnderWay { key, floor, .. } = under_way;
-        match (&under_way.kind, response) {
-            (Kind::Read, Response::Value(value)) => {
-                if value.version < *floor {
-                    return Err(format!("{key}: read version {} after {floor} was known", value.version));
-                }
-                match self.values.get(&value.version) {
-                    Some(Some(known)) if *known != value.bytes => {
-                        return Err(format!("{key}: version {} is {known:?} and {:?}", value.version, value.bytes));
-                    }
-                    Some(None) => return Err(format!("{key}: version {} is a delete", value.version)),
-                    _ => {}
-                }
-                self.note(value.version, Some(value.bytes.clone()));
-                Ok(())
-            }
-            (Kind::Read | Kind::Delete, Response::NotFound) => {
-                // There must be a delete that may have come after what was known when this began.
-                let stands = self.values.get(floor).is_some_and(Option::is_some);
-                let may_be_deleted = self.values.range(floor..).any(|(_, value)| value.is_none())
-                    || self.unknown.iter().any(Option::is_none)
-                    || self.deletes_open > 0
-                    || self.delete_ended_at >= under_way.began_at;
-                if stands && !may_be_deleted {
-                    return Err(format!("{key}: nothing found, though version {floor} was acknowledged"));
-                }
-                Ok(())
-            }
-            (Kind::Put(value), Response::Written { version, .. }) => {
-                if version <= floor {
-                    return Err(format!("{key}: written as {version}, though {floor} was known"));
-                }
-                self.note(*version, Some(value.clone()));
-                Ok(())
-            }
-            (Kind::Delete, Response::Deleted { version, .. }) => {
-                if version <= floor {
-                    return Err(format!("{key}: deleted as {version}, though {floor} was known"));
-                }
-                self.note(*version, None);
-                Ok(())
-            }
-            (kind, response) => Err(format!("{key}: {kind:?} was answered by {response:?}")),
+    pub(super) fn judge_last(&mut self, now: Instant, key: &Key, result: &Result<Response, Error>) {
+        let (began, ended) = (self.moment(), self.moment());
+        let Some(history) = self.keys.get_mut(key) else { return };
+        let question = history.begin(Asked::Read, now, began);
+        if let Err(words) = history.end((now, ended), &question, result) {
+            self.complain(key, &format!("in the end: {words}"));
         }
     }
 
-    fn note(&mut self, version: Version, value: Option<Blob>) {
-        self.values.insert(version, value);
-        self.newest = self.newest.max(version);
+    /// Looks for an order of all operations on each key. How many keys it could not decide about.
+    pub(super) fn judge_orders(&mut self) -> u64 {
+        let mut undecided = 0;
+        for key in self.keys() {
+            let (verdict, calls) = self.keys[&key].judge_order();
+            match verdict {
+                Verdict::Linearizable => {}
+                Verdict::Undecided => undecided += 1,
+                Verdict::Broken(furthest) => {
+                    let words = format!("no order of its {calls} operations explains them; {furthest} at most");
+                    self.complain(&key, &words);
+                }
+            }
+        }
+        undecided
+    }
+}
+
+fn operation(key: Key, asked: Asked, ttl_ms: Option<u64>) -> Operation {
+    let put =
+        |key, value, mode, precondition| Operation::Put { key, value, content_type: None, ttl_ms, mode, precondition };
+    let only = |version: Version| Precondition { if_match: Some(Match::Versions(vec![version])), if_none_match: None };
+    match asked {
+        Asked::Read => Operation::Get { key, consistency: Consistency::Linearizable },
+        Asked::ReadStale => Operation::Get { key, consistency: Consistency::Stale },
+        Asked::Put(value) => put(key, value, PutMode::Upsert, Precondition::NONE),
+        Asked::Create(value) => put(key, value, PutMode::Create, Precondition::NONE),
+        Asked::Replace(value, version) => put(key, value, PutMode::Upsert, only(version)),
+        Asked::Delete => Operation::Delete { key, precondition: Precondition::NONE },
+        Asked::Remove(version) => Operation::Delete { key, precondition: only(version) },
     }
 }

@@ -7,23 +7,36 @@
 //!
 //! | file | what it holds |
 //! |---|---|
-//! | `world` | [`World`]: nodes, clock, deliveries |
-//! | `network` | delays, losses, cuts, connections that break |
-//! | `clients` | clients, their history, and what it must satisfy |
-//! | `readers` | who may answer reads: never two at once |
+//! | `world`, `process` | [`World`]: nodes, clocks, what happens in the order of time |
+//! | `deliver` | what arrives at a node; what must change nothing |
+//! | `asking` | what clients, tests and operators ask of it |
+//! | `network` | delays, losses, damage, cuts, connections that break |
+//! | `clients` | clients: what they ask, and of whom |
+//! | `history`, `linear` | what they were told of a key, and whether it can be true |
+//! | `checks` | what must hold after every input, seen by somebody who sees all nodes at once |
+//! | `faults`, `probes` | what goes wrong; and what must follow from some of it |
 //! | `scenario` | [`Scenario`]: faults for a while, then peace, then everything must be well |
+//! | `trace` | what happened, as a hash and as lines |
 //!
-//! Checked after every input: the invariants of every machine, at most one leader a term, at most one node that answers
-//! reads of a partition, no read that misses an acknowledged write. Checked at the end, in peace: one leader, every
-//! partition in full, every acknowledged value there, all copies equal.
+//! Checked after every input: the invariants of the node that took it, and the rules of `checks`. Checked at the end, in
+//! peace: one leader, every partition in full and used, every acknowledged value there, all copies equal, an order of all
+//! operations on each key that explains every answer.
 
+mod asking;
+mod checks;
 mod clients;
+mod deliver;
+mod faults;
+mod history;
+mod linear;
 mod network;
-mod readers;
+mod probes;
+mod process;
 mod scenario;
+mod trace;
 mod world;
 
-pub use clients::{Clients, Violation};
+pub use clients::Clients;
 pub use network::{Cut, Network};
 pub use scenario::{Outcome, Scenario, is_whole};
 pub use world::{NAME, World, WorldOptions};

@@ -1,20 +1,22 @@
 //! Faults for a while, then peace, then everything must be well.
 
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-use super::network::{Cut, Network};
+use super::checks::replica;
+use super::faults::Nemesis;
 use super::world::{World, WorldOptions};
-use crate::api::{Consistency, Operation, Request, Response};
-use crate::base::{Instant, PartitionId, Rng, Slot};
+use crate::api::{Consistency, Key, Operation, Precondition, PutMode, Request, Response};
+use crate::base::{Blob, Instant, PartitionId, Rng, Slot};
 use crate::node::{Node, Submitted};
+use crate::placement;
 
 /// What is done to a cluster.
 #[derive(Clone, Debug)]
 pub struct Scenario {
     /// What the world is made of.
     pub world: WorldOptions,
-    /// Clients.
-    pub clients: usize,
     /// How long faults go on.
     pub faults_for: Duration,
     /// Within which time, once they stop, everything must be well.
@@ -23,26 +25,28 @@ pub struct Scenario {
 
 impl Default for Scenario {
     fn default() -> Self {
-        Self {
-            world: WorldOptions::default(),
-            clients: 4,
-            faults_for: Duration::from_secs(3),
-            heals_within: Duration::from_secs(20),
-        }
+        let world = WorldOptions { think: Duration::from_millis(30), ..WorldOptions::default() };
+        Self { world, faults_for: Duration::from_secs(3), heals_within: Duration::from_secs(20) }
     }
 }
 
 /// What came of a run.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Outcome {
     /// The hash of all that happened.
     pub trace: u64,
+    /// How long it took, in virtual time.
+    pub virtual_time: Duration,
     /// Operations that ended well.
     pub done: u64,
     /// Operations that ended in an error.
     pub failed: u64,
     /// Writes that were acknowledged.
     pub acknowledged: u64,
+    /// Keys whose history was too long to judge.
+    pub undecided: u64,
+    /// How often each fault struck, and what else was counted.
+    pub counts: BTreeMap<&'static str, u64>,
     /// What was wrong: nothing, in a run that passed.
     pub complaints: Vec<String>,
     /// The last lines of what happened, where the world kept them.
@@ -50,94 +54,116 @@ pub struct Outcome {
 }
 
 impl Scenario {
-    /// Runs it with everything drawn from `seed`.
+    /// The scenario for clusters of so many nodes.
+    #[must_use]
+    pub fn of(nodes: usize) -> Self {
+        let scenario = Self::default();
+        Self { world: WorldOptions { nodes, ..scenario.world }, ..scenario }
+    }
+
+    /// The same, with the story of what happens kept.
+    #[must_use]
+    pub fn verbose(&self) -> Self {
+        Self { world: WorldOptions { verbose: true, ..self.world.clone() }, ..self.clone() }
+    }
+
+    /// Runs it with everything drawn from `seed`. A panic of a machine is what is wrong, too.
     #[must_use]
     pub fn run(&self, seed: u64) -> Outcome {
-        let mut rng = Rng::new(seed ^ 0x5ce0_a410);
         let mut world = World::new(self.world.clone(), seed);
-        let mut complaints = Vec::new();
-        if !world.run_until(self.heals_within, is_whole) {
-            complaints.push("the cluster did not form".to_owned());
+        let mut undecided = 0;
+        let played = catch_unwind(AssertUnwindSafe(|| undecided = self.play(&mut world, seed)));
+        let mut complaints = world.complaints().to_vec();
+        if let Err(panic) = played {
+            let words = panic.downcast_ref::<String>().cloned();
+            let words = words.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string));
+            complaints.push(format!("panic: {}", words.unwrap_or_default()));
         }
-        (0..self.clients).for_each(|_| world.add_client());
-        world.run(Duration::from_millis(200));
-        self.harm(&mut world, &mut rng);
-        heal(&mut world);
-        world.run(Duration::from_millis(500));
-        world.clients.stop();
-        if !world.run_until(self.heals_within, |world| is_whole(world) && world.clients.are_idle()) {
-            complaints.push(format!("not whole again after {:?}: {}", self.heals_within, why_not_whole(&world)));
-        } else {
-            world.run(Duration::from_millis(100));
-            complaints.extend(unequal_copies(&world));
-            complaints.extend(lost_keys(&mut world));
-        }
-        complaints.extend(world.clients.violations().iter().map(|violation| violation.0.clone()));
         Outcome {
             trace: world.trace(),
+            virtual_time: world.now.since(Instant::ZERO),
             done: world.clients.done,
             failed: world.clients.failed,
             acknowledged: world.clients.acknowledged,
+            undecided,
+            counts: world.counts.clone(),
             complaints,
             story: world.story(),
         }
     }
 
-    /// One fault after another. A process is killed only while everything else is well, and the next fault waits until it is
-    /// back: two at once may take both copies of a value, and then nothing can keep it.
-    fn harm(&self, world: &mut World, rng: &mut Rng) {
-        let nodes = self.world.nodes;
-        let end = world.now + self.faults_for;
-        while world.now < end {
-            let slot = Slot(rng.below(nodes as u64) as u8);
-            match rng.below(7) {
-                0 => {
-                    world.calm();
-                    world.run(Duration::from_millis(300));
-                    // A node that stands still may be declared down before the one that dies, though it is healthy.
-                    if world.run_until(Duration::from_secs(2), |world| !world.is_anybody_paused() && is_whole(world)) {
-                        world.kill(slot);
-                        world.run(rng.duration(Duration::from_millis(600)));
-                        world.start(slot);
-                        world.run_until(Duration::from_secs(2), is_whole);
-                    }
-                }
-                1 => {
-                    let time = rng.duration(Duration::from_millis(400));
-                    world.pause(slot, time);
-                }
-                2 => {
-                    let cut = random_cut(nodes, rng);
-                    world.network.cuts.push(cut);
-                }
-                3 => world.network.cuts.clear(),
-                4 => {
-                    world.network.loss = rng.below(300_000) as u32;
-                    world.network.duplication = rng.below(300_000) as u32;
-                    world.network.breaks = rng.below(20_000) as u32;
-                }
-                5 => world.network.delay_jitter = rng.duration(Duration::from_millis(30)),
-                _ => world.network.break_all(slot),
-            }
-            world.run(rng.duration(Duration::from_millis(400)));
+    fn play(&self, world: &mut World, seed: u64) -> u64 {
+        let mut rng = Rng::new(seed ^ 0x5ce0_a410);
+        let mut nemesis = Nemesis::new(rng.fork());
+        nemesis.disturb_start(world);
+        if !world.run_until(self.heals_within, is_whole) {
+            let why = why_not_whole(world);
+            world.complain(format!("the cluster did not form within {:?}: {why}", self.heals_within));
+            return 0;
         }
+        if rng.below(40) == 0 {
+            self.forget(world);
+            return 0;
+        }
+        (0..2 + rng.below(7)).for_each(|_| world.add_client());
+        world.run(Duration::from_millis(100));
+        nemesis.harm(world, self.faults_for);
+        if !world.is_broken() {
+            nemesis.relent(world);
+        }
+        world.run(Duration::from_millis(300));
+        world.clients.stop();
+        let end = world.now + self.heals_within;
+        loop {
+            // Who stands still looks well until it goes on: a cluster that lost it may not have noticed yet.
+            let is_well = |world: &World| world.is_at_rest() && is_whole(world) && world.clients.are_idle();
+            if world.run_until(Duration::from_millis(500), is_well) || world.is_broken() {
+                break;
+            }
+            if world.now >= end {
+                let why = why_not_whole(world);
+                let why = if why.is_empty() { "somebody waits for an answer for ever".to_owned() } else { why };
+                world.complain(format!("not whole again after {:?}: {why}", self.heals_within));
+            }
+            nemesis.ask_back(world);
+        }
+        if !world.is_broken() {
+            // What is to expire has done so then.
+            world.run(Duration::from_millis(400));
+            unequal_copies(world);
+            lost_keys(world);
+            use_every_partition(world);
+        }
+        if world.is_broken() { 0 } else { judge_orders(world) }
     }
-}
 
-fn random_cut(nodes: usize, rng: &mut Rng) -> Cut {
-    let (pulse, stream) = match rng.below(3) {
-        0 => (true, false),
-        1 => (false, true),
-        _ => (true, true),
-    };
-    Cut { from: Slot(rng.below(nodes as u64) as u8), to: Slot(rng.below(nodes as u64) as u8), pulse, stream }
-}
-
-fn heal(world: &mut World) {
-    world.calm();
-    for slot in 0..world.options.nodes {
-        if world.node(Slot(slot as u8)).is_none() {
-            world.start(Slot(slot as u8));
+    /// Most of the nodes restart at once and have forgotten everything: the rest must neither go on alone nor be replaced by
+    /// an empty cluster. When they are gone too, a new cluster is founded.
+    fn forget(&self, world: &mut World) {
+        world.count("forgotten majority");
+        let nodes = world.options.nodes;
+        let mut forgetful: Vec<Slot> = (0..nodes).map(|slot| Slot(slot as u8)).collect();
+        let survivors = forgetful.split_off(nodes / 2 + 1);
+        forgetful.iter().for_each(|slot| world.kill(*slot));
+        forgetful.iter().for_each(|slot| world.start(*slot));
+        world.run(Duration::from_secs(5));
+        for slot in &forgetful {
+            if world.node(*slot).is_some_and(|node| node.view().settings.is_some()) {
+                world.complain(format!("{slot} belongs to a cluster, and nobody could have let it in"));
+            }
+        }
+        let asked = survivors.first().map(|slot| world.ask(*slot, put("key", "value")));
+        if let Some(Some(Ok(response))) = asked {
+            world.complain(format!("without a quorum a write was answered by {response:?}"));
+        }
+        let before = world.node(survivors[0]).map(|node| node.view().cluster);
+        survivors.iter().for_each(|slot| world.kill(*slot));
+        survivors.iter().for_each(|slot| world.start(*slot));
+        if !world.run_until(self.heals_within, is_whole) {
+            let why = why_not_whole(world);
+            world.complain(format!("no new cluster within {:?}: {why}", self.heals_within));
+        } else if world.node(survivors[0]).map(|node| node.view().cluster) == before {
+            world.complain("a restart of all is the same cluster as before".to_owned());
         }
     }
 }
@@ -158,6 +184,11 @@ fn why_not_whole(world: &World) -> String {
     if view.settings.is_none() {
         return "not founded".to_owned();
     }
+    // The others may take it for the leader a little longer than it does itself.
+    if nodes[leader.index()].control().raft().is_none_or(|raft| !raft.is_ready_leader() || raft.membership().is_joint())
+    {
+        return "the leader isn't ready, or the members are changing".to_owned();
+    }
     for node in &nodes {
         if node.view().applied != view.applied {
             return format!("{} has applied {}, the leader {}", node.view().me, node.view().applied, view.applied);
@@ -169,13 +200,14 @@ fn why_not_whole(world: &World) -> String {
     let replicas = view.settings.map_or(0, |settings| usize::from(settings.replicas));
     for (partition, record) in view.table.iter().enumerate() {
         let partition = PartitionId(partition as u16);
+        if world.clients.is_void(partition) {
+            continue;
+        }
         if record.in_sync.len() < replicas || !record.learners.is_empty() {
             return format!("{partition}: {record:?}");
         }
-        let serves = record.primary.is_some_and(|primary| {
-            nodes[primary.index()].shards().iter().any(|shard| shard.replica(partition).is_some_and(|r| r.is_serving()))
-        });
-        if !serves {
+        let serving = record.primary.and_then(|primary| replica(nodes[primary.index()], partition));
+        if !serving.is_some_and(|replica| replica.is_serving()) {
             return format!("{partition} is not served: {record:?}");
         }
     }
@@ -183,65 +215,101 @@ fn why_not_whole(world: &World) -> String {
 }
 
 /// All in-sync copies of a partition hold the same.
-fn unequal_copies(world: &World) -> Vec<String> {
-    let mut complaints = Vec::new();
-    let Some(view) = world.leader().and_then(|leader| world.node(leader)).map(Node::view) else { return complaints };
+fn unequal_copies(world: &mut World) {
+    let Some(view) = world.leader().and_then(|leader| world.node(leader)).map(|node| node.view().clone()) else {
+        return;
+    };
     for (partition, record) in view.table.iter().enumerate() {
         let partition = PartitionId(partition as u16);
-        let copies: Vec<Vec<(String, u64)>> = record
-            .in_sync
-            .iter()
-            .filter_map(|slot| world.node(slot))
-            .map(|node| {
-                let replica = node.shards().iter().find_map(|shard| shard.replica(partition)).expect("it has one");
-                replica
-                    .scan(Instant::ZERO, &[], None)
-                    .map(|(key, record)| (key.to_string(), record.version.0))
-                    .collect()
+        if world.clients.is_void(partition) {
+            continue;
+        }
+        let members = record.in_sync.iter().filter_map(|slot| world.node(slot));
+        let copies: Vec<Vec<(String, u64)>> = members
+            .filter_map(|node| replica(node, partition))
+            .map(|copy| {
+                copy.scan(Instant::ZERO, &[], None).map(|(key, record)| (key.to_string(), record.version.0)).collect()
             })
             .collect();
         if copies.windows(2).any(|pair| pair[0] != pair[1]) {
-            complaints.push(format!("{partition}: copies differ: {copies:?}"));
+            world.complain(format!("{partition}: copies differ: {copies:?}"));
         }
     }
-    complaints
 }
 
 /// Every key can be read, through any node.
-fn lost_keys(world: &mut World) -> Vec<String> {
-    let keys: Vec<_> = world.clients.keys().cloned().collect();
-    let mut complaints = Vec::new();
-    for key in keys {
+fn lost_keys(world: &mut World) {
+    for (nth, key) in world.clients.keys().into_iter().enumerate() {
         let operation = Operation::Get { key: key.clone(), consistency: Consistency::Linearizable };
-        match world.ask(Slot(0), Request { operation, timeout_ms: 1000 }) {
+        let slot = Slot((nth % world.options.nodes) as u8);
+        match world.ask(slot, Request { operation, timeout_ms: 1000 }) {
             Some(result @ Ok(Response::Value(_) | Response::NotFound)) => {
-                complaints.extend(world.clients.judge_last(&key, &result));
+                world.clients.judge_last(world.now, &key, &result);
             }
-            other => complaints.push(format!("{key}: {other:?}")),
+            other => world.complain(format!("{key} can't be read through {slot}: {other:?}")),
         }
     }
-    complaints
 }
 
-impl World {
-    /// The network harms nobody from now on.
-    fn calm(&mut self) {
-        let quiet = Network::quiet(self.options.nodes);
-        self.network.loss = quiet.loss;
-        self.network.duplication = quiet.duplication;
-        self.network.breaks = quiet.breaks;
-        self.network.delay_jitter = quiet.delay_jitter;
-        self.network.cuts.clear();
+/// A write and a read of every partition are acknowledged.
+fn use_every_partition(world: &mut World) {
+    let partitions = world.options.partitions;
+    let mut names = vec![None; usize::from(partitions)];
+    for nth in 0u32.. {
+        let name = format!("probe-{nth}");
+        names[placement::partition_of(name.as_bytes(), partitions).index()].get_or_insert(name);
+        if names.iter().all(Option::is_some) {
+            break;
+        }
     }
-
-    /// Asks a node one thing and lets time pass until it answers, two seconds at most.
-    pub fn ask(&mut self, slot: Slot, request: Request) -> Option<Result<Response, crate::api::Error>> {
-        match self.submit(slot, request)? {
-            (_, Submitted::Now(result)) => Some(result),
-            (shard, Submitted::Later(id)) => {
-                self.run_until(Duration::from_secs(2), |world| world.has_answer(slot, shard, id));
-                self.take_answer(slot, shard, id)
+    let nodes = world.options.nodes;
+    for requests in [put as fn(&str, &str) -> Request, |name: &str, _: &str| get(name)] {
+        let mut asked = Vec::new();
+        for (number, name) in names.iter().flatten().enumerate() {
+            if world.clients.is_void(PartitionId(number as u16)) {
+                continue;
+            }
+            let slot = Slot(((number + nodes / 2) % nodes) as u8);
+            match world.submit(slot, requests(name, "value")) {
+                Some((shard, Submitted::Later(id))) => asked.push((number, slot, shard, id)),
+                Some((_, Submitted::Now(Ok(_)))) => {}
+                other => world.complain(format!("p{number}: asked through {slot}: {other:?}")),
+            }
+        }
+        let all = asked.clone();
+        world.run_until(Duration::from_secs(2), move |world| {
+            all.iter().all(|(_, slot, shard, id)| world.has_answer(*slot, *shard, *id))
+        });
+        for (number, slot, shard, id) in asked {
+            let answer = world.take_answer(slot, shard, id);
+            if !matches!(answer, Some(Ok(Response::Written { .. } | Response::Value(_)))) && !world.is_broken() {
+                world.complain(format!("p{number}: in peace, {slot} answers {answer:?}"));
             }
         }
     }
+}
+
+fn judge_orders(world: &mut World) -> u64 {
+    let undecided = world.clients.judge_orders();
+    for words in world.clients.take_complaints() {
+        world.complain(words);
+    }
+    undecided
+}
+
+pub(super) fn put(name: &str, value: &str) -> Request {
+    let operation = Operation::Put {
+        key: name.parse::<Key>().expect("a key"),
+        value: Blob::from(value.as_bytes()),
+        content_type: None,
+        ttl_ms: None,
+        mode: PutMode::Upsert,
+        precondition: Precondition::NONE,
+    };
+    Request { operation, timeout_ms: 1500 }
+}
+
+fn get(name: &str) -> Request {
+    let key = name.parse::<Key>().expect("a key");
+    Request { operation: Operation::Get { key, consistency: Consistency::Linearizable }, timeout_ms: 1500 }
 }

@@ -7,7 +7,6 @@ use std::time::Duration;
 use super::Effect;
 use super::expiry::Expiry;
 use crate::api::{ContentType, Key, Value};
-use crate::base::mutant::{Mutant, is_broken};
 use crate::base::{Blob, Instant, Version};
 
 /// What a record is accounted with beyond its key, value and content type: its entry in the map, the map's slack (nodes
@@ -127,7 +126,7 @@ impl Table {
 
     /// Puts in a record that a scan brought, unless what is there, value or tombstone, is as new. True when it went in.
     pub fn insert_newer(&mut self, key: &Key, record: Record) -> bool {
-        let is_as_new = |known: Version| known >= record.version && !is_broken(Mutant::ScanBringsBack);
+        let is_as_new = |known: Version| known >= record.version;
         let (deadline, bytes) = (record.expires_at, Self::record_bytes(key, &record));
         // Mostly a record replaces another, and mostly what that costs is to find it: once is enough.
         if let Some(stored) = self.records.get_mut(key) {

@@ -241,7 +241,7 @@ fn words_of_a_generation_that_is_over_change_nothing() {
     (0..2).map(Slot).for_each(|dead| world.kill(dead));
     world.run(Duration::from_secs(3));
     let recover = AdminRequest { action: AdminAction::UnsafeRecover, dry_run: false };
-    world.wish(slot, &recover, PATIENCE).expect("an answer").expect("the survivor goes on");
+    world.request(slot, &recover, PATIENCE).expect("an answer").expect("the survivor goes on");
     world.run(Duration::from_secs(1));
     let said = |world: &World| format!("{:?}", world.node(slot).map(|node| (node.control().state(), node.view())));
     let term = |world: &World| world.node(slot).and_then(|node| node.control().raft()).map(|raft| raft.term());

@@ -1,0 +1,193 @@
+//! Faults after which something particular must come about, or must not, within a bound.
+//!
+//! Each begins with a whole cluster in peace, so that nothing else can be the cause.
+
+use std::time::Duration;
+
+use super::network::Cut;
+use super::scenario::put;
+use super::world::World;
+use crate::base::{Rng, Slot, Term};
+use crate::raft::RaftRole;
+
+/// Within which time somebody else leads where the leader can't. Elections take a fifth of a second; the rest is for
+/// times that the nodes have widened by themselves.
+const ELECTED_WITHIN: Duration = Duration::from_secs(3);
+
+/// One of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Probe {
+    /// A leader that nobody hears and that hears nobody steps down, and another one leads.
+    LostLeader,
+    /// The same where only its datagrams are lost.
+    LeaderWithoutPulse,
+    /// A leader that hears nobody, but is heard, steps down: nobody else would ever campaign.
+    DeafLeader,
+    /// A leader that isn't heard is replaced.
+    MuteLeader,
+    /// A leader whose entries reach nobody steps down, though its heartbeats do.
+    LeaderWithoutStream,
+    /// A leader stands still and is replaced; a follower that hears nobody but it answers a heartbeat from before just when
+    /// it wakes. Nothing in particular is expected but that nobody is deceived.
+    SleepingLeader,
+    /// One leader after the other is lost, the first one back as soon as the second is: its log has entries that the third
+    /// leader has others for.
+    LeadersInTurn,
+    /// The leader and one follower don't hear each other, and all others hear both. Nobody else leads because of that.
+    Bridge,
+    /// A follower that was cut off for a while disturbs nobody when it is back.
+    LostFollower,
+    /// A follower that hears the leader, but isn't heard, disturbs nobody either, nor does one that hears nobody.
+    HalfLostFollower,
+}
+
+const ALL: [Probe; 10] = [
+    Probe::LostLeader,
+    Probe::LeaderWithoutPulse,
+    Probe::DeafLeader,
+    Probe::MuteLeader,
+    Probe::LeaderWithoutStream,
+    Probe::SleepingLeader,
+    Probe::LeadersInTurn,
+    Probe::Bridge,
+    Probe::LostFollower,
+    Probe::HalfLostFollower,
+];
+
+impl Probe {
+    pub(super) fn draw(rng: &mut Rng, nodes: usize) -> Self {
+        let probe = ALL[rng.below(ALL.len() as u64) as usize];
+        match probe {
+            // A leader and one other who can't vote leave too few to elect anybody.
+            Self::LeaderWithoutStream if nodes < 4 => Self::DeafLeader,
+            Self::SleepingLeader if nodes < 5 => Self::DeafLeader,
+            probe => probe,
+        }
+    }
+
+    /// Runs it on a whole cluster in peace. False where there is no leader to run it on.
+    pub(super) fn run(self, world: &mut World, rng: &mut Rng) -> bool {
+        let Some(leader) = world.leader() else { return false };
+        world.note(|| format!("probe {self:?}, {leader} leads"));
+        let nodes = world.options.nodes as u8;
+        let other = Slot((leader.0 + 1 + rng.below(u64::from(nodes) - 1) as u8) % nodes);
+        let others: Vec<Slot> = (0..nodes).map(Slot).filter(|slot| *slot != leader).collect();
+        let one_way = |from, to| Cut { from, to, pulse: true, stream: true };
+        match self {
+            Self::LostLeader => world.network.isolate(leader, true, true),
+            Self::LeaderWithoutPulse => world.network.isolate(leader, true, false),
+            Self::DeafLeader => world.network.cuts.extend(others.iter().map(|other| one_way(*other, leader))),
+            Self::MuteLeader => world.network.cuts.extend(others.iter().map(|other| one_way(leader, *other))),
+            Self::LeaderWithoutStream => {
+                world.network.isolate(leader, false, true);
+                // Its death, which the leader wants decided, is the entry that waits.
+                world.pause(other, Duration::from_millis(400));
+            }
+            Self::SleepingLeader => return sleep(world, rng, leader, other),
+            Self::LeadersInTurn => return self.lose_leaders(world, rng, leader),
+            Self::LostFollower | Self::HalfLostFollower | Self::Bridge => {
+                return self.lose_follower(world, rng, leader, other);
+            }
+        }
+        if matches!(self, Self::LostLeader | Self::DeafLeader | Self::LeaderWithoutPulse) {
+            self.expect_step_down(world, leader);
+        }
+        let has_another = |world: &World| world.leader().is_some_and(|slot| slot != leader);
+        if !world.run_until(ELECTED_WITHIN, has_another) && !world.is_broken() {
+            world.complain(format!("{self:?}: nobody else leads within {ELECTED_WITHIN:?}"));
+        }
+        // Whoever doesn't hear of its successor finds out by itself that it has lost its quorum.
+        let leads_on = |world: &World| {
+            let raft = world.node(leader).and_then(|node| node.control().raft());
+            raft.is_some_and(|raft| raft.role() == RaftRole::Leader)
+        };
+        if !world.run_until(Duration::from_secs(1), |world| !leads_on(world)) && !world.is_broken() {
+            world.complain(format!("{self:?}: {leader} still takes itself for the leader"));
+        }
+        world.network.calm();
+        true
+    }
+
+    fn lose_leaders(self, world: &mut World, rng: &mut Rng, first: Slot) -> bool {
+        let mut lost = first;
+        for _ in 0..2 {
+            world.network.calm();
+            world.network.isolate(lost, true, true);
+            let has_another = |world: &World| world.leader().is_some_and(|slot| slot != lost);
+            if !world.run_until(ELECTED_WITHIN, has_another) && !world.is_broken() {
+                world.complain(format!("{self:?}: nobody else leads within {ELECTED_WITHIN:?}"));
+            }
+            let time = rng.duration(Duration::from_millis(150));
+            world.run(time);
+            lost = world.leader().unwrap_or(lost);
+        }
+        world.network.calm();
+        true
+    }
+
+    /// A leader that no quorum answers finds out by that alone, before anything else could tell it.
+    fn expect_step_down(self, world: &mut World, leader: Slot) {
+        let Some(raft) = world.node(leader).and_then(|node| node.control().raft()) else { return };
+        let (promise, term) = (raft.timing().election, raft.term());
+        world.run(promise * 3 / 2);
+        let raft = world.node(leader).and_then(|node| node.control().raft());
+        if raft.is_some_and(|raft| raft.role() == RaftRole::Leader && raft.term() == term) && !world.is_broken() {
+            world.complain(format!("{self:?}: nobody answers {leader}, and it still takes itself for the leader"));
+        }
+    }
+
+    fn lose_follower(self, world: &mut World, rng: &mut Rng, leader: Slot, follower: Slot) -> bool {
+        let before = term(world, leader);
+        match self {
+            Self::HalfLostFollower => {
+                let is_deaf = rng.below(2) == 0;
+                let cut = |other| {
+                    let (from, to) = if is_deaf { (other, follower) } else { (follower, other) };
+                    Cut { from, to, pulse: true, stream: true }
+                };
+                let others = (0..world.options.nodes).map(|slot| Slot(slot as u8)).filter(|slot| *slot != follower);
+                world.network.cuts.extend(others.map(cut));
+            }
+            Self::Bridge => world.network.cut_both_ways(leader, follower, true, true),
+            _ => world.network.isolate(follower, true, true),
+        }
+        let time = Duration::from_millis(200) + rng.duration(Duration::from_millis(600));
+        // What it leads it goes on writing to, as far as it may.
+        let end = world.now + time;
+        for nth in 0..40 {
+            let _ = world.submit(follower, put(&format!("probe-{nth}"), "written by the lost one"));
+            world.run(Duration::from_millis(5));
+        }
+        world.run(end.since(world.now));
+        world.network.calm();
+        world.run(Duration::from_millis(400));
+        let after = term(world, leader);
+        if (before, Some(leader)) != (after, world.leader()) && !world.is_broken() {
+            let now = world.leader();
+            world.complain(format!(
+                "{self:?}: {follower} was cut off for {time:?} and unseated {leader} of term {before:?}: now {now:?} leads, term {after:?}"
+            ));
+        }
+        true
+    }
+}
+
+fn sleep(world: &mut World, rng: &mut Rng, leader: Slot, follower: Slot) -> bool {
+    for other in (0..world.options.nodes).map(|slot| Slot(slot as u8)) {
+        if other != leader && other != follower {
+            world.network.cut_both_ways(follower, other, true, true);
+        }
+    }
+    world.network.lateness = 1_000_000;
+    world.run(Duration::from_millis(70));
+    world.network.lateness = 0;
+    let time = Duration::from_millis(400) + rng.duration(Duration::from_millis(800));
+    world.pause(leader, time);
+    world.run(time + Duration::from_millis(200));
+    world.network.calm();
+    true
+}
+
+fn term(world: &World, slot: Slot) -> Option<Term> {
+    Some(world.node(slot)?.control().raft()?.term())
+}
