@@ -6,7 +6,7 @@ use jumpgate::api::{
     AdminAction, AdminReport, AdminRequest, Consistency, Error, Key, Operation, Precondition, PutMode, Request,
     Response,
 };
-use jumpgate::base::{Blob, Slot, Term};
+use jumpgate::base::{Blob, Slot, SlotSet, Term};
 use jumpgate::node::Node;
 use jumpgate::sim::{Cut, World, WorldOptions, is_whole};
 
@@ -370,4 +370,55 @@ fn who_takes_nothing_on_the_stream_plane_loses_its_partitions_and_gets_them_back
         world.network.cuts.clear();
         assert!(world.run_until(PATIENCE, is_whole), "it did not come back");
     }
+}
+
+#[test]
+fn two_nodes_that_a_third_one_sees_and_that_do_not_see_each_other_keep_no_key_from_being_written() {
+    for (seed, with_leader, pulse) in [(17, false, true), (18, false, false), (19, true, true), (20, true, false)] {
+        let mut world = formed(3, seed);
+        fill(&mut world, Slot(0));
+        let leader = world.leader().expect("one leads");
+        let (left, right) = match with_leader {
+            true => (leader, other_than(leader, 3)),
+            false => (Slot((leader.0 + 1) % 3), Slot((leader.0 + 2) % 3)),
+        };
+        cut(&mut world, left, right, pulse, true);
+        cut(&mut world, right, left, pulse, true);
+        world.run(Duration::from_secs(2));
+        let middle = Slot(3 - left.0 - right.0);
+        fill(&mut world, middle);
+        assert_all_there(&mut world, middle);
+        world.network.cuts.clear();
+        assert!(world.run_until(PATIENCE, is_whole), "it is not whole again");
+        assert_eq!(world.complaints(), &[] as &[String]);
+    }
+}
+
+#[test]
+fn a_primary_that_hears_no_acks_evicts_nobody_who_is_well() {
+    let mut world = formed(3, 21);
+    fill(&mut world, Slot(0));
+    let leader = world.leader().expect("one leads");
+    let deaf = other_than(leader, 3);
+    let backups = |world: &World| -> usize {
+        let node = world.node(leader).expect("it runs");
+        node.view().table.iter().filter(|record| record.primary == Some(deaf)).map(|record| record.in_sync.len()).sum()
+    };
+    assert!(backups(&world) > 0);
+    // What it sends arrives, also its wishes; nothing reaches it on the stream plane.
+    for other in (0..3).map(Slot).filter(|&other| other != deaf) {
+        cut(&mut world, other, deaf, false, true);
+    }
+    for nth in 0..KEYS {
+        let node = other_than(deaf, 3);
+        let _ = put(&mut world, node, nth);
+    }
+    let others = SlotSet::first(3).without(deaf);
+    let node = world.node(leader).expect("it runs");
+    assert!(!node.view().up.contains(deaf), "it takes nothing, so it is down");
+    let table = node.view().table.iter();
+    assert!(table.clone().all(|record| record.primary.is_some_and(|primary| primary != deaf)));
+    assert!(table.clone().all(|record| record.in_sync.is_subset(others)), "it has evicted who was well");
+    assert_all_there(&mut world, leader);
+    assert_eq!(world.complaints(), &[] as &[String]);
 }

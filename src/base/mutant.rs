@@ -21,6 +21,10 @@ pub enum Mutant {
     DeathWithoutMajority,
     /// A node whose stream stands still keeps its partitions.
     StalledStreamLives,
+    /// A primary counts without a member that it has proposed to evict.
+    EvictedDontCount,
+    /// A primary whose own stream may be dead evicts others.
+    EvictWithoutProof,
     /// Leadership is handed over while leases run.
     TransferKeepsLeases,
     /// A node is declared dead while its lease runs.
@@ -106,7 +110,9 @@ mod switch {
 
     impl Mutant {
         /// Every one of them, with the rule of the protocol (section D of its design) that it breaks, and what it does.
-        pub const ALL: [(Self, &'static str, &'static str); 43] = [
+        pub const ALL: [(Self, &'static str, &'static str); 45] = [
+            (Self::EvictedDontCount, "D.8", "A primary counts without a member that it has proposed to evict."),
+            (Self::EvictWithoutProof, "D.21", "A primary whose own stream may be dead evicts others."),
             (Self::DeathWithoutMajority, "D.21", "A leader that hears no majority declares nodes dead."),
             (Self::StalledStreamLives, "D.20", "A node whose stream stands still keeps its partitions."),
             (Self::LeaseWhileResigning, "D.14", "A node that is to resign what it leads is granted a lease."),

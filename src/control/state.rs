@@ -294,10 +294,18 @@ impl ControlState {
         }
         let up = self.up();
         let targets = self.owners(change.partition).set();
+        let mut changed = record;
+        changed.in_sync = record.in_sync.union(change.add).difference(change.remove);
+        changed.learners = record.learners.difference(change.add);
+        if !change.remove.is_empty() {
+            // Somebody else helps out where too few are left; whoever was too slow, and should hold a copy, begins anew.
+            let others = up.difference(change.remove);
+            changed.learners = changed.learners.union(self.stand_ins(change.partition, changed.members(), others));
+            changed.learners = changed.learners.union(targets.intersection(up).difference(changed.in_sync));
+        }
+        dismiss_stand_ins(&mut changed, targets);
         let record = &mut self.table[change.partition.index()];
-        record.in_sync = record.in_sync.union(change.add).difference(change.remove);
-        record.learners = record.learners.difference(change.add);
-        dismiss_stand_ins(record, targets);
+        *record = changed;
         record.change = record.change.next();
         debug_assert!(record.primary.is_some_and(|primary| up.contains(primary)), "{epoch}: {record:?} by {change:?}");
         true

@@ -28,7 +28,7 @@ use streams::Streams;
 use super::ControlEvent;
 use super::pace::Pace;
 use crate::base::mutant::{Mutant, is_broken};
-use crate::base::{Blob, InSyncChange, Instant, LogIndex, NodeId, Options, Slot, SlotSet, Term};
+use crate::base::{Blob, InSyncChange, Instant, LogIndex, NodeId, Options, PartitionId, Slot, SlotSet, Term};
 use crate::codec;
 use crate::control::{Command, ControlState, LeaseGranter, Settings};
 use crate::raft::{Raft, RaftRole};
@@ -41,6 +41,8 @@ const PROPOSALS_MAX: usize = 1 << 14;
 /// nodes behind a lossy network, more would count those that died a moment ago. With the usual times it is three
 /// heartbeats.
 const WITNESS_THIRDS: u32 = 2;
+/// How long an eviction waits for the proof that its primary can be believed; then it has to be wished again.
+const EVICTION_KEPT_FOR: Duration = Duration::from_secs(2);
 /// How long a process that wants to join is remembered after its last announcement.
 const JOINER_HEARD_FOR: Duration = Duration::from_millis(500);
 /// How long a new generation's first node tries to let the other survivors in.
@@ -51,6 +53,8 @@ const SURVIVORS_CALLED_FOR: Duration = Duration::from_secs(10);
 pub(super) struct Supervisor {
     joiners: BTreeMap<Slot, Joiner>,
     proposals: VecDeque<InSyncChange>,
+    /// Wishes to evict somebody, by partition, and when they were first looked at.
+    evictions: BTreeMap<PartitionId, (InSyncChange, Option<Instant>)>,
     reign: Option<Reign>,
     events: Vec<ControlEvent>,
 }
@@ -99,8 +103,31 @@ impl Supervisor {
 
     /// Notes wishes of primaries, this node's own or passed on.
     pub(super) fn handle_proposals(&mut self, changes: Vec<InSyncChange>) {
+        let (evictions, others): (Vec<_>, Vec<_>) = changes.into_iter().partition(|change| !change.remove.is_empty());
         let room = PROPOSALS_MAX.saturating_sub(self.proposals.len());
-        self.proposals.extend(changes.into_iter().take(room));
+        self.proposals.extend(others.into_iter().take(room));
+        for change in evictions {
+            let known = self.evictions.get(&change.partition).is_some_and(|(known, _)| *known == change);
+            if !known && self.evictions.len() < PROPOSALS_MAX {
+                self.evictions.insert(change.partition, (change, None));
+            }
+        }
+    }
+
+    /// The evictions that may be decided: those of primaries that take what the leader sends, as was seen since. One that
+    /// could only send would take the healthy for dead, and evict a majority.
+    fn proven_evictions(&mut self, now: Instant) -> Vec<InSyncChange> {
+        let Some(reign) = &self.reign else { return Vec::new() };
+        let mut proven = Vec::new();
+        self.evictions.retain(|_, (change, looked_at)| {
+            let since = *looked_at.get_or_insert(now);
+            let is_proven = reign.streams.has_moved(change.proposer, since) || is_broken(Mutant::EvictWithoutProof);
+            if is_proven {
+                proven.push(*change);
+            }
+            !is_proven && now.since(since) < EVICTION_KEPT_FOR
+        });
+        proven
     }
 
     /// Whether an entry is under way that gives to others what `node` serves: its own death, or its slot's next life. A
@@ -133,6 +160,7 @@ impl Supervisor {
         if raft.role() != RaftRole::Leader {
             self.reign = None;
             self.proposals.clear();
+            self.evictions.clear();
         } else if self.reign.as_ref().is_none_or(|reign| reign.term != raft.term()) {
             self.reign = Some(Reign {
                 term: raft.term(),
@@ -290,6 +318,8 @@ impl Supervisor {
 
     /// One entry of changes is on its way at a time; what comes meanwhile goes into the next.
     fn propose_changes(&mut self, now: Instant, raft: &mut Raft, state: &ControlState) {
+        let proven = self.proven_evictions(now);
+        self.proposals.extend(proven);
         let Some(reign) = &mut self.reign else { return };
         if self.proposals.is_empty() || reign.changing.is_some_and(|index| state.applied() < index) {
             return;

@@ -29,6 +29,8 @@ pub struct Member {
     pub resend_at: Instant,
     /// Its scan, while it is a learner; none for an in-sync member.
     pub filling: Option<Filling>,
+    /// Since when it is what it is: an in-sync member, or a learner.
+    pub since: Instant,
 }
 
 /// The state of the stream to a member.
@@ -76,7 +78,7 @@ pub struct StreamContext<'a> {
 
 impl Member {
     /// A member that is to be greeted.
-    pub const fn new(node: NodeId, attach: AttachId, filling: Option<Filling>) -> Self {
+    pub const fn new(node: NodeId, attach: AttachId, filling: Option<Filling>, since: Instant) -> Self {
         Self {
             node,
             attach,
@@ -86,12 +88,27 @@ impl Member {
             told: Seq::ZERO,
             resend_at: Instant::FAR,
             filling,
+            since,
         }
     }
 
     /// Whether it is a learner.
     pub const fn is_learner(&self) -> bool {
         self.filling.is_some()
+    }
+
+    /// Whether it is a member in sync that has left something unanswered for too long.
+    pub fn is_late(&self, context: StreamContext<'_>) -> bool {
+        if self.is_learner() {
+            return false;
+        }
+        let waits_since = match self.stream {
+            Stream::Greeting => Some(self.since),
+            Stream::Probing | Stream::Flowing => {
+                context.tail.entry(self.matched.next()).map(|entry| entry.received.max(self.since))
+            }
+        };
+        waits_since.is_some_and(|since| context.now.since(since) > context.options.evict_after)
     }
 
     /// A learner needs every effect after this one, applied or not, to be kept for it. `None`: nothing is kept.

@@ -51,7 +51,7 @@
 //! # Left out
 //!
 //! Leases (whoever asks for a read holds one; a refusal of a write that is answered from applied state is a read, too),
-//! eviction of slow backups, learners that count for `min_copies`, anti-entropy, idempotency keys, the read barrier, the
+//! learners that count for `min_copies`, anti-entropy, idempotency keys, the read barrier, the
 //! feed's ring.
 //!
 //! | file | what it holds |
@@ -117,6 +117,8 @@ pub struct ReplicaOptions {
     pub commit_notice_after: Duration,
     /// How often an undecided proposal for the in-sync set is made again.
     pub propose_after: Duration,
+    /// A member in sync that leaves something unanswered for so long is to leave the set.
+    pub evict_after: Duration,
     /// Bytes of one chunk of a scan, but for the last record in it.
     pub scan_chunk_bytes: usize,
     /// Bytes of one Prepare, but for the last effect in it.
@@ -137,6 +139,7 @@ impl ReplicaOptions {
             resend_after: Duration::from_millis(150),
             commit_notice_after: Duration::from_millis(5),
             propose_after: Duration::from_millis(300),
+            evict_after: Duration::from_millis(500),
             scan_chunk_bytes: 256 << 10,
             prepare_bytes: 1 << 20,
             expire_max: 128,

@@ -24,6 +24,8 @@ pub struct Primary {
     members: Vec<(Slot, Member)>,
     /// Learners that were proposed for the in-sync set under `proposed_under`.
     proposed: SlotSet,
+    /// Members that are too late, and were proposed to leave it. Until that is decided their acks are required.
+    evicted: SlotSet,
     proposed_under: ChangeNumber,
     /// The last uncommitted effect of each key that has one.
     pending: BTreeMap<Key, Seq>,
@@ -96,7 +98,9 @@ impl Primary {
 
     /// Everybody whose ack a commit needs.
     fn max_in_sync(&self, record: &PartitionRecord) -> SlotSet {
-        if is_broken(Mutant::ProposedDontCount) { record.in_sync } else { record.in_sync.union(self.proposed) }
+        let remaining = if is_broken(Mutant::EvictedDontCount) { self.evicted } else { SlotSet::EMPTY };
+        let proposed = if is_broken(Mutant::ProposedDontCount) { SlotSet::EMPTY } else { self.proposed };
+        record.in_sync.difference(remaining).union(proposed)
     }
 
     /// How far everybody whose ack a commit needs has acked.
@@ -173,6 +177,7 @@ impl Replica {
             epoch_start: epoch_start.seq,
             members: Vec::new(),
             proposed: SlotSet::EMPTY,
+            evicted: SlotSet::EMPTY,
             proposed_under: self.record.change,
             pending,
             waiting: VecDeque::new(),
@@ -196,6 +201,7 @@ impl Replica {
         if is_changed {
             // Whatever was proposed under an older change number is decided: in the record, or refused.
             primary.proposed = SlotSet::EMPTY;
+            primary.evicted = SlotSet::EMPTY;
             primary.proposed_under = record.change;
             primary.propose_at = Instant::FAR;
         }
@@ -207,11 +213,13 @@ impl Replica {
             let mut member = match known.map(|index| former.swap_remove(index).1) {
                 Some(mut member) if !is_learner => {
                     // A learner that has caught up is a member like others from now on.
-                    member.filling = None;
+                    if member.filling.take().is_some() {
+                        member.since = now;
+                    }
                     member
                 }
                 Some(member) if member.is_learner() => member,
-                _ => Member::new(node, AttachId::default(), is_learner.then(Filling::default)),
+                _ => Member::new(node, AttachId::default(), is_learner.then(Filling::default), now),
             };
             let is_new = member.stream == Stream::Greeting && member.resend_at == Instant::FAR;
             if is_new && is_learner {
@@ -366,8 +374,14 @@ impl Replica {
             }
             member.on_deadline(context, table, (record, version_max), out);
         }
-        if primary.propose_at <= now {
-            primary.propose_at = now + context.options.propose_after;
+        let late =
+            primary.members.iter().filter(|(slot, member)| record.in_sync.contains(*slot) && member.is_late(context));
+        let late: SlotSet = late.map(|(slot, _)| *slot).collect();
+        let is_news = !late.is_subset(primary.evicted);
+        if is_news || primary.propose_at <= now {
+            primary.evicted = late;
+            let is_done = primary.evicted.union(primary.proposed).is_empty();
+            primary.propose_at = if is_done { Instant::FAR } else { now + context.options.propose_after };
             self.propose(out);
         }
         self.expire(now, unix_micros, out);
@@ -454,14 +468,15 @@ impl Replica {
 
     /// Makes the outstanding proposal, again perhaps.
     fn propose(&self, out: &mut Vec<Output>) {
-        if let Some(primary) = self.primary.as_ref().filter(|primary| !primary.proposed.is_empty()) {
+        let Some(primary) = &self.primary else { return };
+        if !primary.proposed.union(primary.evicted).is_empty() {
             out.push(Output::Propose(InSyncChange {
                 partition: self.partition,
                 proposer: self.options.me,
                 epoch: self.epoch,
                 change: primary.proposed_under,
                 add: primary.proposed,
-                remove: SlotSet::EMPTY,
+                remove: primary.evicted,
             }));
         }
     }

@@ -271,3 +271,23 @@ fn a_recovery_keeps_what_survivors_hold_and_says_what_is_missing() {
         assert_eq!((record.epoch, record.primary.is_none(), record.is_lost()), (Epoch(1000), is_lost, is_lost));
     }
 }
+
+#[test]
+fn who_was_evicted_is_filled_anew_and_another_one_helps_out_until_it_is() {
+    let mut state = founded(3, 2);
+    let record = state.table()[0];
+    let primary = record.primary.expect("one");
+    let slow = record.in_sync.without(primary);
+    let change = InSyncChange {
+        partition: PartitionId(0),
+        proposer: state.node(primary).node.expect("registered"),
+        epoch: record.epoch,
+        change: record.change,
+        add: SlotSet::EMPTY,
+        remove: slow,
+    };
+    assert!(state.apply(LogIndex(2), &Command::ChangeInSync(vec![change])));
+    let after = state.table()[0];
+    assert_eq!(after.in_sync, SlotSet::EMPTY.with(primary));
+    assert_eq!(after.learners, SlotSet::first(3).without(primary), "the slow one, and a stand-in for it");
+}

@@ -25,13 +25,15 @@ pub(super) struct Streams {
     tick_at: Instant,
     /// Through where a node's log matched, and since when it has not moved although more was there.
     waits: BTreeMap<NodeId, (Option<LogIndex>, Instant)>,
+    /// When a node's log last grew: both directions of its stream worked then. This leader's own: when others' did.
+    moved_at: BTreeMap<NodeId, Instant>,
     /// Those that have stood still for half as long as it takes to be declared down.
     falter: BTreeSet<NodeId>,
 }
 
 impl Streams {
     pub(super) fn new(now: Instant) -> Self {
-        Self { tick_at: now + TICK_EVERY, waits: BTreeMap::new(), falter: BTreeSet::new() }
+        Self { tick_at: now + TICK_EVERY, waits: BTreeMap::new(), moved_at: BTreeMap::new(), falter: BTreeSet::new() }
     }
 
     /// Whether the stream to `node` stands still.
@@ -46,12 +48,21 @@ impl Streams {
         self.falter.contains(&node)
     }
 
+    /// Whether the stream of `node` has been seen to work, both ways, after `since`.
+    pub(super) fn has_moved(&self, node: NodeId, since: Instant) -> bool {
+        self.moved_at.get(&node).is_some_and(|at| *at > since)
+    }
+
     fn note(&mut self, now: Instant, raft: &Raft, me: NodeId) {
         let members = raft.membership().everybody();
         self.waits.retain(|node, _| members.contains(node));
+        self.moved_at.retain(|node, _| members.contains(node));
         for node in members.into_iter().filter(|node| *node != me) {
             let matched = raft.match_index(node);
             let has_all = matched >= Some(raft.last_index());
+            if self.waits.get(&node).is_some_and(|(before, _)| *before != matched) {
+                self.moved_at.extend([(node, now), (me, now)]);
+            }
             match self.waits.get_mut(&node) {
                 Some((before, _)) if *before == matched && !has_all => {}
                 Some(wait) => *wait = (matched, now),
