@@ -31,8 +31,14 @@ pub enum Command {
         /// Who had been heard from shortly before this was proposed.
         witnesses: SlotSet,
     },
-    /// Which slots the cluster consists of, and which are to hold nothing any more.
-    SetRoster(Roster),
+    /// Which slots the cluster consists of, and which are to hold nothing any more. It takes effect only if the roster is
+    /// still the one that it was made for: a restart may have changed it.
+    SetRoster {
+        /// The one that it was made for.
+        before: Roster,
+        /// The one from then on.
+        after: Roster,
+    },
     /// This identity, which is to hold nothing any more, gives the partitions that it leads to their owners, who have
     /// them in full. Its leases must have ended.
     Resign {
@@ -103,7 +109,7 @@ impl Command {
             Self::NodeUp { node } | Self::NodeDown { node, .. } | Self::Resign { node } => is_sound(node),
             Self::Recover { survivors } => are_sound(survivors),
             // Any set of slots will do.
-            Self::SetRoster(_) => true,
+            Self::SetRoster { .. } => true,
             // Judged against the table, change by change.
             Self::ChangeInSync(_) => true,
         }

@@ -97,7 +97,7 @@ impl ControlState {
             Command::Found { settings, slots, founders } => self.on_found(epoch, *settings, *slots, founders),
             Command::NodeUp { node } => self.on_node_up(epoch, *node),
             Command::NodeDown { node, witnesses } => self.on_node_down(epoch, *node, *witnesses),
-            Command::SetRoster(roster) => self.on_set_roster(epoch, *roster),
+            Command::SetRoster { before, after } => self.roster == *before && self.on_set_roster(epoch, *after),
             Command::Resign { node } => self.on_resign(epoch, *node),
             Command::Recover { survivors } => self.on_recover(epoch, survivors),
             Command::ChangeInSync(changes) => {
@@ -200,7 +200,9 @@ impl ControlState {
         true
     }
 
-    fn on_set_roster(&mut self, epoch: Epoch, roster: Roster) -> bool {
+    fn on_set_roster(&mut self, epoch: Epoch, mut roster: Roster) -> bool {
+        // Whoever has returned meanwhile isn't absent.
+        roster.absent = roster.absent.difference(self.up());
         let Some(settings) = self.settings.as_mut().filter(|_| self.roster != roster) else { return false };
         settings.replicas = roster.replicas;
         self.roster = roster;

@@ -472,7 +472,7 @@ impl Member {
             Command::NodeUp { node } => out.push(ControlOutput::Event(ControlEvent::NodeUp { node })),
             Command::Found { .. }
             | Command::NodeDown { .. }
-            | Command::SetRoster(_)
+            | Command::SetRoster { .. }
             | Command::Resign { .. }
             | Command::Recover { .. }
             | Command::ChangeInSync(_) => {}

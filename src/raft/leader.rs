@@ -13,6 +13,10 @@ use crate::base::{Instant, LogIndex, NodeId, Term};
 /// which it must have succeeded.
 const TRANSFER_SEQUENCES: u64 = 1 << 20;
 
+/// Doublings of the time for which a leader whose stream plane stands still lets others go first: 64 election timeouts at
+/// most.
+const STALLS_MAX: u32 = 5;
+
 /// What only a leader has.
 #[derive(Debug)]
 pub(super) struct Leading {
@@ -114,7 +118,11 @@ impl Raft {
         if self.now >= stalled {
             // The pulse is well, so this node would win again at once, with its stream plane as dead as before: let
             // the others go first.
-            return self.step_down(self.timing.election * 2);
+            let longer = self.timing.election * 2 * (1 << self.stalls);
+            // One of the others may be patient, and keep them from electing anybody until this node has won again and
+            // renewed its promise. So it waits for longer each time.
+            self.stalls = (self.stalls + 1).min(STALLS_MAX);
+            return self.step_down(longer);
         }
         if leading.transfer.is_some_and(|transfer| self.now >= transfer.deadline) {
             self.give_up_transfer();

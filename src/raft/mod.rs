@@ -139,6 +139,8 @@ pub struct Raft {
     promised_until: Instant,
     election_deadline: Instant,
     standing: Standing,
+    /// How often it stepped down because its stream plane stood still, since it last committed anything as leader.
+    stalls: u32,
     log: Log,
     commit_index: LogIndex,
     /// The times kept now: of all that are in force somewhere, the safest of each.
@@ -197,6 +199,7 @@ impl Raft {
             promised_until: now,
             election_deadline: Instant::FAR,
             standing: Standing::Following,
+            stalls: 0,
             commit_index: before.index,
             log: Log::new(before),
             timing,
@@ -538,6 +541,7 @@ impl Raft {
                 panic!("{next} is to be committed and isn't in a log through {}", self.log.last())
             };
             if let Standing::Leading(leading) = &mut self.standing {
+                self.stalls = 0;
                 leading.pending_bytes = leading.pending_bytes.saturating_sub(entry.payload.size_bytes());
             }
             self.outputs.push_back(Output::Committed(entry.clone()));

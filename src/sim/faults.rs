@@ -13,7 +13,8 @@ use super::process::all_living;
 use super::scenario::is_whole;
 use super::world::World;
 use crate::api::AdminAction;
-use crate::base::{Instant, PartitionId, Rng, Slot};
+use crate::base::{Instant, PartitionId, Rng, Slot, SlotSet};
+use crate::control::ControlState;
 
 /// One kind of fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -152,7 +153,11 @@ impl Nemesis {
     /// Asks for those who were set aside to be taken back, where there are any.
     pub(super) fn ask_back(&self, world: &mut World) {
         let Some(leader) = world.leader() else { return };
-        for slot in world.set_aside.clone() {
+        let state = world.node(leader).and_then(|node| node.control().state());
+        let Some(roster) = state.filter(|state| state.settings().is_some()).map(ControlState::roster) else { return };
+        let stays =
+            |slot: &Slot| roster.slots.contains(*slot) && !roster.draining.union(roster.leaving).contains(*slot);
+        for slot in SlotSet::first(world.options.nodes).iter().filter(|slot| !stays(slot)) {
             world.wish(leader, AdminAction::AddNode { node: node_name(slot) });
         }
     }

@@ -9,6 +9,7 @@ use super::faults::Nemesis;
 use super::world::{World, WorldOptions};
 use crate::api::{Consistency, Key, Operation, Precondition, PutMode, Request, Response};
 use crate::base::{Blob, Instant, PartitionId, Rng, Slot};
+use crate::control::ControlState;
 use crate::node::{Node, Submitted};
 use crate::placement;
 
@@ -188,6 +189,10 @@ fn why_not_whole(world: &World) -> String {
     if nodes[leader.index()].control().raft().is_none_or(|raft| !raft.is_ready_leader() || raft.membership().is_joint())
     {
         return "the leader isn't ready, or the members are changing".to_owned();
+    }
+    let roster = nodes[leader.index()].control().state().map(ControlState::roster).unwrap_or_default();
+    if roster.staying().len() < world.options.nodes {
+        return format!("somebody is set aside: {roster:?}");
     }
     for node in &nodes {
         if node.view().applied != view.applied {

@@ -171,6 +171,10 @@ fn a_change_of_the_in_sync_set_is_judged_when_it_is_applied() {
     assert!(state.table()[partition].in_sync.contains(Slot(0)));
 }
 
+fn set_roster(state: &ControlState, after: Roster) -> Command {
+    Command::SetRoster { before: state.roster(), after }
+}
+
 /// Lets every learner of every partition into its in-sync set.
 fn fill(state: &mut ControlState, index: u64) {
     let changes = state.table().iter().enumerate().filter(|(_, record)| !record.learners.is_empty());
@@ -191,7 +195,10 @@ fn a_drained_node_gives_up_its_primaries_only_when_their_owners_have_them_in_ful
     let mut state = founded(4, 2);
     let drained = Slot(1);
     let roster = Roster { draining: SlotSet::EMPTY.with(drained), ..state.roster() };
-    assert!(state.apply(LogIndex(2), &Command::SetRoster(roster)));
+    assert!({
+        let command = set_roster(&state, roster);
+        state.apply(LogIndex(2), &command)
+    });
     assert!(state.holds_anything(drained) && !state.may_resign(drained));
     assert!(!state.apply(LogIndex(3), &Command::Resign { node: node(1, 1) }), "its copies are the only full ones yet");
     fill(&mut state, 4);
@@ -211,7 +218,10 @@ fn a_restart_ends_the_draining_and_a_slot_that_left_is_forgotten() {
     let mut state = founded(4, 2);
     let slot = Slot(1);
     let drain = Roster { draining: SlotSet::EMPTY.with(slot), ..state.roster() };
-    state.apply(LogIndex(2), &Command::SetRoster(drain));
+    {
+        let command = set_roster(&state, drain);
+        state.apply(LogIndex(2), &command)
+    };
     fill(&mut state, 3);
     state.apply(LogIndex(4), &Command::Resign { node: node(1, 1) });
     let mut restarted = state.clone();
@@ -219,7 +229,10 @@ fn a_restart_ends_the_draining_and_a_slot_that_left_is_forgotten() {
     assert!(restarted.roster().stays(slot) && restarted.holds_anything(slot), "it learns what it should hold");
 
     let gone = Roster { slots: state.roster().slots.without(slot), replicas: 2, ..Roster::default() };
-    state.apply(LogIndex(5), &Command::SetRoster(gone));
+    {
+        let command = set_roster(&state, gone);
+        state.apply(LogIndex(5), &command)
+    };
     assert_eq!((state.node(slot), state.roster().slots.len()), (NodeEntry::default(), 3));
     assert!(state.table().iter().all(|record| record.in_sync.len() == 2 && !record.in_sync.contains(slot)));
 }
@@ -228,7 +241,10 @@ fn a_restart_ends_the_draining_and_a_slot_that_left_is_forgotten() {
 fn a_slot_that_is_added_learns_its_share_and_hardly_anything_else_moves() {
     let mut state = founded(3, 2);
     let roster = Roster { slots: SlotSet::first(4), ..state.roster() };
-    state.apply(LogIndex(2), &Command::SetRoster(roster));
+    {
+        let command = set_roster(&state, roster);
+        state.apply(LogIndex(2), &command)
+    };
     state.apply(LogIndex(3), &Command::NodeUp { node: node(3, 1) });
     let newcomer = SlotSet::EMPTY.with(Slot(3));
     let learning =
@@ -290,4 +306,17 @@ fn who_was_evicted_is_filled_anew_and_another_one_helps_out_until_it_is() {
     let after = state.table()[0];
     assert_eq!(after.in_sync, SlotSet::EMPTY.with(primary));
     assert_eq!(after.learners, SlotSet::first(3).without(primary), "the slow one, and a stand-in for it");
+}
+
+#[test]
+fn a_roster_that_was_made_for_another_one_changes_nothing_and_nobody_who_is_up_is_absent() {
+    let mut state = founded(4, 2);
+    let drain = set_roster(&state, Roster { draining: SlotSet::EMPTY.with(Slot(1)), ..state.roster() });
+    let absent = set_roster(&state, Roster { absent: SlotSet::EMPTY.with(Slot(2)), ..state.roster() });
+    let before = state.clone();
+    assert!(!state.apply(LogIndex(2), &absent), "it is up");
+    assert_eq!(state.roster(), before.roster());
+    assert!(state.apply(LogIndex(3), &drain));
+    assert!(!state.apply(LogIndex(4), &absent), "it doesn't know of the draining");
+    assert!(state.roster().draining.contains(Slot(1)));
 }

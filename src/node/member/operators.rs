@@ -32,8 +32,8 @@ pub(in crate::node) struct Wish {
 pub(super) enum Awaited {
     /// Another leader than this node.
     Successor,
-    /// The entry at this index, appended in this term.
-    Applied(LogIndex, Term),
+    /// The entry at this index, appended in this term, and by it this roster.
+    Applied(LogIndex, Term, Roster),
     /// A generation after this one.
     Recovery(Generation),
 }
@@ -86,10 +86,16 @@ impl Member {
                 Awaited::Successor if self.handover.is_none() => {
                     Some(Err(Error::Conflict("the other node didn't take over in time; this one leads on".to_owned())))
                 }
-                Awaited::Applied(index, term) if self.state.applied() >= index => {
+                Awaited::Applied(index, term, after) if self.state.applied() >= index => {
                     let was_kept = self.raft.entry(index).is_none_or(|entry| entry.term == term);
-                    let lost = || Error::OutcomeUnknown("another node took over the lead meanwhile".to_owned());
-                    Some(was_kept.then_some(()).ok_or_else(lost))
+                    let is_done = Roster { absent: after.absent, ..self.state.roster() } == after;
+                    Some(match (was_kept, is_done) {
+                        (true, true) => Ok(()),
+                        (true, false) => Err(Error::Conflict("the members changed meanwhile: ask again".to_owned())),
+                        (false, _) => {
+                            Err(Error::OutcomeUnknown("another node took over the lead meanwhile".to_owned()))
+                        }
+                    })
                 }
                 Awaited::Recovery(before) if self.generation > before && self.state.recovery().is_some() => {
                     wish.report.steps.push(format!("generation {} has begun", self.generation));
@@ -190,7 +196,7 @@ impl Member {
         }
         let index = self.supervisor.propose_roster(now, &mut self.raft, &self.state, after);
         let index = index.ok_or_else(|| Error::Busy("another change is on its way".to_owned()))?;
-        Ok((report(steps), Some(Awaited::Applied(index, self.raft.term()))))
+        Ok((report(steps), Some(Awaited::Applied(index, self.raft.term(), after))))
     }
 }
 

@@ -97,7 +97,7 @@ impl Supervisor {
         if reign.roster.is_some_and(|index| state.applied() < index) {
             return None;
         }
-        reign.roster = propose(now, raft, &Command::SetRoster(roster));
+        reign.roster = propose(now, raft, &Command::SetRoster { before: state.roster(), after: roster });
         reign.roster
     }
 
