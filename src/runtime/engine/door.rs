@@ -1,0 +1,99 @@
+//! The door: what gateways ask of a node.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use super::{Engine, FEED_SHARD};
+use crate::api::{AdminReport, AdminRequest, ClusterStatus, Error, Request};
+use crate::base::{Instant, ShardId};
+use crate::node::{Destination, Submitted};
+use crate::port::{Answer, BoxFuture, Core, FeedSubscription, Health, Leadership};
+use crate::runtime::pulse::ControlInput;
+
+/// How long a viewer waits until every node sends its changes here.
+const FEED_LIVE_WITHIN: Duration = Duration::from_secs(5);
+/// A control core that has not turned for this long hangs.
+const PULSE_ALIVE_FOR: Duration = Duration::from_secs(2);
+
+impl Core for Engine {
+    fn submit(&self, request: Request) -> Answer {
+        let partitions = self.view.load().settings.map_or(self.options.partitions, |settings| settings.partitions);
+        let shard = Destination::of_request(&request, partitions, self.options.shards);
+        // The waiter is left under the same lock under which the request is taken, or its answer could come before.
+        self.with_shard(shard, |occupant, now| match occupant.shard.handle_request(now, request) {
+            Submitted::Now(result) => Answer::Now(result),
+            Submitted::Later(id) => {
+                let (sender, receiver) = oneshot::channel();
+                occupant.waiters.insert(id, sender);
+                Answer::Later(receiver)
+            }
+        })
+    }
+
+    fn status(&self) -> BoxFuture<'_, ClusterStatus> {
+        Box::pin(async move {
+            let (sender, receiver) = oneshot::channel();
+            if self.control.send(ControlInput::Status(sender)).await.is_err() {
+                return ClusterStatus::default();
+            }
+            receiver.await.unwrap_or_default()
+        })
+    }
+
+    fn admin(&self, request: AdminRequest) -> BoxFuture<'_, Result<AdminReport, Error>> {
+        Box::pin(async move {
+            let (sender, receiver) = oneshot::channel();
+            let stopped = || Error::OutcomeUnknown("this node is shutting down".to_owned());
+            self.control.send(ControlInput::Admin(request, sender)).await.map_err(|_| stopped())?;
+            receiver.await.unwrap_or_else(|_| Err(stopped()))
+        })
+    }
+
+    fn health(&self) -> Health {
+        let now = self.now();
+        let alive = now.since(Instant(self.pulse_at.load(Ordering::Acquire))) < PULSE_ALIVE_FOR;
+        let ready = alive && self.is_ready();
+        let leads = ready && self.view.load().is_leader() && self.has_quorum.load(Ordering::Acquire);
+        // Through the door that tells a shard the present lease: one that rests was told one that has run out since.
+        let mut shards = (0..self.options.shards).map(ShardId);
+        let leader =
+            leads && shards.all(|shard| self.with_shard(shard, |occupant, now| occupant.shard.is_serving_all(now)));
+        Health { alive, ready, leader }
+    }
+
+    fn leadership(&self) -> Leadership {
+        let view = self.view.load();
+        let url = view.leader.and_then(|leader| self.advertised.get(leader.slot.index()));
+        Leadership { followers: self.options.followers, is_leader: view.is_leader(), leader_url: url.map(Arc::clone) }
+    }
+
+    fn subscribe(&self) -> BoxFuture<'_, Result<FeedSubscription, Error>> {
+        Box::pin(async move {
+            // Listening comes first, so that nothing is missed between the others' promise and the first change.
+            let events = self.feed.subscribe();
+            let viewer = Viewer(Arc::clone(&self.viewers));
+            let mut live = self.feed_live.subscribe();
+            if self.viewers.fetch_add(1, Ordering::AcqRel) == 0 {
+                self.feed_live.send_replace(false);
+                self.with_shard(FEED_SHARD, |occupant, now| occupant.shard.handle_feed_wanted(now, true));
+            }
+            let waited = tokio::time::timeout(FEED_LIVE_WITHIN, live.wait_for(|live| *live)).await;
+            match waited {
+                Ok(Ok(_)) => Ok(FeedSubscription::new(events, viewer)),
+                _ => Err(Error::NoQuorum("not every node sends its changes here yet".to_owned())),
+            }
+        })
+    }
+}
+
+/// One viewer; dropped with its subscription.
+struct Viewer(Arc<AtomicUsize>);
+
+impl Drop for Viewer {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
