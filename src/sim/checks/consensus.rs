@@ -259,7 +259,11 @@ impl Cluster {
                 return Err(format!("{me} commits {entry}, which no leader has committed"));
             }
             let in_force = self.membership_before(raft, before);
-            if !is_quorum(&in_force, |id| has(id, entry.position())) {
+            // What ends a joint membership is in force as soon as it is appended, and that may have been in this input, too.
+            let now = raft.membership();
+            let has_settled = in_force.is_joint() && !now.is_joint() && now.voters == in_force.voters;
+            let has_it = |id| has(id, entry.position());
+            if !is_quorum(&in_force, has_it) && !(has_settled && is_quorum(now, has_it)) {
                 return Err(format!("{me} commits {entry}, which no quorum of {in_force} has"));
             }
             let in_term = raft.term();
