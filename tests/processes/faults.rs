@@ -115,13 +115,11 @@ fn a_bridge_keeps_writes_going_and_loses_none() {
 }
 
 #[test]
-#[ignore = "a backup that the primary can't reach stays in the in-sync set while the leader hears it"]
 fn a_bridge_keeps_the_keys_of_all_owners_writable() {
     bridge(true);
 }
 
 #[test]
-#[ignore = "a leader whose datagrams are cut off declares the others dead through its log, as its streams still pass"]
 fn a_leader_whose_datagrams_are_cut_off_takes_nothing_along() {
     let stage = Stage::set(false);
     let leader = stage.cluster.leader();
