@@ -263,7 +263,7 @@ impl Cluster {
             let now = raft.membership();
             let has_settled = in_force.is_joint() && !now.is_joint() && now.voters == in_force.voters;
             let has_it = |id| has(id, entry.position());
-            if !is_quorum(&in_force, has_it) && !(has_settled && is_quorum(now, has_it)) {
+            if !(is_quorum(&in_force, has_it) || has_settled && is_quorum(now, has_it)) {
                 return Err(format!("{me} commits {entry}, which no quorum of {in_force} has"));
             }
             let in_term = raft.term();
