@@ -15,6 +15,8 @@
 //! | `message` | what nodes say to each other |
 //! | `view` | [`View`]: what shards know of the cluster |
 //! | `control_core`, `member`, `supervisor` | the control core; its life in a cluster; a leader's duties |
+//! | `member/…` | `handover`: leadership handed over; `operators`: what operators wish; `recovery`: going on by force |
+//! | `supervisor/…` | `departures`: who drains, leaves, stays away or loses its vote; `streams`: whose stream stands still |
 //! | `replay` | which datagrams were here before |
 //! | `vetting` | what a peer's log entries and snapshots are asked before they reach the log |
 //! | `outbox` | pulse messages of one input, one datagram a receiver |

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::{Supervisor, propose};
-use crate::base::{Instant, NodeId, Options, Slot, SlotSet};
+use crate::base::{Instant, LogIndex, NodeId, Options, Slot, SlotSet};
 use crate::control::{Command, ControlState, LeaseGranter, Roster};
 use crate::node::ControlEvent;
 use crate::raft::Raft;
@@ -85,14 +85,15 @@ impl Supervisor {
         }
     }
 
-    /// Proposes another roster; false where one is on its way already, or the log takes nothing at the moment.
+    /// Proposes another roster: the index of its entry; none where one is on its way already, or the log takes nothing at the
+    /// moment.
     pub(in crate::node) fn propose_roster(
         &mut self,
         now: Instant,
         raft: &mut Raft,
         state: &ControlState,
         roster: Roster,
-    ) -> Option<crate::base::LogIndex> {
+    ) -> Option<LogIndex> {
         let reign = self.reign.as_mut()?;
         if reign.roster.is_some_and(|index| state.applied() < index) {
             return None;
@@ -116,7 +117,7 @@ impl Supervisor {
         let resigning: BTreeSet<NodeId> =
             nodes.filter(|node| *node != options.me && state.may_resign(node.slot)).collect();
         reign.resigning.retain(|node, index| {
-            resigning.contains(node) || index.is_some_and(|index: crate::base::LogIndex| state.applied() < index)
+            resigning.contains(node) || index.is_some_and(|index: LogIndex| state.applied() < index)
         });
         for node in resigning {
             let proposed = reign.resigning.entry(node).or_insert(None);
