@@ -313,6 +313,7 @@ fn options(config: &Config, slot: Slot) -> Options {
         memory_bytes_max: config.limits.memory_bytes,
         requests_max: REQUESTS_MAX,
         tail_effects_max: TAIL_EFFECTS_MAX,
+        feed_effects_max: limits::FEED_EFFECTS_MAX,
         unix_micros_at_zero: since_epoch.as_micros() as u64,
         seed: rand::random(),
     }

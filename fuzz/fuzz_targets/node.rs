@@ -39,6 +39,7 @@ fn options() -> Options {
         memory_bytes_max: 1 << 30,
         requests_max: 64,
         tail_effects_max: 64,
+        feed_effects_max: 1024,
         unix_micros_at_zero: 0,
         seed: 7,
     }

@@ -5,8 +5,8 @@ use bincode::{Decode, Encode};
 use super::{ContentType, Key};
 use crate::base::{Blob, PartitionId, Version};
 
-/// One committed change of one key. A viewer sees those of one key in the order of their versions. A failover may repeat a
-/// change; and one whose primary died in the moment after its commit may be missing.
+/// One committed change of one key. A viewer sees those of one key in the order of their versions. One who resumes may
+/// see a change again.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct FeedEvent {
     /// What happened.
@@ -32,4 +32,15 @@ pub enum EventKind {
     Delete,
     /// Its time ran out.
     Expire,
+}
+
+/// A part of what a viewer has missed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FeedPart {
+    /// The changes; those of one partition in their order.
+    pub events: Vec<FeedEvent>,
+    /// Some of what was missed isn't kept any more: only a snapshot helps.
+    pub gap: bool,
+    /// The partitions that are still to be asked for, one bit each; empty at the end.
+    pub remaining: Vec<u64>,
 }

@@ -37,7 +37,7 @@ pub struct ItemJson {
 /// One message of the feed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EventJson {
-    /// `put`, `delete`, `expire`; or, of the feed itself, `live` and `gap`.
+    /// `put`, `delete`, `expire`; `snapshot`; or, of the feed itself, `live`, `gap` and `end`.
     #[serde(rename = "type")]
     pub kind: String,
     /// The key; none for messages of the feed itself.
@@ -144,9 +144,29 @@ impl EventJson {
             version: Some(event.version.0),
             content_type: event.content_type.as_ref().map(|content_type| content_type.as_str().to_owned()),
             value: event.value.as_deref().filter(|_| values).map(to_base64),
-            cursor: Some(format!("{}.{}", event.partition.0, event.version)),
+            cursor: None,
             detail: None,
         }
+    }
+
+    /// A key as it is now, for a viewer that has missed how it came to be so.
+    #[must_use]
+    pub fn snapshot(item: &Item) -> Self {
+        Self {
+            kind: "snapshot".to_owned(),
+            key: Some(item.key.as_str().to_owned()),
+            version: Some(item.version.0),
+            content_type: item.content_type.as_ref().map(|content_type| content_type.as_str().to_owned()),
+            value: item.value.as_deref().map(to_base64),
+            cursor: None,
+            detail: None,
+        }
+    }
+
+    /// The same with the cursor that resumes after it.
+    #[must_use]
+    pub fn with_cursor(self, cursor: String) -> Self {
+        Self { cursor: Some(cursor), ..self }
     }
 
     /// A message of the feed itself: `live` or `gap`.

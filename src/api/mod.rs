@@ -10,7 +10,7 @@
 //! | `request` | [`Request`], [`Operation`], [`Precondition`] |
 //! | `response` | [`Response`], [`Value`], [`Page`] |
 //! | `error` | [`Error`], its [`Outcome`] and its [`Retry`] class |
-//! | `feed` | [`FeedEvent`] |
+//! | `feed`, `cursor` | [`FeedEvent`], [`FeedCursor`] |
 //! | `status` | [`ClusterStatus`]: what `/v1/cluster` and `jumpgate status` show |
 //! | `admin` | [`AdminRequest`], [`AdminReport`]: what operators may ask |
 //! | `json` | the JSON forms |
@@ -18,6 +18,7 @@
 //! Left out: where a key lives. Clients never see it, but for `/v1/locate`.
 
 mod admin;
+mod cursor;
 mod error;
 mod feed;
 pub mod json;
@@ -27,8 +28,9 @@ mod response;
 mod status;
 
 pub use admin::{AdminAction, AdminReport, AdminRequest, Recovered};
+pub use cursor::{BadCursor, FeedCursor};
 pub use error::{Error, Outcome, Retry};
-pub use feed::{EventKind, FeedEvent};
+pub use feed::{EventKind, FeedEvent, FeedPart};
 pub use key::{ContentType, Key, KeyError};
 pub use request::{Consistency, Match, Operation, Precondition, PutMode, Request};
 pub use response::{Item, Page, Response, Value};

@@ -18,6 +18,10 @@ pub const CONTENT_TYPE_BYTES_MAX: usize = 255;
 pub const PAGE_ITEMS_MAX: usize = 10_000;
 /// Keys and values on one page, in bytes: the page ends early rather than grow past this.
 pub const PAGE_BYTES_MAX: usize = 8 << 20;
+/// Committed effects that a shard's rings keep for viewers that come back.
+pub const FEED_EFFECTS_MAX: usize = 1 << 16;
+/// The same in bytes.
+pub const FEED_BYTES_MAX: usize = 32 << 20;
 /// Hops that a forwarded operation may take.
 pub const HOPS_MAX: u8 = 2;
 

@@ -97,6 +97,12 @@ pub enum Mutant {
     VersionByClock,
     /// A stale read shows what isn't committed.
     ReadUncommitted,
+    /// Backups keep no ring of committed effects.
+    RingAtPrimaryOnly,
+    /// A node with viewers takes what comes for what comes next.
+    HolesUnnoticed,
+    /// A primary says that all below its clock is committed, whatever is under way.
+    ClosedByClock,
 }
 
 #[cfg(feature = "sim")]
@@ -110,7 +116,7 @@ mod switch {
 
     impl Mutant {
         /// Every one of them, with the rule of the protocol (section D of its design) that it breaks, and what it does.
-        pub const ALL: [(Self, &'static str, &'static str); 45] = [
+        pub const ALL: [(Self, &'static str, &'static str); 48] = [
             (Self::EvictedDontCount, "D.8", "A primary counts without a member that it has proposed to evict."),
             (Self::EvictWithoutProof, "D.21", "A primary whose own stream may be dead evicts others."),
             (Self::DeathWithoutMajority, "D.21", "A leader that hears no majority declares nodes dead."),
@@ -184,6 +190,13 @@ mod switch {
             (Self::FollowOldEpoch, "D.7", "A member follows the primary of an epoch that is over."),
             (Self::VersionByClock, "D.17", "A version is what the clock says, though a higher one was given out."),
             (Self::ReadUncommitted, "D.18", "A stale read shows what isn't committed."),
+            (Self::RingAtPrimaryOnly, "C.16", "Backups keep no ring of committed effects."),
+            (Self::HolesUnnoticed, "C.16", "A node with viewers takes what comes for what comes next."),
+            (
+                Self::ClosedByClock,
+                "C.16",
+                "A primary says that all below its clock is committed, whatever is under way.",
+            ),
         ];
     }
 

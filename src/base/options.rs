@@ -91,6 +91,8 @@ pub struct Options {
     pub requests_max: usize,
     /// Effects that one partition may have in flight; one more is refused.
     pub tail_effects_max: usize,
+    /// Committed effects that a shard's rings keep for viewers of the feed that come back.
+    pub feed_effects_max: usize,
     /// Unix time, in microseconds, at [`super::Instant::ZERO`] of this process: where the hybrid clock starts.
     pub unix_micros_at_zero: u64,
     /// The seed of every random choice of this process.

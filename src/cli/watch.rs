@@ -17,13 +17,15 @@ const REOPEN_PAUSE: Duration = Duration::from_millis(200);
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Each line is one change: what happened (put, delete, expire), the key and its version, separated by tabs. It goes on until
-Ctrl-C; a lost connection is opened again at this or another gateway, which stderr says, because changes in between are not
-shown.
+Ctrl-C. A lost connection is opened again at this or another gateway and goes on where it was, so that a change may be shown
+twice and none is missed; where that can't be had any more, stderr says `gap`, and each key follows as it is then
+(snapshot).
 
 Examples:
   jumpgate watch
   jumpgate watch users/ --values
   jumpgate watch --json | jq .key
+  jumpgate watch --since CURSOR                  what has happened since, and goes on
   jumpgate watch orders/ --limit 1               wait for the next order")]
 pub struct Watch {
     /// Only keys that begin with this
@@ -38,6 +40,9 @@ pub struct Watch {
     /// End after so many changes
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub limit: Option<u64>,
+    /// Go on after this cursor, which an event told (--json shows it)
+    #[arg(long, value_name = "CURSOR")]
+    pub since: Option<String>,
     /// The cluster.
     #[command(flatten)]
     pub target: Target,
@@ -57,18 +62,20 @@ impl Watch {
 
     async fn follow(&self) -> Result<(), Failure> {
         let client = self.target.client()?;
-        let mut feed = client.watch(&self.prefix, self.values).await?;
+        let mut cursor = self.since.clone();
+        let mut feed = client.watch(&self.prefix, self.values, cursor.as_deref()).await?;
         let mut left = self.limit.unwrap_or(u64::MAX);
         while left > 0 {
             match feed.next().await {
                 Ok(event) => {
+                    cursor = event.cursor.clone().or(cursor);
                     if self.show(&event, feed.url())? {
                         left -= 1;
                     }
                 }
                 Err(error @ ClientError::FeedEnded { .. }) => {
-                    note(&one_line(&format!("{error}; opening it again, changes meanwhile are not shown")));
-                    feed = self.reopen(&client).await?;
+                    note(&one_line(&format!("{error}; opening it again where it was")));
+                    feed = self.reopen(&client, cursor.as_deref()).await?;
                 }
                 Err(error) => return Err(error.into()),
             }
@@ -77,10 +84,10 @@ impl Watch {
     }
 
     /// Opens the feed again, trying as long as that is not refused for good.
-    async fn reopen(&self, client: &Client) -> Result<Feed, Failure> {
+    async fn reopen(&self, client: &Client, cursor: Option<&str>) -> Result<Feed, Failure> {
         loop {
             tokio::time::sleep(REOPEN_PAUSE).await;
-            match client.watch(&self.prefix, self.values).await {
+            match client.watch(&self.prefix, self.values, cursor).await {
                 Ok(feed) => return Ok(feed),
                 Err(error) if may_pass(&error) => note(&one_line(&format!("{error}; trying again"))),
                 Err(error) => return Err(error.into()),

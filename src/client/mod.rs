@@ -278,14 +278,18 @@ impl Client {
         Self { inner: Arc::new(inner), timeout: self.timeout }
     }
 
-    /// The changes of keys that begin with `prefix`, from now on; with the new values where `values`.
+    /// The changes of keys that begin with `prefix`, from now on, or from the cursor `since` on that an event told; with the
+    /// new values where `values`.
     ///
     /// # Errors
-    /// Where no gateway opened its feed in time.
-    pub async fn watch(&self, prefix: &str, values: bool) -> Result<Feed, ClientError> {
+    /// Where no gateway opened its feed in time, or `since` is no cursor.
+    pub async fn watch(&self, prefix: &str, values: bool, since: Option<&str>) -> Result<Feed, ClientError> {
         let mut target = format!("/v1/feed?prefix={}", encode_query(prefix));
         if values {
             target.push_str("&values=true");
+        }
+        if let Some(since) = since {
+            target.push_str(&format!("&since={}", encode_query(since)));
         }
         let mut rounds = Rounds::new(&self.inner, self.timeout);
         loop {

@@ -1,9 +1,10 @@
 //! `/v1/feed`: every change, as it is committed, over a WebSocket.
 //!
 //! ```text
-//! client: GET /v1/feed?prefix=&values=   ─▶ subscribe, and wait until every node sends its changes here
+//! client: GET /v1/feed?prefix=&since=&values=   ─▶ subscribe, and wait until every node sends its changes here
 //! client ◀─ 101                             from here on every change is sent here
-//! client ◀─ {"type":"live"}
+//! client ◀─ what came after `since`, or {"type":"gap"} and a snapshot (`viewing`)
+//! client ◀─ {"type":"live","cursor":…}
 //! client ◀─ {"type":"put","key":…,"version":…,"cursor":…}   one message an event, of keys that begin with the prefix
 //! client ◀─ close 1013 (too slow) or 1001 (going away)
 //! ```
@@ -23,9 +24,10 @@ use warp::ws::{Message, WebSocket, Ws};
 use super::listen::Connection;
 use super::problem::Problem;
 use super::routes::{Call, Reply, options};
+use super::viewing::{End, Viewing, Wish};
+use crate::api::Error;
 use crate::api::json::EventJson;
-use crate::api::{Error, FeedEvent};
-use crate::port::{FeedEnd, FeedSubscription};
+use crate::port::FeedEnd;
 
 /// Where it is served.
 pub(super) const PATH: &str = "/v1/feed";
@@ -44,14 +46,8 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Close codes (RFC 6455, section 7.4.1, and the IANA registry for the last one).
 const GOING_AWAY: u16 = 1001;
 const TRY_AGAIN_LATER: u16 = 1013;
-
-/// What one viewer asked for.
-struct Wish {
-    prefix: Vec<u8>,
-    values: bool,
-    /// It wants to go on from a cursor, which this node can't do: it keeps no history.
-    resumes: bool,
-}
+/// What fits a control frame beside the code.
+const REASON_BYTES_MAX: usize = 123;
 
 /// Answers one request; where it is a WebSocket handshake, the viewer is served after the answer.
 pub(super) async fn handle(connection: &Arc<Connection>, call: &Call, handshake: Option<Ws>) -> Reply {
@@ -61,12 +57,7 @@ pub(super) async fn handle(connection: &Arc<Connection>, call: &Call, handshake:
         _ => return Err(Problem::method_not_allowed(ALLOWED)),
     }
     let shared = &connection.shared;
-    let query = call.query();
-    let wish = Wish {
-        prefix: query.bytes("prefix")?.unwrap_or_default().into_owned(),
-        values: query.switch("values")?,
-        resumes: query.bytes("since")?.is_some_and(|since| !since.is_empty()),
-    };
+    let wish = Wish::read(call.query(), None)?;
     let wait = call.timeout(&shared.options)?;
     call.redirect(shared)?;
     let handshake = handshake.ok_or_else(Problem::upgrade_required)?;
@@ -77,7 +68,8 @@ pub(super) async fn handle(connection: &Arc<Connection>, call: &Call, handshake:
     let connection = Arc::clone(connection);
     let answer = handshake.max_message_size(INCOMING_BYTES_MAX).max_frame_size(INCOMING_BYTES_MAX).on_upgrade(
         move |socket| async move {
-            let viewer = Viewer { socket, subscription, wish };
+            let viewing = Viewing::new(&connection.shared, subscription, wish);
+            let viewer = Viewer { socket, viewing };
             // The connection is held until here: its permit, and its place among those that a shutdown waits for.
             tokio::select! {
                 () = viewer.serve(&connection) => {}
@@ -91,8 +83,7 @@ pub(super) async fn handle(connection: &Arc<Connection>, call: &Call, handshake:
 /// One viewer.
 struct Viewer {
     socket: WebSocket,
-    subscription: FeedSubscription,
-    wish: Wish,
+    viewing: Viewing,
 }
 
 /// A viewer whose socket is gone: there is nobody left to tell.
@@ -113,25 +104,19 @@ impl Viewer {
 
     /// Passes events on until the feed ends; gives the close code and the reason.
     async fn watch(&mut self, connection: &Connection) -> Result<(u16, String), Gone> {
-        if self.wish.resumes {
-            let detail = "changes before this moment are not kept; list the keys to see what they have led to";
-            self.feed_json(&EventJson::notice("gap", Some(detail.to_owned()))).await?;
-        }
-        self.feed_json(&EventJson::notice("live", None)).await?;
-        self.socket.flush().await?;
         let interval = connection.shared.options.ping_interval;
         let mut pings = interval_at(Instant::now() + interval, interval);
         pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut heard = Instant::now();
         loop {
             tokio::select! {
-                event = self.subscription.next() => match event {
+                event = self.viewing.next() => match event {
                     Ok(event) => {
                         if let Some(end) = self.on_event(event).await? {
-                            return Ok(closing(end));
+                            return Ok(closing(&end));
                         }
                     }
-                    Err(end) => return Ok(closing(end)),
+                    Err(end) => return Ok(closing(&end)),
                 },
                 incoming = self.socket.next() => match incoming {
                     Some(Ok(message)) if !message.is_close() => heard = Instant::now(),
@@ -145,19 +130,19 @@ impl Viewer {
                     }
                     self.socket.send(Message::ping("")).await?;
                 }
-                () = connection.shared.shutdown.cancelled() => return Ok(closing(FeedEnd::Closed)),
+                () = connection.shared.shutdown.cancelled() => return Ok(closing(&End::Feed(FeedEnd::Closed))),
             }
         }
     }
 
     /// Passes on one event and whatever else is there already, in one write.
-    async fn on_event(&mut self, event: Arc<FeedEvent>) -> Result<Option<FeedEnd>, Gone> {
+    async fn on_event(&mut self, event: EventJson) -> Result<Option<End>, Gone> {
         let mut next = Some(Ok(event));
         let (mut events, mut bytes) = (0, 0);
         let mut end = None;
         while let Some(event) = next.take() {
             match event {
-                Ok(event) => bytes += self.feed_event(&event).await?,
+                Ok(event) => bytes += self.feed_json(&event).await?,
                 Err(reason) => {
                     end = Some(reason);
                     break;
@@ -165,7 +150,7 @@ impl Viewer {
             }
             events += 1;
             if events < BATCH_EVENTS_MAX && bytes < BATCH_BYTES_MAX {
-                next = self.subscription.next().now_or_never();
+                next = self.viewing.next().now_or_never();
             }
         }
         if bytes > 0 {
@@ -174,15 +159,7 @@ impl Viewer {
         Ok(end)
     }
 
-    /// Writes an event, if the viewer wants it; gives the size of the message.
-    async fn feed_event(&mut self, event: &FeedEvent) -> Result<usize, Gone> {
-        if event.key.as_bytes().starts_with(&self.wish.prefix) {
-            self.feed_json(&EventJson::of(event, self.wish.values)).await
-        } else {
-            Ok(0)
-        }
-    }
-
+    /// Writes an event; gives the size of the message.
     async fn feed_json(&mut self, event: &EventJson) -> Result<usize, Gone> {
         let text = serde_json::to_string(event).expect("an event of strings and numbers is always JSON");
         let bytes = text.len();
@@ -201,10 +178,12 @@ impl Viewer {
     }
 }
 
-fn closing(end: FeedEnd) -> (u16, String) {
+fn closing(end: &End) -> (u16, String) {
     let code = match end {
-        FeedEnd::TooSlow { .. } => TRY_AGAIN_LATER,
-        FeedEnd::Closed => GOING_AWAY,
+        End::Feed(FeedEnd::TooSlow { .. } | FeedEnd::Interrupted) | End::Later(_) => TRY_AGAIN_LATER,
+        End::Feed(FeedEnd::Closed) => GOING_AWAY,
     };
-    (code, end.to_string())
+    let mut reason = end.to_string();
+    reason.truncate(reason.floor_char_boundary(REASON_BYTES_MAX));
+    (code, reason)
 }

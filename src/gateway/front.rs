@@ -17,6 +17,7 @@ use warp::reply::Response;
 
 use super::listen::Connection;
 use super::problem::Problem;
+use super::sse;
 
 /// The names that a gateway answers to, besides IP literals and `localhost`; in lower case.
 #[derive(Debug)]
@@ -71,7 +72,8 @@ impl Hosts {
             return Ok(());
         };
         let may_change = !matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
-        if !may_change && !request.headers().contains_key(UPGRADE) {
+        let watches = request.headers().contains_key(UPGRADE) || request.uri().path() == sse::PATH;
+        if !may_change && !watches {
             return Ok(());
         }
         let origin =

@@ -13,7 +13,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
@@ -64,6 +64,8 @@ pub struct Gateway;
 pub(super) struct Connection {
     pub(super) shared: Arc<Shared>,
     is_upgraded: AtomicBool,
+    /// Streams of events that are under way on it.
+    streams: AtomicUsize,
     _permit: OwnedSemaphorePermit,
     _token: TaskTrackerToken,
 }
@@ -74,9 +76,29 @@ impl Connection {
         self.is_upgraded.store(true, Ordering::Release);
     }
 
+    /// It carries a stream of events from here on, until what this gives is dropped.
+    pub(super) fn on_stream(self: &Arc<Self>) -> Streaming {
+        self.streams.fetch_add(1, Ordering::AcqRel);
+        Streaming(Arc::clone(self))
+    }
+
+    /// Whether it carries a stream of events.
+    pub(super) fn is_streaming(&self) -> bool {
+        self.streams.load(Ordering::Acquire) > 0
+    }
+
     /// Whether it became a WebSocket.
     pub(super) fn is_upgraded(&self) -> bool {
         self.is_upgraded.load(Ordering::Acquire)
+    }
+}
+
+/// A stream of events on a connection.
+pub(super) struct Streaming(pub(super) Arc<Connection>);
+
+impl Drop for Streaming {
+    fn drop(&mut self) {
+        self.0.streams.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -179,6 +201,7 @@ impl Server {
         let connection = Arc::new(Connection {
             shared: Arc::clone(&self.shared),
             is_upgraded: AtomicBool::new(false),
+            streams: AtomicUsize::new(0),
             _permit: permit,
             _token: self.tracker.token(),
         });

@@ -19,7 +19,7 @@ pub(super) const STATUS_TIMEOUT: Duration = Duration::from_secs(2);
 const WELCOME: &str = "jumpgate, a distributed in-memory key-value store\n\n\
     PUT, POST, GET, HEAD, DELETE  /v1/kv/{key}\n\
     GET  /v1/kv?prefix=&limit=&cursor=&values=true\n\
-    GET  /v1/feed?prefix=&values=true  (WebSocket)\n\
+    GET  /v1/feed?prefix=&since=&values=true  (WebSocket; /v1/feed/sse: server-sent events)\n\
     GET  /v1/cluster  /metrics  /healthz  /readyz  /leaderz\n\
     POST  /v1/admin/...  (what `jumpgate node`, `transfer`, `init` and `unsafe-recover` ask)\n";
 

@@ -14,7 +14,7 @@
 //!        front    Host and Origin
 //!        routes   warp: key-value routes first, then the feed, then what is answered here
 //!          kv, list ─▶ api::Request ─▶ port::Core ─▶ api::Response ─▶ HTTP
-//!          feed     ─▶ port::Core::subscribe ─▶ one JSON message an event
+//!          feed, sse ─▶ port::Core::subscribe ─▶ one JSON message an event
 //!          admin    ─▶ port::Core::admin, or relay ─▶ the leader's gateway
 //!          local    cluster, health
 //!        problem  every failure, as RFC 9457 problem+json
@@ -30,7 +30,8 @@
 //! | `target` | percent-decoding and query parameters |
 //! | `body` | reading a request's body within bounds |
 //! | `conditional` | entity tags, preconditions, ranges |
-//! | `kv`, `list`, `local`, `feed`, `admin` | the handlers |
+//! | `kv`, `list`, `local`, `feed`, `sse`, `admin` | the handlers |
+//! | `viewing` | what one viewer of the feed is told |
 //! | `relay` | an operator's request on its way to the leader's gateway |
 //! | `problem` | failures as HTTP |
 //!
@@ -64,7 +65,9 @@ mod problem;
 mod relay;
 mod routes;
 mod scan;
+mod sse;
 mod target;
+mod viewing;
 mod wire;
 
 pub use listen::Gateway;

@@ -22,7 +22,7 @@ use super::front::Hosts;
 use super::listen::Connection;
 use super::problem::Problem;
 use super::target::Query;
-use super::{GatewayOptions, admin, feed, kv, list, local};
+use super::{GatewayOptions, admin, feed, kv, list, local, sse};
 use crate::api::{self, Error, Operation};
 use crate::base::FollowerMode;
 use crate::port::{Answer, Core};
@@ -64,7 +64,7 @@ pub(super) fn routes(
         let connection = Arc::clone(connection);
         move || Arc::clone(&connection)
     };
-    let (for_store, for_feed) = (with_connection.clone(), with_connection.clone());
+    let (for_store, for_feed, for_sse) = (with_connection.clone(), with_connection.clone(), with_connection.clone());
     let (for_admin, for_local) = (with_connection.clone(), with_connection);
 
     let store = warp::path("v1").and(warp::path("kv")).and(call()).then(move |call: Call, mut body: Body<_>| {
@@ -78,6 +78,13 @@ pub(super) fn routes(
         let connection = for_feed();
         async move {
             let reply = feed::handle(&connection, &call, handshake).await;
+            finish(&call, body, reply)
+        }
+    });
+    let sse = warp::path!("v1" / "feed" / "sse").and(call()).then(move |call: Call, body| {
+        let connection = for_sse();
+        async move {
+            let reply = sse::handle(&connection, &call).await;
             finish(&call, body, reply)
         }
     });
@@ -96,10 +103,12 @@ pub(super) fn routes(
         }
     });
     // Nothing above rejects but by mistake; a rejection's own words are for programmers, so they go to the log.
-    store.or(feed).unify().or(admin).unify().or(local).unify().recover(async |rejection: warp::Rejection| {
-        tracing::error!(?rejection, "a route rejected a request that it should have answered");
-        Ok::<_, Infallible>(Problem::internal().into_response(&Method::GET))
-    })
+    store.or(feed).unify().or(sse).unify().or(admin).unify().or(local).unify().recover(
+        async |rejection: warp::Rejection| {
+            tracing::error!(?rejection, "a route rejected a request that it should have answered");
+            Ok::<_, Infallible>(Problem::internal().into_response(&Method::GET))
+        },
+    )
 }
 
 /// `/v1/kv/{key}` and `/v1/kv`.
@@ -174,7 +183,7 @@ impl Call {
             return Ok(());
         }
         let Some(leader_url) = leadership.leader_url else {
-            let is_read = matches!(self.method, Method::GET | Method::HEAD) && self.path() != feed::PATH;
+            let is_read = matches!(self.method, Method::GET | Method::HEAD) && !self.path().starts_with(feed::PATH);
             let no_leader = || Error::NoQuorum("this node sends clients to the leader and knows none".to_owned());
             return if is_read { Ok(()) } else { Err(no_leader().into()) };
         };

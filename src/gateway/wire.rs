@@ -121,6 +121,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for Wire<S> {
                 self.on_read(buffer, before);
                 Poll::Ready(Ok(()))
             }
+            // A stream of events lasts as long as somebody reads it.
+            Poll::Pending if self.connection.is_streaming() => Poll::Pending,
             Poll::Pending => self.poll_read_timer(context),
             failed => failed,
         }

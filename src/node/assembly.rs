@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::message::{NodeMessage, PeerMessage};
 use super::{ControlCore, ControlEvent, ControlOutput, ShardCore, ShardOutput, Submitted, View};
-use crate::api::{AdminReport, AdminRequest, Error, FeedEvent, Operation, Request, Response};
+use crate::api::{AdminReport, AdminRequest, Error, FeedCursor, FeedEvent, FeedPart, Operation, Request, Response};
 use crate::base::{Instant, NodeId, Options, RequestId, ShardId, Slot};
 use crate::codec::{Envelope, Keyring};
 use crate::placement;
@@ -73,9 +73,23 @@ pub enum NodeOutput {
         result: Result<Response, Error>,
     },
     /// A committed change, for this node's viewers.
-    FeedEvent(FeedEvent),
+    FeedEvent {
+        /// The change.
+        event: FeedEvent,
+        /// Where a viewer is that has seen this and everything before.
+        cursor: Arc<str>,
+    },
     /// Everybody sends changes here from now on.
     FeedLive,
+    /// Changes can't be told without a hole: the viewers of this node are to be cut off.
+    FeedCut,
+    /// A part of what a viewer that came back has missed.
+    FeedPart {
+        /// Which request.
+        request: RequestId,
+        /// The part.
+        result: Result<FeedPart, Error>,
+    },
     /// Something that people want to know.
     Event(ControlEvent),
     /// What came of an operator's wish.
@@ -170,6 +184,25 @@ impl Node {
         self.drain(now);
     }
 
+    /// Where a viewer of this node is that has been shown everything so far.
+    #[must_use]
+    pub fn feed_cursor(&self) -> Arc<str> {
+        self.shards[0].feed_cursor()
+    }
+
+    /// Gathers what a viewer with this cursor has missed; the answer is a [`NodeOutput::FeedPart`] with this number.
+    pub fn handle_feed_since(
+        &mut self,
+        now: Instant,
+        cursor: &FeedCursor,
+        remaining: Vec<u64>,
+        wait: std::time::Duration,
+    ) -> RequestId {
+        let id = self.shards[0].handle_feed_since(now, cursor, remaining, wait);
+        self.drain(now);
+        id
+    }
+
     /// Does what is due.
     pub fn handle_timeout(&mut self, now: Instant) {
         if self.control.poll_timeout() <= now {
@@ -262,8 +295,12 @@ impl Node {
             ShardOutput::Reply { request, result } => {
                 self.outputs.push_back(NodeOutput::Reply { shard, request, result });
             }
-            ShardOutput::Event(event) => self.outputs.push_back(NodeOutput::FeedEvent(event)),
+            ShardOutput::Event { event, cursor } => self.outputs.push_back(NodeOutput::FeedEvent { event, cursor }),
             ShardOutput::FeedLive => self.outputs.push_back(NodeOutput::FeedLive),
+            ShardOutput::FeedCut => self.outputs.push_back(NodeOutput::FeedCut),
+            ShardOutput::FeedPart { request, result } => {
+                self.outputs.push_back(NodeOutput::FeedPart { request, result });
+            }
             ShardOutput::Propose(change) => self.control.handle_proposals(now, vec![change]),
         }
     }

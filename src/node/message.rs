@@ -3,8 +3,9 @@
 use bincode::{Decode, Encode};
 
 use super::Report;
-use crate::api::{Error, FeedEvent, Item, Request, Response};
-use crate::base::{Blob, Epoch, InSyncChange, PartitionId, RequestId};
+use super::feed::{FeedMessage, Since, SincePart};
+use crate::api::{Error, Item, Request, Response};
+use crate::base::{Blob, Epoch, InSyncChange, PartitionId, RequestId, Seq, Version};
 use crate::control::{Announcement, GossipEntry, LeaseGrant, LeaseRequest};
 use crate::{api, raft, replica};
 
@@ -58,8 +59,6 @@ pub enum ShardMessage {
     Replica(replica::Message),
     /// A client's operation that belongs elsewhere.
     Forward(Forward),
-    /// Committed changes, for the viewers of the receiving node.
-    Events(Vec<FeedEvent>),
 }
 
 /// A client's operation on its way to the partition's primary.
@@ -80,11 +79,24 @@ pub struct Forward {
 pub enum NodeMessage {
     /// Part of a listing: the keys in the wanted partitions whose primary the receiver is.
     Scan(Scan),
-    /// The sender has viewers: send it every change from now on. Said again every second; forgotten after three.
+    /// The sender has viewers: send it every change from now on. Said again all the time; forgotten after three seconds.
     FeedWanted {
         /// The sender's number for it, answered by every shard.
         id: RequestId,
+        /// The highest version that it has seen: the receiver goes on above it.
+        floor: Version,
+        /// The shards whose streams had a hole, and have to begin anew.
+        restart: Vec<u16>,
     },
+    /// The sender has viewers, and lacks committed effects of a partition that the receiver leads.
+    FeedFetch {
+        /// Which partition.
+        partition: PartitionId,
+        /// The last effect that the sender has; none where it has none.
+        after: Option<Seq>,
+    },
+    /// A viewer has come back: what came after its cursor in the wanted partitions whose primary the receiver is.
+    FeedSince(Since),
 }
 
 /// Part of a listing.
@@ -111,13 +123,10 @@ pub enum AnswerMessage {
     Forwarded(Result<Response, Error>),
     /// To a scan.
     Scanned(Scanned),
-    /// To a wish for the feed: one of so many shards will send its changes.
-    FeedGranted {
-        /// Which of the node's shards.
-        shard: u16,
-        /// How many it has.
-        shards: u16,
-    },
+    /// To a wish for the feed: the next message of a shard's stream.
+    Feed(FeedMessage),
+    /// To a viewer that has come back.
+    Since(SincePart),
 }
 
 /// One shard's part of a page.
@@ -144,6 +153,18 @@ impl PartitionSet {
         let mut set = Self::default();
         (0..count).for_each(|partition| set.insert(PartitionId(partition)));
         set
+    }
+
+    /// The set with these words.
+    #[must_use]
+    pub const fn from_words(words: Vec<u64>) -> Self {
+        Self { words }
+    }
+
+    /// Its words, or none where it is empty.
+    #[must_use]
+    pub fn into_words(self) -> Vec<u64> {
+        if self.is_empty() { Vec::new() } else { self.words }
     }
 
     /// Whether `partition` is in it.

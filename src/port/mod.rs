@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use tokio::sync::{broadcast, oneshot};
 
-use crate::api::{AdminReport, AdminRequest, ClusterStatus, Error, FeedEvent, Request, Response};
+use crate::api::{AdminReport, AdminRequest, ClusterStatus, Error, FeedCursor, FeedEvent, FeedPart, Request, Response};
 use crate::base::FollowerMode;
 
 /// A future that gateways may hold across threads.
@@ -39,6 +39,10 @@ pub trait Core: Send + Sync + 'static {
     /// Opens the feed. Ready once every node that serves partitions has confirmed that it sends its changes here: those
     /// that are made after this future is ready are on their way.
     fn subscribe(&self) -> BoxFuture<'_, Result<FeedSubscription, Error>>;
+
+    /// A part of what came after `cursor` in the partitions of `remaining`; at first that is empty, then what the part
+    /// before left. Whoever holds a subscription since before the first part misses nothing between the two.
+    fn feed_since(&self, cursor: &FeedCursor, remaining: Vec<u64>) -> BoxFuture<'_, Result<FeedPart, Error>>;
 }
 
 /// The answer to a request, now or later.
@@ -87,9 +91,22 @@ pub struct Leadership {
     pub leader_url: Option<Arc<str>>,
 }
 
+/// One change, as viewers are told it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FeedItem {
+    /// The change.
+    pub event: FeedEvent,
+    /// What a viewer gives back to go on after this change.
+    pub cursor: Arc<str>,
+}
+
+/// What a core tells its viewers: a change; nothing where it can't go on without a hole.
+pub type FeedNews = Option<Arc<FeedItem>>;
+
 /// One viewer's place in the feed.
 pub struct FeedSubscription {
-    events: broadcast::Receiver<Arc<FeedEvent>>,
+    events: broadcast::Receiver<FeedNews>,
+    cursor: Arc<str>,
     /// Dropped with the subscription: how the core counts its viewers.
     _viewer: Box<dyn std::any::Any + Send + Sync>,
 }
@@ -98,31 +115,41 @@ pub struct FeedSubscription {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FeedEnd {
     /// The viewer fell behind by more than the node keeps.
-    #[error("the viewer is too slow: {missed} changes were not delivered")]
+    #[error("the viewer is too slow: {missed} changes were not delivered; resume with the last cursor")]
     TooSlow {
         /// How many it missed.
         missed: u64,
     },
+    /// The node has missed changes itself, and can't get them any more.
+    #[error("this node has missed changes itself: resume with the last cursor")]
+    Interrupted,
     /// The node is shutting down.
-    #[error("the node is shutting down")]
+    #[error("the node is shutting down: resume at another one with the last cursor")]
     Closed,
 }
 
 impl FeedSubscription {
-    /// A subscription that reads from `events`; `viewer` is dropped with it.
+    /// A subscription that reads from `events`, and goes on from `cursor`; `viewer` is dropped with it.
     #[must_use]
-    pub fn new(events: broadcast::Receiver<Arc<FeedEvent>>, viewer: impl Send + Sync + 'static) -> Self {
-        Self { events, _viewer: Box::new(viewer) }
+    pub fn new(events: broadcast::Receiver<FeedNews>, cursor: Arc<str>, viewer: impl Send + Sync + 'static) -> Self {
+        Self { events, cursor, _viewer: Box::new(viewer) }
+    }
+
+    /// Where the subscription begins: what a viewer gives back that has seen everything before it.
+    #[must_use]
+    pub const fn cursor(&self) -> &Arc<str> {
+        &self.cursor
     }
 
     /// The next change. Every subscription gets every change.
     ///
     /// # Errors
     /// Where the feed ended for this viewer.
-    pub async fn next(&mut self) -> Result<Arc<FeedEvent>, FeedEnd> {
-        self.events.recv().await.map_err(|error| match error {
-            broadcast::error::RecvError::Lagged(missed) => FeedEnd::TooSlow { missed },
-            broadcast::error::RecvError::Closed => FeedEnd::Closed,
-        })
+    pub async fn next(&mut self) -> Result<Arc<FeedItem>, FeedEnd> {
+        match self.events.recv().await {
+            Ok(news) => news.ok_or(FeedEnd::Interrupted),
+            Err(broadcast::error::RecvError::Lagged(missed)) => Err(FeedEnd::TooSlow { missed }),
+            Err(broadcast::error::RecvError::Closed) => Err(FeedEnd::Closed),
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 use super::catch_up::Scanning;
 use super::message::{AttachId, Message};
+use super::ring::{RingEntry, Stamp, feed_event};
 use super::tail::Entry;
 use super::{COUNTER_SANE_MAX, Output, Replica, ReplicaRole};
 use crate::base::mutant::{Mutant, is_broken};
@@ -188,8 +189,17 @@ impl Replica {
     /// Applies what is committed, as far as it is known to be what the primary has.
     fn follow_commit(&mut self, now: Instant, commit: Seq) {
         let point = commit.min(self.following.matched);
-        for (_, entry) in self.tail.range(self.applied.seq.next()..=point) {
+        for (seq, entry) in self.tail.range(self.applied.seq.next()..=point) {
             self.table.apply(entry.received, &entry.effect);
+            if is_broken(Mutant::RingAtPrimaryOnly) {
+                self.ring.reset(seq, None);
+                continue;
+            }
+            // What an earlier primary ordered may never have been shown by it: its own stamp would say too much.
+            let is_own = entry.epoch == self.epoch;
+            let by = self.following.primary.filter(|_| is_own);
+            let stamp = by.map(|by| Stamp { by, version: entry.effect.version() });
+            self.ring.push(RingEntry { seq, stamp, event: feed_event(self.partition, &entry.effect) });
         }
         if point > self.applied.seq {
             self.applied = self.tail.position(point);

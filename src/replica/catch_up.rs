@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::message::{AttachId, Message, ScannedRecord};
+use super::ring::Stamp;
 use super::{COUNTER_SANE_MAX, Output, Replica, ReplicaRole};
 use crate::api::Key;
 use crate::base::{ChangeNumber, Epoch, Instant, NodeId, Position, Version};
@@ -67,6 +68,8 @@ impl Replica {
         self.role = ReplicaRole::Learner;
         self.begin_filling(previous);
         self.version_max = version_max;
+        // Whoever was sent everything of the filler up to here has been sent what the table holds.
+        self.ring.reset(previous.seq, Some(Stamp { by: from, version: version_max }));
         self.following.primary = Some(from);
         self.following.attach = (epoch, attach);
         self.following.attached = true;
@@ -138,6 +141,7 @@ impl Replica {
         self.applied = previous;
         self.version_max = Version::ZERO;
         self.tail.reset(previous);
+        self.ring.reset(previous.seq, None);
         self.following.matched = previous.seq;
         self.following.nudge_at = Instant::FAR;
         self.following.filling = Some(Scanning::default());

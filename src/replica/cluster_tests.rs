@@ -338,7 +338,7 @@ impl World {
                     || orders.clone().any(|((_, version), effect)| match effect {
                         Effect::Delete { .. } => *version >= floor,
                         Effect::Put { ttl_ms, .. } => *version >= floor && ttl_ms.is_some(),
-                        Effect::EpochStart => false,
+                        Effect::EpochStart { .. } => false,
                     });
                 assert!(may_be_gone, "{key}: version {floor} is gone without a delete");
             }

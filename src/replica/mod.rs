@@ -51,8 +51,7 @@
 //! # Left out
 //!
 //! Leases (whoever asks for a read holds one; a refusal of a write that is answered from applied state is a read, too),
-//! learners that count for `min_copies`, anti-entropy, idempotency keys, the read barrier, the
-//! feed's ring.
+//! learners that count for `min_copies`, anti-entropy, idempotency keys, the read barrier.
 //!
 //! | file | what it holds |
 //! |---|---|
@@ -63,6 +62,7 @@
 //! | `backup` | fencing, appending, following the commit point |
 //! | `answers` | what a primary makes of its members' answers |
 //! | `catch_up` | the learner's side of its filling |
+//! | `ring` | the last committed effects, for the feed |
 
 mod answers;
 mod backup;
@@ -70,6 +70,7 @@ mod catch_up;
 mod members;
 mod message;
 mod primary;
+mod ring;
 mod tail;
 
 #[cfg(test)]
@@ -83,6 +84,7 @@ use std::time::Duration;
 use thiserror::Error;
 
 pub use message::{AttachId, Message, ScannedRecord};
+pub use ring::{Ring, RingEntry, Stamp};
 
 use crate::api::{Error, FeedEvent, Key, Operation, Response, Value};
 use crate::base::mutant::{Mutant, is_broken};
@@ -228,6 +230,7 @@ pub struct Replica {
     /// The last effect that is applied: committed for sure.
     applied: Position,
     tail: Tail,
+    ring: Ring,
     version_max: Version,
     /// Exactly while the role is primary.
     primary: Option<Box<Primary>>,
@@ -248,6 +251,7 @@ impl Replica {
             table: Table::default(),
             applied: Position::ZERO,
             tail: Tail::default(),
+            ring: Ring::default(),
             version_max: Version::ZERO,
             primary: None,
             following: Following::default(),
@@ -432,6 +436,37 @@ impl Replica {
         &self.record
     }
 
+    /// Its last committed effects.
+    #[must_use]
+    pub const fn ring(&self) -> &Ring {
+        &self.ring
+    }
+
+    /// Lets the oldest effect of its ring go.
+    pub fn evict_from_ring(&mut self) {
+        self.ring.evict();
+    }
+
+    /// Every version that this replica gives from now on is above `floor`. (Whoever it follows has its own.)
+    pub fn raise_version(&mut self, floor: Version) {
+        self.version_max = self.version_max.max(floor);
+    }
+
+    /// Whether it is the primary of its epoch, serving or not yet.
+    #[must_use]
+    pub const fn is_in_office(&self) -> bool {
+        self.primary.is_some()
+    }
+
+    /// As primary, the first version of its own epoch that it has given and not committed: everything that it gave below
+    /// is committed. None where nothing is outstanding.
+    #[must_use]
+    pub fn first_uncommitted(&self) -> Option<Version> {
+        let primary = self.primary.as_ref()?;
+        let first = primary.epoch_start.max(self.applied.seq.next());
+        self.tail.entry(first).map(|entry| entry.effect.version())
+    }
+
     /// What it is and how much it holds.
     #[must_use]
     pub fn status(&self) -> ReplicaStatus {
@@ -450,6 +485,8 @@ impl Replica {
     pub fn check_invariants(&self) {
         self.table.check_invariants();
         self.tail.check_invariants();
+        self.ring.check_invariants();
+        assert_eq!(self.ring.last(), self.applied.seq, "the ring doesn't end with what is applied");
         let (base, applied, last) = (self.tail.base(), self.applied, self.tail.last());
         assert!(base.seq <= applied.seq && applied.seq <= last.seq, "{base} ≤ {applied} ≤ {last} doesn't hold");
         assert_eq!(self.tail.epoch_at(applied.seq), Some(applied.epoch), "what is applied is not in the tail");
@@ -486,6 +523,7 @@ impl Replica {
         self.applied = Position::ZERO;
         self.version_max = Version::ZERO;
         self.tail.reset(Position::ZERO);
+        self.ring.reset(Seq::ZERO, None);
         self.following.filling = None;
         self.following.fence(Seq::ZERO);
     }

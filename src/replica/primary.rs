@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, VecDeque};
 
 use super::members::{Filling, Member, Stream, StreamContext};
 use super::message::AttachId;
+use super::ring::{RingEntry, Stamp, feed_event};
 use super::tail::{Entry, Tail};
 use super::{Output, Replica, ReplicaRole};
-use crate::api::{Error, EventKind, FeedEvent, Key, Operation, PutMode, Response};
+use crate::api::{Error, Key, Operation, PutMode, Response};
 use crate::base::mutant::{Mutant, is_broken};
 use crate::base::{
     ChangeNumber, InSyncChange, Instant, NodeId, PartitionRecord, Position, RequestId, Seq, Slot, SlotSet, Version,
@@ -172,7 +173,9 @@ impl Replica {
             .range(self.applied.seq.next()..=self.tail.last().seq)
             .filter_map(|(seq, entry)| entry.effect.key().map(|key| (key.clone(), seq)))
             .collect();
-        let epoch_start = self.tail.push(Entry { epoch: self.epoch, received: now, effect: Effect::EpochStart });
+        self.version_max = self.version_max.next();
+        let effect = Effect::EpochStart { version: self.version_max };
+        let epoch_start = self.tail.push(Entry { epoch: self.epoch, received: now, effect });
         self.primary = Some(Box::new(Primary {
             epoch_start: epoch_start.seq,
             members: Vec::new(),
@@ -308,7 +311,11 @@ impl Replica {
             {
                 primary.pending.remove(key);
             }
-            out.extend(feed_event(self.partition, &entry.effect).map(Output::Event));
+            let event = feed_event(self.partition, &entry.effect);
+            out.extend(event.clone().map(Output::Event));
+            let stamp =
+                (entry.epoch == self.epoch).then(|| Stamp { by: self.options.me, version: entry.effect.version() });
+            self.ring.push(RingEntry { seq, stamp, event });
         }
         self.applied = self.tail.position(point);
         let copies = primary.max_in_sync(&self.record).len() as u8;
@@ -428,7 +435,7 @@ impl Replica {
             return Found { version: record.map(|record| record.version), is_pending: false };
         };
         let version = match entry.effect.aged(now.since(entry.received)) {
-            Effect::Put { ttl_ms: Some(0), .. } | Effect::Delete { .. } | Effect::EpochStart => None,
+            Effect::Put { ttl_ms: Some(0), .. } | Effect::Delete { .. } | Effect::EpochStart { .. } => None,
             Effect::Put { version, .. } => Some(version),
         };
         Found { version, is_pending: true }
@@ -534,28 +541,5 @@ fn refusal(operation: &Operation, current: Option<Version>) -> Option<Result<Res
         _ if !precondition.holds(current) => Some(Err(Error::PreconditionFailed { current })),
         None if matches!(operation, Operation::Delete { .. }) => Some(Ok(Response::NotFound)),
         _ => None,
-    }
-}
-
-/// What the feed shows of a committed effect.
-fn feed_event(partition: crate::base::PartitionId, effect: &Effect) -> Option<FeedEvent> {
-    match effect {
-        Effect::Put { key, value, content_type, version, .. } => Some(FeedEvent {
-            kind: EventKind::Put,
-            key: key.clone(),
-            partition,
-            version: *version,
-            value: Some(value.clone()),
-            content_type: content_type.clone(),
-        }),
-        Effect::Delete { key, version, expired } => Some(FeedEvent {
-            kind: if *expired { EventKind::Expire } else { EventKind::Delete },
-            key: key.clone(),
-            partition,
-            version: *version,
-            value: None,
-            content_type: None,
-        }),
-        Effect::EpochStart => None,
     }
 }

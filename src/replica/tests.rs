@@ -396,7 +396,11 @@ fn the_last_match_is_found_by_epoch_and_sequence_number() {
     let mut tail = Tail::default();
     tail.reset(position(1, 10));
     for epoch in [1, 1, 3, 3, 5] {
-        tail.push(tail::Entry { epoch: Epoch(epoch), received: Instant::ZERO, effect: Effect::EpochStart });
+        tail.push(tail::Entry {
+            epoch: Epoch(epoch),
+            received: Instant::ZERO,
+            effect: Effect::EpochStart { version: Version::ZERO },
+        });
     }
     assert_eq!(tail.runs(), [position(1, 12), position(3, 14), position(5, 15)]);
     // What the other side has applied, its runs, and where the two part.

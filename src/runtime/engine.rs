@@ -14,11 +14,12 @@ use tokio_util::sync::CancellationToken;
 use super::clock::Clock;
 use super::links::Links;
 use super::pulse::{ControlInput, ControlRejections};
-use crate::api::{Error, FeedEvent, Response};
+use crate::api::{Error, FeedPart, Response};
 use crate::base::{InSyncChange, Instant, NodeId, Options, RequestId, ShardId, Slot};
 use crate::codec::{self, Envelope, frame};
 use crate::node::message::{AnswerMessage, NodeMessage, PeerMessage};
 use crate::node::{ControlEvent, Destination, Load, ShardCore, ShardOutput, View};
+use crate::port::{FeedItem, FeedNews};
 use crate::telemetry::metrics::Rejections;
 
 /// Changes that are kept for the slowest viewer of the feed, before it is cut off.
@@ -51,7 +52,7 @@ pub struct Engine {
     workers_at: AtomicU64,
     links: Arc<dyn Links>,
     control: mpsc::Sender<ControlInput>,
-    feed: broadcast::Sender<Arc<FeedEvent>>,
+    feed: broadcast::Sender<FeedNews>,
     feed_live: watch::Sender<bool>,
     viewers: Arc<AtomicUsize>,
     dropped: AtomicU64,
@@ -80,6 +81,8 @@ struct Occupant {
     /// The view that the shard has been told, to see whether there is a newer one.
     told: Arc<View>,
     waiters: HashMap<RequestId, Waiter>,
+    /// Viewers that came back and wait for a part of what they missed.
+    resuming: HashMap<RequestId, oneshot::Sender<Result<FeedPart, Error>>>,
     /// The time that the shard's timer waits for.
     wake_at: Instant,
     /// Until then the shard does nothing of what is due: a tick after it did the last time.
@@ -112,6 +115,7 @@ impl Engine {
                 shard: ShardCore::new(ShardId(shard), Arc::clone(&options)),
                 told: Arc::clone(&view),
                 waiters: HashMap::new(),
+                resuming: HashMap::new(),
                 wake_at: Instant::FAR,
                 rests_until: Instant::ZERO,
             }),
@@ -373,9 +377,18 @@ impl Engine {
                 }
                 ShardOutput::EveryShard(message) => afterwards.every_shard.push(message),
                 ShardOutput::Answer(id, answer) => afterwards.answers.push((id, answer)),
-                ShardOutput::Event(event) => {
+                ShardOutput::Event { event, cursor } => {
                     // Nobody listening is no error.
-                    let _ = self.feed.send(Arc::new(event));
+                    let _ = self.feed.send(Some(Arc::new(FeedItem { event, cursor })));
+                }
+                ShardOutput::FeedCut => {
+                    self.feed_live.send_replace(false);
+                    let _ = self.feed.send(None);
+                }
+                ShardOutput::FeedPart { request, result } => {
+                    if let Some(resuming) = occupant.resuming.remove(&request) {
+                        let _ = resuming.send(result);
+                    }
                 }
                 ShardOutput::FeedLive => {
                     self.feed_live.send_replace(true);
@@ -504,6 +517,7 @@ mod tests {
             memory_bytes_max: 1 << 20,
             requests_max: 10,
             tail_effects_max: 10,
+            feed_effects_max: 10,
             unix_micros_at_zero: 0,
             seed: 1,
         };

@@ -33,7 +33,7 @@ mod tests {
     use std::sync::{Mutex, PoisonError};
 
     use super::*;
-    use crate::api::{AdminReport, ClusterStatus, Error, Request, Response};
+    use crate::api::{AdminReport, ClusterStatus, Error, FeedCursor, FeedPart, Request, Response};
     use crate::port::{Answer, BoxFuture, FeedSubscription, Health, Leadership};
 
     /// What the core under a node that stops does when it is asked to hand over.
@@ -78,6 +78,10 @@ mod tests {
         }
 
         fn subscribe(&self) -> BoxFuture<'_, Result<FeedSubscription, Error>> {
+            Box::pin(async { Err(Error::Busy("it stops".to_owned())) })
+        }
+
+        fn feed_since(&self, _: &FeedCursor, _: Vec<u64>) -> BoxFuture<'_, Result<FeedPart, Error>> {
             Box::pin(async { Err(Error::Busy("it stops".to_owned())) })
         }
     }

@@ -85,6 +85,7 @@ impl World {
 
     /// Gives `slot` a viewer of the feed.
     pub fn watch(&mut self, slot: Slot) {
+        self.is_live[slot.index()] = false;
         let process = &mut self.nodes[slot.index()];
         let local = process.clock.show(self.now);
         if let Some(node) = &mut process.node {

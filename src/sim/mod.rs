@@ -16,6 +16,7 @@
 //! | `checks` | what must hold after every input, seen by somebody who sees all nodes at once |
 //! | `faults`, `probes` | what goes wrong; and what must follow from some of it |
 //! | `scenario` | [`Scenario`]: faults for a while, then peace, then everything must be well |
+//! | `viewers` | viewers of the feed that come back |
 //! | `trace` | what happened, as a hash and as lines |
 //!
 //! Checked after every input: the invariants of the node that took it, and the rules of `checks`. Checked at the end, in
@@ -34,9 +35,11 @@ mod probes;
 mod process;
 mod scenario;
 mod trace;
+mod viewers;
 mod world;
 
 pub use clients::Clients;
 pub use network::{Cut, Network};
 pub use scenario::{Outcome, Scenario, is_whole};
+pub use viewers::Viewer;
 pub use world::{NAME, World, WorldOptions};

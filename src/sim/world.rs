@@ -10,6 +10,7 @@ use super::clients::{Clients, MIN_COPIES};
 use super::network::{Network, Parcel};
 use super::process::{Clock, Process, all_living};
 use super::trace::Trace;
+use super::viewers::Viewer;
 use crate::api::{AdminAction, AdminReport, Error, FeedEvent, Response};
 use crate::base::mutant::{Mutant, is_broken};
 use crate::base::{FollowerMode, Incarnation, Instant, NodeId, Options, RequestId, Rng, ShardId, Slot, Timing};
@@ -78,6 +79,7 @@ pub struct World {
     /// What each slot's viewers have seen, and whether nothing is missed from there on.
     pub(super) seen: Vec<Vec<FeedEvent>>,
     pub(super) is_live: Vec<bool>,
+    pub(super) viewers: Vec<Viewer>,
     /// Operators' wishes: how many were handed in, and what became of those that were answered.
     pub(super) wishes: BTreeMap<u64, AdminAction>,
     /// Nodes that were drained or removed by a wish, and not added again.
@@ -120,6 +122,7 @@ impl World {
             complaints: Vec::new(),
             seen: vec![Vec::new(); options.nodes],
             is_live: vec![false; options.nodes],
+            viewers: Vec::new(),
             wishes: BTreeMap::new(),
             set_aside: Vec::new(),
             awaited: BTreeMap::new(),
@@ -196,6 +199,7 @@ impl World {
             self.client_next(client);
         }
         self.readers.handle_death(slot);
+        self.leave_viewers(slot);
     }
 
     /// Stops the process of `slot` for a while; its clock goes on, and what arrives waits.
@@ -284,6 +288,7 @@ impl World {
             memory_bytes_max: 1 << 30,
             requests_max: 1000,
             tail_effects_max: 256,
+            feed_effects_max: 1024,
             unix_micros_at_zero: 1_700_000_000_000_000 + self.rng.below(3_600_000_000),
             seed: self.rng.bits(),
         }
@@ -409,6 +414,7 @@ impl World {
         let mut replies = Vec::new();
         let mut events = Vec::new();
         let mut admin = Vec::new();
+        let mut feed = Vec::new();
         while let Some(output) = node.poll_output() {
             match output {
                 NodeOutput::Datagram { to, bytes } => datagrams.push((to, bytes)),
@@ -421,9 +427,8 @@ impl World {
                 }
                 NodeOutput::Reply { shard, request, result } => replies.push((shard, request, result)),
                 NodeOutput::Event(event) => events.push(event),
-                NodeOutput::FeedEvent(event) => self.seen[slot.index()].push(event),
-                NodeOutput::FeedLive => self.is_live[slot.index()] = true,
                 NodeOutput::Admin { ticket, result } => admin.push((ticket, result)),
+                output => feed.push(output),
             }
         }
         let view = std::sync::Arc::clone(node.view());
@@ -453,6 +458,9 @@ impl World {
         }
         for (shard, request, result) in replies {
             self.on_reply(slot, shard, request, result);
+        }
+        for output in feed {
+            self.on_feed_output(slot, output);
         }
         for (ticket, is_granted) in admin {
             self.on_wish_answered(slot, ticket, is_granted);

@@ -35,7 +35,10 @@ pub enum Effect {
         expired: bool,
     },
     /// Changes nothing: the first effect of every epoch. Once it is committed, so is everything before it.
-    EpochStart,
+    EpochStart {
+        /// The version that it takes, so that a viewer can be known to have seen an epoch begin.
+        version: Version,
+    },
 }
 
 impl Effect {
@@ -44,16 +47,15 @@ impl Effect {
     pub const fn key(&self) -> Option<&Key> {
         match self {
             Self::Put { key, .. } | Self::Delete { key, .. } => Some(key),
-            Self::EpochStart => None,
+            Self::EpochStart { .. } => None,
         }
     }
 
-    /// The version that it gives; [`Version::ZERO`] where it gives none.
+    /// The version that it gives.
     #[must_use]
     pub const fn version(&self) -> Version {
         match self {
-            Self::Put { version, .. } | Self::Delete { version, .. } => *version,
-            Self::EpochStart => Version::ZERO,
+            Self::Put { version, .. } | Self::Delete { version, .. } | Self::EpochStart { version } => *version,
         }
     }
 
@@ -65,7 +67,7 @@ impl Effect {
                 key.as_bytes().len() + value.len() + content_type.as_ref().map_or(0, |kind| kind.as_str().len())
             }
             Self::Delete { key, .. } => key.as_bytes().len(),
-            Self::EpochStart => 0,
+            Self::EpochStart { .. } => 0,
         };
         content + size_of::<Self>()
     }

@@ -120,7 +120,7 @@ impl Table {
                     tombstones.insert(key.clone(), *version);
                 }
             }
-            Effect::EpochStart => {}
+            Effect::EpochStart { .. } => {}
         }
     }
 

@@ -40,7 +40,12 @@ fn table_of(effects: &[Effect]) -> Table {
 
 #[test]
 fn effects_add_up_and_the_accounts_with_them() {
-    let mut table = table_of(&[put("b", 1, None), put("a", 2, None), put("b", 3, None), Effect::EpochStart]);
+    let mut table = table_of(&[
+        put("b", 1, None),
+        put("a", 2, None),
+        put("b", 3, None),
+        Effect::EpochStart { version: Version(4) },
+    ]);
     assert_eq!(contents(&table), [("a".to_owned(), 2), ("b".to_owned(), 3)]);
     assert_eq!((table.len(), table.bytes()), (2, 2 * (1 + 5 + RECORD_OVERHEAD_BYTES)));
     table.apply(at(0), &delete("a", 4));

@@ -74,7 +74,8 @@ async fn a_change_after_the_handshake_is_never_missed() {
     let served = Served::new().await;
     served.core.feed_open.send_replace(false);
     let mut client = served.connect().await;
-    let mut handshake = Box::pin(upgrade(&mut client, "/v1/feed?since=3.17"));
+    let target = format!("/v1/feed?since={}", mock_core::cursor());
+    let mut handshake = Box::pin(upgrade(&mut client, &target));
     // Until the subscription stands there is no answer, however often the client looks.
     while served.core.state().subscriptions == 0 {
         assert!(futures_util::poll!(&mut handshake).is_pending(), "upgraded before the subscription stood");

@@ -5,11 +5,11 @@ use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use jumpgate::api::{
-    AdminReport, AdminRequest, ClusterStatus, ContentType, Error, EventKind, FeedEvent, Item, Key, NodeStatus,
-    Operation, Page, PutMode, Request, Response, Value,
+    AdminReport, AdminRequest, ClusterStatus, ContentType, Error, EventKind, FeedCursor, FeedEvent, FeedPart, Item,
+    Key, NodeStatus, Operation, Page, PutMode, Request, Response, Value,
 };
 use jumpgate::base::{Blob, PartitionId, Version};
-use jumpgate::port::{Answer, BoxFuture, Core, FeedSubscription, Health, Leadership};
+use jumpgate::port::{Answer, BoxFuture, Core, FeedItem, FeedNews, FeedSubscription, Health, Leadership};
 use tokio::sync::{broadcast, oneshot, watch};
 
 /// Events that a viewer may be behind.
@@ -18,7 +18,7 @@ pub const FEED_EVENTS_MAX: usize = 64;
 /// The core.
 pub struct MockCore {
     state: Mutex<State>,
-    events: Mutex<Option<broadcast::Sender<Arc<FeedEvent>>>>,
+    events: Mutex<Option<broadcast::Sender<FeedNews>>>,
     /// Whether a subscription may be confirmed.
     pub feed_open: watch::Sender<bool>,
 }
@@ -41,6 +41,8 @@ pub struct State {
     pub leadership: Leadership,
     pub degraded: bool,
     pub subscriptions: usize,
+    /// What is answered to those who come back, one each; then a gap.
+    pub missed: Vec<FeedPart>,
 }
 
 pub struct Stored {
@@ -86,7 +88,7 @@ impl MockCore {
 
     fn send(&self, event: FeedEvent) {
         if let Some(events) = &*self.events.lock().expect("not poisoned") {
-            let _ = events.send(Arc::new(event));
+            let _ = events.send(Some(Arc::new(FeedItem { event, cursor: cursor().into() })));
         }
     }
 
@@ -221,7 +223,22 @@ impl Core for MockCore {
             open.wait_for(|open| *open).await.map_err(|_| Error::Busy("the test is over".to_owned()))?;
             let events = self.events.lock().expect("not poisoned");
             let events = events.as_ref().ok_or_else(|| Error::Busy("the feed has ended".to_owned()))?;
-            Ok(FeedSubscription::new(events.subscribe(), ()))
+            Ok(FeedSubscription::new(events.subscribe(), cursor().into(), ()))
         })
     }
+
+    fn feed_since(&self, _: &FeedCursor, _: Vec<u64>) -> BoxFuture<'_, Result<FeedPart, Error>> {
+        let mut state = self.state();
+        let part = if state.missed.is_empty() {
+            FeedPart { gap: true, ..FeedPart::default() }
+        } else {
+            state.missed.remove(0)
+        };
+        Box::pin(async { Ok(part) })
+    }
+}
+
+/// The only cursor that it knows.
+pub fn cursor() -> String {
+    FeedCursor::default().to_text()
 }

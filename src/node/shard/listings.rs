@@ -1,9 +1,9 @@
-//! What is put together from many shards: pages of a listing, and the feed.
+//! What is put together from many shards: pages of a listing.
 
 use std::time::Duration;
 
 use super::{Origin, SWEEP_EVERY, ShardCore, ShardOutput};
-use crate::api::{Error, FeedEvent, Operation, Request, Response};
+use crate::api::{Error, Operation, Request, Response};
 use crate::base::{Instant, PartitionId, RequestId};
 use crate::node::gather::Gather;
 use crate::node::message::{NodeMessage, PartitionSet, PeerMessage, Scan, Scanned};
@@ -56,33 +56,6 @@ impl ShardCore {
             scan.wanted.contains(partition) && now < self.serves_until(partition)
         });
         scan::first_keys(now, scan, mine)
-    }
-
-    pub(super) fn ask_for_feed(&mut self, now: Instant) {
-        let Some(id) = self.wish.id() else { return };
-        self.wish.on_asked(now);
-        self.tell_everybody(NodeMessage::FeedWanted { id });
-    }
-
-    pub(super) fn maybe_feed_live(&mut self) {
-        if self.wish.maybe_live(self.view.up, &self.view.registered) {
-            self.outputs.push_back(ShardOutput::FeedLive);
-        }
-    }
-
-    /// A committed change for this node's viewers, told by its primary.
-    pub(super) fn show(&mut self, event: FeedEvent) {
-        if self.shown.is_first(&event) {
-            self.outputs.push_back(ShardOutput::Event(event));
-        }
-    }
-
-    /// Forgets subscribers whose time is over.
-    pub(super) fn sweep_feed(&mut self, now: Instant) {
-        self.subscribers.sweep(now);
-        if !self.subscribers.iter(now).any(|node| node == self.view.me) {
-            self.shown.clear();
-        }
     }
 
     pub(super) fn tell_everybody(&mut self, message: NodeMessage) {

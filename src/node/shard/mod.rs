@@ -13,6 +13,7 @@
 //! Invariants: a read is answered from a partition only while the lease holds and its epoch has begun; every request is
 //! answered once, at its deadline at the latest; what waits is bounded by `requests_max`.
 
+mod feed;
 mod listings;
 mod partitions;
 mod requests;
@@ -22,10 +23,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::View;
-use super::feed::{FeedWish, Shown, Subscribers};
+use super::feed::{Follower, Resume, Source};
 use super::gather::Gather;
 use super::message::{AnswerMessage, NodeMessage, PeerMessage, ShardMessage};
-use crate::api::{Error, FeedEvent, Operation, Request, Response};
+use crate::api::{Error, FeedEvent, FeedPart, Operation, Request, Response};
 use crate::base::mutant::{Mutant, is_broken};
 use crate::base::{Epoch, InSyncChange, Instant, NodeId, Options, PartitionId, RequestId, ShardId};
 use crate::replica::{self, Replica};
@@ -55,9 +56,23 @@ pub enum ShardOutput {
         result: Result<Response, Error>,
     },
     /// A committed change, for this node's viewers.
-    Event(FeedEvent),
+    Event {
+        /// The change.
+        event: FeedEvent,
+        /// Where a viewer is that has seen this and everything before.
+        cursor: Arc<str>,
+    },
     /// Everybody sends changes here from now on.
     FeedLive,
+    /// Changes can't be told without a hole: the viewers of this node are to be cut off. They may come back at once.
+    FeedCut,
+    /// A part of what a viewer that came back has missed.
+    FeedPart {
+        /// Which request.
+        request: RequestId,
+        /// The part.
+        result: Result<FeedPart, Error>,
+    },
     /// A wish of a primary, for the control core.
     Propose(InSyncChange),
 }
@@ -89,9 +104,12 @@ pub struct ShardCore {
     in_flight: BTreeMap<RequestId, InFlight>,
     waiting: VecDeque<Work>,
     gathers: BTreeMap<RequestId, Gather>,
-    subscribers: Subscribers,
-    shown: Shown,
-    wish: FeedWish,
+    source: Source,
+    follower: Follower,
+    resumes: BTreeMap<RequestId, Resume>,
+    /// The partitions of the effects in all rings, oldest first, by index.
+    ring_order: VecDeque<u16>,
+    ring_bytes: u64,
     sweep_at: Instant,
     next_id: u64,
     retry: bool,
@@ -165,9 +183,11 @@ impl ShardCore {
             in_flight: BTreeMap::new(),
             waiting: VecDeque::new(),
             gathers: BTreeMap::new(),
-            subscribers: Subscribers::default(),
-            shown: Shown::default(),
-            wish: FeedWish::none(),
+            source: Source::default(),
+            follower: Follower::default(),
+            resumes: BTreeMap::new(),
+            ring_order: VecDeque::new(),
+            ring_bytes: 0,
             sweep_at: Instant::ZERO,
             next_id: u64::from(id.0),
             retry: false,
@@ -210,13 +230,12 @@ impl ShardCore {
                 if self.view.registered(from.slot) != Some(from) {
                     self.reject("unregistered_sender");
                 } else if self.owns(partition) {
-                    self.with_replica(now, partition, |replica, out| replica.handle_message(now, from, message, out));
+                    self.with_replica(partition, |replica, out| replica.handle_message(now, from, message, out));
                 } else {
                     self.reject("other_shard");
                 }
             }
             ShardMessage::Forward(forward) => self.on_forward(now, from, partition, forward),
-            ShardMessage::Events(events) => events.into_iter().for_each(|event| self.show(event)),
         }
         self.maybe_retry(now);
     }
@@ -228,10 +247,11 @@ impl ShardCore {
                 let part = self.scan(now, &scan);
                 self.answer(from, scan.id, AnswerMessage::Scanned(part));
             }
-            NodeMessage::FeedWanted { id } => {
-                self.subscribers.handle_wanted(now, from);
-                let granted = AnswerMessage::FeedGranted { shard: self.id.0, shards: self.options.shards };
-                self.answer(from, id, granted);
+            NodeMessage::FeedWanted { id, floor, restart } => self.on_feed_wanted(now, from, id, (floor, &restart)),
+            NodeMessage::FeedFetch { partition, after } => self.on_feed_fetch(from, partition, after),
+            NodeMessage::FeedSince(since) => {
+                let part = self.since(now, &since);
+                self.answer(from, since.id, AnswerMessage::Since(part));
             }
         }
     }
@@ -252,12 +272,8 @@ impl ShardCore {
                     self.finish_gather(id);
                 }
             }
-            AnswerMessage::FeedGranted { shard, shards } => {
-                if self.wish.id() == Some(id) {
-                    self.wish.handle_granted(from, shard, shards);
-                    self.maybe_feed_live();
-                }
-            }
+            AnswerMessage::Feed(message) => self.on_feed_message(now, from, id, message),
+            AnswerMessage::Since(part) => self.on_since_part(id, part),
         }
         self.maybe_retry(now);
     }
@@ -268,6 +284,9 @@ impl ShardCore {
         if before.me != view.me || before.cluster != view.cluster {
             self.forget_cluster();
         }
+        if before.me != view.me || before.cluster != view.cluster || before.generation != view.generation {
+            self.cut_viewers(now);
+        }
         self.open_partitions();
         if !Arc::ptr_eq(&before.table, &view.table) || before.registered != view.registered {
             self.tell_replicas(now, &before);
@@ -276,7 +295,7 @@ impl ShardCore {
         if before.up != view.up {
             self.ask_for_feed(now);
         }
-        self.maybe_feed_live();
+        self.tell_follower(now);
         self.retry = true;
         self.maybe_retry(now);
     }
@@ -286,17 +305,6 @@ impl ShardCore {
         self.retry |= now >= self.lease_until && now < until;
         self.lease_until = if is_broken(Mutant::ReadWithoutLease) { Instant::FAR } else { until };
         self.maybe_retry(now);
-    }
-
-    /// This node has viewers, or has none any more. (One shard of a node is told.)
-    pub fn handle_feed_wanted(&mut self, now: Instant, wanted: bool) {
-        if wanted {
-            let id = self.new_id();
-            self.wish.begin(now, id);
-            self.ask_for_feed(now);
-        } else {
-            self.wish.end();
-        }
     }
 
     /// Does what is due. It may be called at any time.
@@ -309,12 +317,12 @@ impl ShardCore {
             self.armed[usize::from(index)] = Instant::FAR;
             let unix_micros = self.unix_micros(now);
             let partition = self.partition(usize::from(index));
-            self.with_replica(now, partition, |replica, out| replica.handle_timeout(now, unix_micros, out));
+            self.with_replica(partition, |replica, out| replica.handle_timeout(now, unix_micros, out));
         }
         if now >= self.sweep_at {
             self.sweep(now);
         }
-        if now >= self.wish.ask_at {
+        if now >= self.follower.ask_at {
             self.ask_for_feed(now);
         }
         self.maybe_retry(now);
@@ -327,9 +335,10 @@ impl ShardCore {
         let is_busy = !(self.in_flight.is_empty()
             && self.waiting.is_empty()
             && self.gathers.is_empty()
-            && self.subscribers.is_empty());
+            && self.resumes.is_empty()
+            && self.source.is_empty());
         let sweep_at = if is_busy { self.sweep_at } else { Instant::FAR };
-        timer.min(sweep_at).min(self.wish.ask_at)
+        timer.min(sweep_at).min(self.follower.ask_at)
     }
 
     /// What the inputs caused.
@@ -342,7 +351,7 @@ impl ShardCore {
     /// What its tables hold.
     #[must_use]
     pub const fn load(&self) -> super::Load {
-        super::Load { keys: self.table_keys, memory_bytes: self.table_bytes }
+        super::Load { keys: self.table_keys, memory_bytes: self.table_bytes + self.ring_bytes }
     }
 
     /// The replica of `partition`, which must be one of this shard's.
@@ -407,6 +416,10 @@ impl ShardCore {
     }
 
     fn unix_micros(&self, now: Instant) -> u64 {
+        self.clock_micros(now).max(self.version_floor() + 1)
+    }
+
+    fn clock_micros(&self, now: Instant) -> u64 {
         self.options.unix_micros_at_zero + now.0 / 1000
     }
 

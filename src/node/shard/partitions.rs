@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{ShardCore, ShardOutput};
 use crate::api::Error;
-use crate::base::{Instant, NodeId, PartitionId, Slot};
+use crate::base::{Instant, PartitionId, Slot};
 use crate::node::View;
 use crate::node::message::{PeerMessage, ShardMessage};
 use crate::replica::{self, Replica, ReplicaOptions};
@@ -13,7 +13,6 @@ impl ShardCore {
     /// Lets `act` act on a replica, and draws the consequences.
     pub(super) fn with_replica(
         &mut self,
-        now: Instant,
         partition: PartitionId,
         act: impl FnOnce(&mut Replica, &mut Vec<replica::Output>),
     ) {
@@ -21,10 +20,13 @@ impl ShardCore {
         let mut out = std::mem::take(&mut self.scratch);
         let replica = &mut self.replicas[index];
         let before = replica.status();
+        let ring = (replica.ring().pushed(), replica.ring().last(), replica.ring().bytes() as u64);
         act(replica, &mut out);
         let after = replica.status();
         self.table_keys = self.table_keys + after.records as u64 - before.records as u64;
         self.table_bytes = self.table_bytes + after.bytes as u64 - before.bytes as u64;
+        let pushed = replica.ring().pushed() - ring.0;
+        self.ring_bytes = self.ring_bytes + replica.ring().bytes() as u64 - ring.2;
         self.retry |= !before.serving && after.serving;
         let due = replica.next_deadline();
         if due < self.armed[index] {
@@ -32,13 +34,16 @@ impl ShardCore {
             self.timers.insert((due, index as u16));
             self.armed[index] = due;
         }
+        if pushed > 0 {
+            self.on_applied(index, pushed, ring.1);
+        }
         for output in out.drain(..) {
-            self.on_replica_output(now, partition, output);
+            self.on_replica_output(partition, output);
         }
         self.scratch = out;
     }
 
-    pub(super) fn on_replica_output(&mut self, now: Instant, partition: PartitionId, output: replica::Output) {
+    pub(super) fn on_replica_output(&mut self, partition: PartitionId, output: replica::Output) {
         match output {
             replica::Output::Send { to, message } => {
                 let message = PeerMessage::Shard(partition, ShardMessage::Replica(message));
@@ -50,18 +55,8 @@ impl ShardCore {
                     self.reply(in_flight.origin(), result);
                 }
             }
-            replica::Output::Event(event) => {
-                let me = self.view.me;
-                let subscribers: Vec<NodeId> = self.subscribers.iter(now).collect();
-                for to in subscribers {
-                    if to == me {
-                        self.show(event.clone());
-                    } else {
-                        let message = PeerMessage::Shard(partition, ShardMessage::Events(vec![event.clone()]));
-                        self.outputs.push_back(ShardOutput::Peer { to, message });
-                    }
-                }
-            }
+            // The feed reads the ring.
+            replica::Output::Event(_) => {}
             replica::Output::Propose(change) => self.outputs.push_back(ShardOutput::Propose(change)),
         }
     }
@@ -90,8 +85,11 @@ impl ShardCore {
             if before.record(partition) == Some(&record) && same_people {
                 continue;
             }
-            self.with_replica(now, partition, |replica, out| {
-                replica.handle_record(now, &record, &view.registered, out)
+            let closed = self.source.closed();
+            self.with_replica(partition, |replica, out| {
+                // Whoever takes office begins above what this shard has closed.
+                replica.raise_version(closed);
+                replica.handle_record(now, &record, &view.registered, out);
             });
         }
     }
@@ -103,7 +101,9 @@ impl ShardCore {
         self.timers.clear();
         (self.table_bytes, self.table_keys) = (0, 0);
         self.lease_until = Instant::ZERO;
-        self.shown.clear();
+        self.source.clear();
+        self.ring_order.clear();
+        self.ring_bytes = 0;
         for (_, in_flight) in std::mem::take(&mut self.in_flight) {
             let error = Error::OutcomeUnknown("this node left its cluster".to_owned());
             self.reply(in_flight.origin(), Err(error));

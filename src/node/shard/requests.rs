@@ -129,7 +129,7 @@ impl ShardCore {
                 };
                 self.note_in_flight(now, id, InFlight::Writing { origin: work.origin, deadline: work.deadline });
                 let unix_micros = self.unix_micros(now);
-                self.with_replica(now, partition, |replica, out| {
+                self.with_replica(partition, |replica, out| {
                     replica.handle_write(now, unix_micros, id, operation, out);
                 });
                 None

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use super::{Engine, FEED_SHARD};
-use crate::api::{AdminReport, AdminRequest, ClusterStatus, Error, Request};
+use crate::api::{AdminReport, AdminRequest, ClusterStatus, Error, FeedCursor, FeedPart, Request};
 use crate::base::{Instant, ShardId};
 use crate::node::{Destination, Submitted};
 use crate::port::{Answer, BoxFuture, Core, FeedSubscription, Health, Leadership};
@@ -15,6 +15,8 @@ use crate::runtime::pulse::ControlInput;
 
 /// How long a viewer waits until every node sends its changes here.
 const FEED_LIVE_WITHIN: Duration = Duration::from_secs(5);
+/// How long a viewer that came back waits for one part of what it missed.
+const FEED_PART_WITHIN: Duration = Duration::from_secs(10);
 /// A control core that has not turned for this long hangs.
 const PULSE_ALIVE_FOR: Duration = Duration::from_secs(2);
 
@@ -72,8 +74,6 @@ impl Core for Engine {
 
     fn subscribe(&self) -> BoxFuture<'_, Result<FeedSubscription, Error>> {
         Box::pin(async move {
-            // Listening comes first, so that nothing is missed between the others' promise and the first change.
-            let events = self.feed.subscribe();
             let viewer = Viewer(Arc::clone(&self.viewers));
             let mut live = self.feed_live.subscribe();
             if self.viewers.fetch_add(1, Ordering::AcqRel) == 0 {
@@ -82,9 +82,23 @@ impl Core for Engine {
             }
             let waited = tokio::time::timeout(FEED_LIVE_WITHIN, live.wait_for(|live| *live)).await;
             match waited {
-                Ok(Ok(_)) => Ok(FeedSubscription::new(events, viewer)),
+                // Events are handed out under the same lock: all before the cursor are out, none after it.
+                Ok(Ok(_)) => Ok(self.with_shard(FEED_SHARD, |occupant, _| {
+                    FeedSubscription::new(self.feed.subscribe(), occupant.shard.feed_cursor(), viewer)
+                })),
                 _ => Err(Error::NoQuorum("not every node sends its changes here yet".to_owned())),
             }
+        })
+    }
+
+    fn feed_since(&self, cursor: &FeedCursor, remaining: Vec<u64>) -> BoxFuture<'_, Result<FeedPart, Error>> {
+        let (sender, receiver) = oneshot::channel();
+        self.with_shard(FEED_SHARD, |occupant, now| {
+            let id = occupant.shard.handle_feed_since(now, cursor, remaining, FEED_PART_WITHIN);
+            occupant.resuming.insert(id, sender);
+        });
+        Box::pin(async move {
+            receiver.await.unwrap_or_else(|_| Err(Error::DeadlineBefore("this node is shutting down".to_owned())))
         })
     }
 }
