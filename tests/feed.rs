@@ -230,7 +230,7 @@ fn a_cursor_of_another_cluster_is_a_gap() {
 
 #[test]
 fn broken_rules_of_the_feed_are_noticed() {
-    for mutant in [Mutant::RingAtPrimaryOnly, Mutant::HolesUnnoticed, Mutant::ClosedByClock] {
+    for (mutant, _) in Mutant::OF_FEED {
         let is_noticed = |seed| {
             let outcome = std::panic::catch_unwind(|| {
                 with_broken(mutant, || [deaths(3, seed), breaks(3, seed), wanderings(3, seed)].concat())

@@ -115,8 +115,8 @@ mod switch {
     }
 
     impl Mutant {
-        /// Every one of them, with the rule of the protocol (section D of its design) that it breaks, and what it does.
-        pub const ALL: [(Self, &'static str, &'static str); 48] = [
+        /// Every one of them but those of the feed, with the rule of the protocol (section D of its design) that it breaks, and what it does.
+        pub const ALL: [(Self, &'static str, &'static str); 45] = [
             (Self::EvictedDontCount, "D.8", "A primary counts without a member that it has proposed to evict."),
             (Self::EvictWithoutProof, "D.21", "A primary whose own stream may be dead evicts others."),
             (Self::DeathWithoutMajority, "D.21", "A leader that hears no majority declares nodes dead."),
@@ -190,13 +190,13 @@ mod switch {
             (Self::FollowOldEpoch, "D.7", "A member follows the primary of an epoch that is over."),
             (Self::VersionByClock, "D.17", "A version is what the clock says, though a higher one was given out."),
             (Self::ReadUncommitted, "D.18", "A stale read shows what isn't committed."),
-            (Self::RingAtPrimaryOnly, "C.16", "Backups keep no ring of committed effects."),
-            (Self::HolesUnnoticed, "C.16", "A node with viewers takes what comes for what comes next."),
-            (
-                Self::ClosedByClock,
-                "C.16",
-                "A primary says that all below its clock is committed, whatever is under way.",
-            ),
+        ];
+
+        /// Those of the feed (rule C.16), which `tests/feed.rs` breaks: only its clusters have viewers that resume.
+        pub const OF_FEED: [(Self, &'static str); 3] = [
+            (Self::RingAtPrimaryOnly, "Backups keep no ring of committed effects."),
+            (Self::HolesUnnoticed, "A node with viewers takes what comes for what comes next."),
+            (Self::ClosedByClock, "A primary says that all below its clock is committed, whatever is under way."),
         ];
     }
 

@@ -201,3 +201,75 @@ async fn a_viewer_that_shows_no_life_is_cut_off_and_one_that_does_is_not() {
     served.core.publish(EventKind::Put, "a", None);
     assert_eq!(next(&mut alive).await["key"], "a", "after {pings} pings");
 }
+
+/// Reads a stream of events until `word` has come; all of it.
+async fn read_until(client: &mut Client, word: &str) -> String {
+    let mut text = String::new();
+    while !text.contains(word) {
+        let mut buffer = [0; 1024];
+        let read =
+            soon(tokio::io::AsyncReadExt::read(&mut client.stream, &mut buffer)).await.expect("the stream goes on");
+        assert!(read > 0, "it ended: {text}");
+        text.push_str(&String::from_utf8_lossy(&buffer[..read]));
+    }
+    text
+}
+
+#[tokio::test]
+async fn server_sent_events_tell_the_same_and_where_to_resume() {
+    let served = Served::new().await;
+    served.core.publish(EventKind::Put, "before", None);
+    let mut client = served.connect().await;
+    client.send(b"GET /v1/feed/sse?prefix=b HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+    let text = read_until(&mut client, "live").await;
+    assert!(text.starts_with("HTTP/1.1 200") && text.contains("text/event-stream"), "{text}");
+    served.core.publish(EventKind::Put, "a", None);
+    served.core.publish(EventKind::Put, "b", None);
+    let text = read_until(&mut client, "\"b\"").await;
+    assert!(!text.contains("\"a\"") && text.contains(&format!("id:{}", mock_core::cursor())), "{text}");
+    served.core.end_feed();
+    assert!(read_until(&mut client, "event:end").await.contains("shutting down"));
+    for (head, status) in [
+        ("GET /v1/feed/sse\r\nLast-Event-ID: 17", 400),
+        ("GET /v1/feed/sse?since=17", 400),
+        ("GET /v1/feed/sse\r\nOrigin: http://evil.example", 403),
+        ("POST /v1/feed/sse", 405),
+    ] {
+        assert_eq!(served.ask(head, b"").await.status, status, "{head}");
+    }
+}
+
+#[tokio::test]
+async fn who_comes_back_gets_what_was_missed_or_a_gap_and_a_snapshot() {
+    let served = Served::new().await;
+    let mut client = served.connect().await;
+    client.ask("PUT /v1/kv/a", b"one").await;
+    client.ask("PUT /v1/kv/b", b"two").await;
+    let missed = jumpgate::api::FeedPart {
+        events: vec![jumpgate::api::FeedEvent {
+            kind: EventKind::Delete,
+            key: "gone".parse().expect("a key"),
+            partition: jumpgate::base::PartitionId(3),
+            version: jumpgate::base::Version(2),
+            value: None,
+            content_type: None,
+        }],
+        ..Default::default()
+    };
+    served.core.state().missed.push(missed);
+    let target = format!("/v1/feed?values=true&since={}", mock_core::cursor());
+    let (mut one, mut two) = (served.connect().await, served.connect().await);
+    let mut viewer = upgrade(&mut one, &target).await;
+    assert_eq!(next(&mut viewer).await["key"], "gone");
+    let live = next(&mut viewer).await;
+    assert_eq!((&live["type"], &live["cursor"]), (&"live".into(), &mock_core::cursor().into()));
+    let mut late = upgrade(&mut two, &target).await;
+    assert_eq!(next(&mut late).await["type"], "gap");
+    for (key, value) in [("a", "b25l"), ("b", "dHdv")] {
+        let event = next(&mut late).await;
+        assert_eq!((&event["type"], &event["key"], &event["value"]), (&"snapshot".into(), &key.into(), &value.into()));
+    }
+    assert_eq!(next(&mut late).await["type"], "live");
+    let handshake = HANDSHAKE.join("\r\n");
+    assert_eq!(client.ask(&format!("GET /v1/feed?since=x\r\n{handshake}"), b"").await.status, 400);
+}

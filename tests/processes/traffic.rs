@@ -222,3 +222,68 @@ fn viewers_hear_what_was_acknowledged_while_the_leader_was_killed() {
         }
     }
 }
+
+/// A viewer that goes to another node, with its last cursor, when its feed ends: what it has seen, and its gaps.
+fn follow(ports: &[u16], stop: &AtomicBool, seen: &Mutex<BTreeSet<(String, u64)>>) -> usize {
+    let (mut cursor, mut turn, mut gaps) = (String::new(), 0, 0);
+    while !stop.load(Ordering::Relaxed) {
+        let Some(mut viewer) = Viewer::resume(ports[turn % ports.len()], &format!("?since={cursor}")) else {
+            turn += 1;
+            std::thread::sleep(std::time::Duration::from_millis(50));
+            continue;
+        };
+        while !stop.load(Ordering::Relaxed) {
+            let Ok(event) = viewer.look() else { break };
+            let Some(event) = event else { continue };
+            gaps += usize::from(event.kind == "gap");
+            cursor = event.cursor.unwrap_or(cursor);
+            let change = event.key.zip(event.version);
+            seen.lock().expect("nobody panics with it").extend(change);
+        }
+        turn += 1;
+    }
+    gaps
+}
+
+#[test]
+fn viewers_of_a_killed_gateway_resume_at_others_and_miss_nothing() {
+    let mut cluster = Cluster::start(3);
+    let victim = cluster.leader();
+    let (stop, stop_watching, acknowledged) = (AtomicBool::new(false), AtomicBool::new(false), Mutex::default());
+    let seen = [const { Mutex::new(BTreeSet::new()) }; 4];
+    let ports: Vec<u16> = (0..3).map(|turn| cluster.port((victim + turn) % 3)).collect();
+    let clients = Clients { ports: (0..3).map(|node| cluster.port(node)).collect() };
+    std::thread::scope(|scope| {
+        let (clients, stop, stop_watching, ports) = (&clients, &stop, &stop_watching, &ports[..]);
+        let (acknowledged, seen) = (&acknowledged, &seen);
+        let _ends = (Ends(stop), Ends(stop_watching));
+        let viewers: Vec<_> = seen.iter().map(|seen| scope.spawn(move || follow(ports, stop_watching, seen))).collect();
+        // Each has seen a change of its own begin, so that it has a cursor.
+        until("all viewers see changes", || {
+            cluster.put((victim + 1) % 3, "first", b"again");
+            seen.iter().all(|seen| !seen.lock().expect("nobody panics with it").is_empty()).then_some(())
+        });
+        let writers: Vec<_> =
+            (0..2 * WRITERS).map(|_| scope.spawn(move || keep_replacing(clients, stop, acknowledged))).collect();
+        let wait_for_traffic = || {
+            let count = || acknowledged.lock().expect("no writer panics").len();
+            let target = count() + 2 * WRITES_BETWEEN;
+            until("writes go on", || (count() >= target).then_some(()));
+        };
+        wait_for_traffic();
+        cluster.kill(&[victim]);
+        wait_for_traffic();
+        stop.store(true, Ordering::Relaxed);
+        writers.into_iter().for_each(|writer| writer.join().expect("a writer ends"));
+        for seen in seen {
+            until("every acknowledged change has been seen", || {
+                let seen = seen.lock().expect("nobody panics with it");
+                acknowledged.lock().expect("no writer panics").is_subset(&seen).then_some(())
+            });
+        }
+        stop_watching.store(true, Ordering::Relaxed);
+        for viewer in viewers {
+            assert_eq!(viewer.join().expect("a viewer ends"), 0, "a gap");
+        }
+    });
+}

@@ -30,6 +30,26 @@ impl Viewer {
         Some(viewer)
     }
 
+    /// Opens the feed without waiting for anything; `None` where the node can't open it at the moment.
+    pub fn resume(port: u16, query: &str) -> Option<Self> {
+        let stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
+        stream.set_read_timeout(Some(PATIENCE)).expect("a socket takes a timeout");
+        let (socket, _) = client(format!("ws://localhost:{port}/v1/feed{query}"), stream).ok()?;
+        socket.get_ref().set_read_timeout(Some(LOOK)).expect("a socket takes a timeout");
+        Some(Self { socket })
+    }
+
+    /// The next event, if it comes at once; `Err` where the feed has ended.
+    pub fn look(&mut self) -> Result<Option<EventJson>, String> {
+        match self.socket.read() {
+            Ok(Message::Text(text)) => Ok(Some(serde_json::from_str(&text).expect("an event"))),
+            Ok(Message::Close(frame)) => Err(format!("{frame:?}")),
+            Ok(_) => Ok(None),
+            Err(Error::Io(error)) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => Ok(None),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
     /// The next event.
     pub fn next(&mut self) -> EventJson {
         let end = Instant::now() + PATIENCE;
