@@ -145,7 +145,9 @@ mod tests {
     #[test]
     fn a_text_is_read_back_and_any_other_is_refused() {
         let mut cursor = FeedCursor::new(ClusterId(u128::MAX), Generation(3));
-        (0..5).for_each(|slot| drop(cursor.advance(node(slot, u128::MAX - 9), Version(1_700_000_000_000_000))));
+        for slot in 0..5 {
+            cursor.advance(node(slot, u128::MAX - 9), Version(1_700_000_000_000_000));
+        }
         let text = cursor.to_text();
         assert!(text.len() < 250, "{} characters", text.len());
         assert_eq!(FeedCursor::from_text(&text), Ok(cursor));
@@ -163,7 +165,9 @@ mod tests {
     #[test]
     fn places_are_bounded_and_the_oldest_goes() {
         let mut cursor = FeedCursor::default();
-        (1..=300).for_each(|life| drop(cursor.advance(node(1, life), Version(life as u64))));
+        for life in 1..=300 {
+            cursor.advance(node(1, life), Version(life as u64));
+        }
         assert_eq!(cursor.places.len(), PLACES_MAX);
         assert!(cursor.covers(node(1, 300), Version(300)) && !cursor.covers(node(1, 1), Version(1)));
     }

@@ -174,7 +174,9 @@ mod tests {
 
     fn cursor(places: &[(u8, u64)]) -> FeedCursor {
         let mut cursor = FeedCursor::new(ClusterId(1), Generation(0));
-        places.iter().for_each(|&(slot, version)| drop(cursor.advance(node(slot), Version(version))));
+        for &(slot, version) in places {
+            cursor.advance(node(slot), Version(version));
+        }
         cursor
     }
 
