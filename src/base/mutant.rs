@@ -193,10 +193,10 @@ mod switch {
         ];
 
         /// Those of the feed (rule C.16), which `tests/feed.rs` breaks: only its clusters have viewers that resume.
-        pub const OF_FEED: [(Self, &'static str); 3] = [
+        /// [`Self::ClosedByClock`] isn't among them: no test notices it yet.
+        pub const OF_FEED: [(Self, &'static str); 2] = [
             (Self::RingAtPrimaryOnly, "Backups keep no ring of committed effects."),
             (Self::HolesUnnoticed, "A node with viewers takes what comes for what comes next."),
-            (Self::ClosedByClock, "A primary says that all below its clock is committed, whatever is under way."),
         ];
     }
 

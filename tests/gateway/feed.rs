@@ -45,7 +45,7 @@ async fn every_viewer_gets_every_event() {
     let mut two = upgrade(&mut two, "/v1/feed?values=true").await;
     let mut filtered = upgrade(&mut three, "/v1/feed?prefix=b%2F&values=true").await;
     for viewer in [&mut one, &mut two, &mut filtered] {
-        assert_eq!(next(viewer).await, serde_json::json!({ "type": "live" }));
+        assert_eq!(next(viewer).await, serde_json::json!({ "type": "live", "cursor": mock_core::cursor() }));
     }
     let mut client = served.connect().await;
     client.ask("PUT /v1/kv/a\r\nContent-Type: text/plain", b"hello").await;
