@@ -110,6 +110,7 @@ impl Trio {
             primary: Some(Slot(0)),
             in_sync: SlotSet::first(COPIES),
             learners: SlotSet::EMPTY,
+            counting: SlotSet::EMPTY,
         };
         let registered: Vec<Option<NodeId>> = trio.ids.iter().copied().map(Some).collect();
         for slot in 0..COPIES {

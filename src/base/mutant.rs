@@ -81,6 +81,8 @@ pub enum Mutant {
     AckBeforeCopies,
     /// A write is acknowledged though fewer copies than configured would hold it.
     FewerCopies,
+    /// A write is acknowledged before the learners that count for it have it.
+    CountingDontAck,
     /// A new primary serves before its epoch has begun.
     ServeBeforeStart,
     /// Learners that were proposed for the in-sync set don't count before it is decided.
@@ -110,7 +112,7 @@ mod switch {
 
     impl Mutant {
         /// Every one of them, with the rule of the protocol (section D of its design) that it breaks, and what it does.
-        pub const ALL: [(Self, &'static str, &'static str); 45] = [
+        pub const ALL: [(Self, &'static str, &'static str); 46] = [
             (Self::EvictedDontCount, "D.8", "A primary counts without a member that it has proposed to evict."),
             (Self::EvictWithoutProof, "D.21", "A primary whose own stream may be dead evicts others."),
             (Self::DeathWithoutMajority, "D.21", "A leader that hears no majority declares nodes dead."),
@@ -164,6 +166,7 @@ mod switch {
             (Self::OldHeartbeatCounts, "D.22", "A heartbeat that was heard before counts again."),
             (Self::AckBeforeCopies, "D.6", "A write is acknowledged before the copies have it."),
             (Self::FewerCopies, "D.6", "A write is acknowledged though fewer copies than configured would hold it."),
+            (Self::CountingDontAck, "D.6", "A write is acknowledged before the learners that count for it have it."),
             (Self::ServeBeforeStart, "D.12", "A new primary serves before its epoch has begun."),
             (
                 Self::ProposedDontCount,

@@ -184,7 +184,7 @@ impl ControlCore {
     pub fn handle_proposals(&mut self, now: Instant, changes: Vec<InSyncChange>) {
         if let Phase::Member(member) = &mut self.phase {
             let mut out = Vec::new();
-            member.handle_proposals(changes, &mut out);
+            member.handle_proposals(now, changes, &mut out);
             self.outputs.extend(out);
         }
         self.advance(now);
@@ -275,6 +275,12 @@ impl ControlCore {
     #[must_use]
     pub const fn view(&self) -> &Arc<View> {
         &self.view
+    }
+
+    /// Whether nothing is on its way to a decision, as far as this node knows.
+    #[must_use]
+    pub fn is_at_rest(&self) -> bool {
+        self.member().is_some_and(Member::is_at_rest)
     }
 
     /// What it was built with.

@@ -101,8 +101,11 @@ impl Supervisor {
         self.joiners.insert(node.slot, Joiner { node, heard_at: now, reported });
     }
 
-    /// Notes wishes of primaries, this node's own or passed on.
+    /// Notes wishes of primaries, this node's own or passed on. Who doesn't lead keeps none: their primaries wish again.
     pub(super) fn handle_proposals(&mut self, changes: Vec<InSyncChange>) {
+        if self.reign.is_none() {
+            return;
+        }
         let (evictions, others): (Vec<_>, Vec<_>) = changes.into_iter().partition(|change| !change.remove.is_empty());
         let room = PROPOSALS_MAX.saturating_sub(self.proposals.len());
         self.proposals.extend(others.into_iter().take(room));
@@ -148,6 +151,11 @@ impl Supervisor {
             let replaces = if up { other.slot == node.slot && other != node } else { other == node };
             replaces && state.applied() < index && !is_broken(Mutant::LeaseWhileDying)
         })
+    }
+
+    /// Whether no change of an in-sync set waits for its decision here.
+    pub(super) fn is_at_rest(&self) -> bool {
+        self.proposals.is_empty() && self.evictions.is_empty()
     }
 
     /// What happened that people want to know.

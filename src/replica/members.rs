@@ -97,11 +97,8 @@ impl Member {
         self.filling.is_some()
     }
 
-    /// Whether it is a member in sync that has left something unanswered for too long.
+    /// Whether it has left something of its live stream unanswered for too long.
     pub fn is_late(&self, context: StreamContext<'_>) -> bool {
-        if self.is_learner() {
-            return false;
-        }
         let waits_since = match self.stream {
             Stream::Greeting => Some(self.since),
             Stream::Probing | Stream::Flowing => {

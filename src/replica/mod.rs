@@ -43,7 +43,8 @@
 //!   every member of every later in-sync set.
 //! - A member acks only what the primary of its epoch has, and nothing of a lower epoch once it has fenced it.
 //! - *max-in-sync* is the record's in-sync set and every learner that this primary has proposed. Commit waits for all of
-//!   it. A proposal is forgotten only when a later change number shows that it came to nothing: it may still be applied
+//!   it, and a new write for the learners that *count* besides, while fewer than `min_copies` are in sync. A proposal is
+//!   forgotten only when a later change number shows that it came to nothing: it may still be applied
 //!   any time before.
 //! - Versions rise strictly with sequence numbers, across epochs too.
 //! - Whatever a client is told, an answer to a write, a refusal included, rests on committed effects alone.
@@ -51,8 +52,7 @@
 //! # Left out
 //!
 //! Leases (whoever asks for a read holds one; a refusal of a write that is answered from applied state is a read, too),
-//! learners that count for `min_copies`, anti-entropy, idempotency keys, the read barrier, the
-//! feed's ring.
+//! anti-entropy, idempotency keys, the read barrier, the feed's ring.
 //!
 //! | file | what it holds |
 //! |---|---|
@@ -103,7 +103,7 @@ const COUNTER_SANE_MAX: u64 = 1 << 62;
 pub struct ReplicaOptions {
     /// Who this process is.
     pub me: NodeId,
-    /// In-sync copies below which a write is refused.
+    /// Copies, in sync or counting, below which a write is refused.
     pub min_copies: u8,
     /// Effects that one partition may have uncommitted; one more write is refused as busy. A learner that is further
     /// behind than this begins anew.
@@ -359,6 +359,18 @@ impl Replica {
         self.primary
             .as_ref()
             .is_some_and(|primary| primary.epoch_start <= self.applied.seq || is_broken(Mutant::ServeBeforeStart))
+    }
+
+    /// Whether this replica wishes for no change of its in-sync set.
+    #[must_use]
+    pub fn is_at_rest(&self) -> bool {
+        self.primary.as_ref().is_none_or(|primary| primary.wishes_nothing())
+    }
+
+    /// The first effect of the epoch that this replica is primary of.
+    #[must_use]
+    pub fn epoch_start(&self) -> Option<Seq> {
+        self.primary.as_ref().map(|primary| primary.epoch_start)
     }
 
     /// The committed value of `key`. Linearizable where the caller holds the partition's lease.

@@ -85,6 +85,11 @@ impl Primary {
         self.proposed.contains(slot)
     }
 
+    /// Whether no change of the in-sync set is proposed.
+    pub const fn wishes_nothing(&self) -> bool {
+        self.proposed.is_empty() && self.evicted.is_empty()
+    }
+
     fn member(&self, slot: Slot) -> Option<&Member> {
         self.members.iter().find(|(other, _)| *other == slot).map(|(_, member)| member)
     }
@@ -103,14 +108,20 @@ impl Primary {
         record.in_sync.difference(remaining).union(proposed)
     }
 
-    /// How far everybody whose ack a commit needs has acked.
+    /// How far everybody whose ack a commit needs has acked. What predecessors left is settled by those in sync alone, so
+    /// that reads go on; what clients are waiting for needs those who count, too, and `min_copies` in all.
     fn commit_point(&self, record: &PartitionRecord, me: Slot, min_copies: u8, last: Seq) -> Seq {
         let acked = |slot| self.member(slot).map_or(Seq::ZERO, |member| member.matched);
-        let point = self.max_in_sync(record).without(me).iter().map(acked).min().unwrap_or(last);
+        let all_acked = |slots: SlotSet| slots.without(me).iter().map(acked).min().unwrap_or(last);
+        let point = all_acked(self.max_in_sync(record));
         let point = if is_broken(Mutant::AckBeforeCopies) { last } else { point };
-        // With too few copies what predecessors left is settled, so that reads go on; what clients are waiting for isn't.
-        let is_short = record.in_sync.len() < usize::from(min_copies) && !is_broken(Mutant::FewerCopies);
-        if is_short { point.min(self.epoch_start) } else { point }
+        let is_short = record.copies() < usize::from(min_copies) && !is_broken(Mutant::FewerCopies);
+        let counted = match is_short {
+            true => Seq::ZERO,
+            false if is_broken(Mutant::CountingDontAck) => last,
+            false => all_acked(record.counting),
+        };
+        point.min(counted.max(self.epoch_start))
     }
 
     /// Panics where this contradicts itself or the tail.
@@ -311,7 +322,7 @@ impl Replica {
             out.extend(feed_event(self.partition, &entry.effect).map(Output::Event));
         }
         self.applied = self.tail.position(point);
-        let copies = primary.max_in_sync(&self.record).len() as u8;
+        let copies = primary.max_in_sync(&self.record).union(self.record.counting).len() as u8;
         while primary.waiting.front().is_some_and(|waiting| waiting.seq <= point)
             && let Some(waiting) = primary.waiting.pop_front()
         {
@@ -374,8 +385,8 @@ impl Replica {
             }
             member.on_deadline(context, table, (record, version_max), out);
         }
-        let late =
-            primary.members.iter().filter(|(slot, member)| record.in_sync.contains(*slot) && member.is_late(context));
+        let needed = record.in_sync.union(record.counting);
+        let late = primary.members.iter().filter(|(slot, member)| needed.contains(*slot) && member.is_late(context));
         let late: SlotSet = late.map(|(slot, _)| *slot).collect();
         let is_news = !late.is_subset(primary.evicted);
         if is_news || primary.propose_at <= now {
@@ -444,7 +455,7 @@ impl Replica {
 
     /// Whether a write can be ordered now.
     fn check_writable(&self) -> Result<(), Error> {
-        let (copies, copies_min) = (self.record.in_sync.len(), self.options.min_copies);
+        let (copies, copies_min) = (self.record.copies(), self.options.min_copies);
         if !self.is_serving() {
             Err(self.unavailable("this node is not its primary"))
         } else if copies < usize::from(copies_min) && !is_broken(Mutant::FewerCopies) {

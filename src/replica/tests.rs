@@ -83,6 +83,7 @@ impl Net {
                 primary: Some(Slot(0)),
                 in_sync: set(in_sync),
                 learners: SlotSet::EMPTY,
+                counting: SlotSet::EMPTY,
             },
             wire: VecDeque::new(),
             replies: Vec::new(),

@@ -129,8 +129,8 @@ impl Scenario {
             nemesis.ask_back(world);
         }
         if !world.is_broken() {
-            // What is to expire has done so then.
-            world.run(Duration::from_millis(400));
+            // What is to expire has done so then, and whoever missed the news of a commit has asked for it.
+            world.run(Duration::from_millis(700));
             unequal_copies(world);
             lost_keys(world);
             use_every_partition(world);

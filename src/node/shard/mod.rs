@@ -367,6 +367,12 @@ impl ShardCore {
         now < self.lease_until && self.replicas.iter().filter(mine).all(Replica::is_serving)
     }
 
+    /// Whether none of its replicas wishes for a change of its in-sync set.
+    #[must_use]
+    pub fn is_at_rest(&self) -> bool {
+        self.replicas.iter().all(Replica::is_at_rest)
+    }
+
     /// How many inputs were refused, by reason.
     #[must_use]
     pub const fn rejected(&self) -> &BTreeMap<&'static str, u64> {
