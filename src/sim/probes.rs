@@ -39,11 +39,14 @@ pub(super) enum Probe {
     LostFollower,
     /// A follower whose stream plane is dead, though its pulse is well, is declared down.
     FollowerWithoutStream,
+    /// A primary that can send on the stream plane and not hear takes the healthy for dead. Its partitions go to them all
+    /// the same.
+    DeafPrimary,
     /// A follower that hears the leader, but isn't heard, disturbs nobody either, nor does one that hears nobody.
     HalfLostFollower,
 }
 
-const ALL: [Probe; 11] = [
+const ALL: [Probe; 12] = [
     Probe::LostLeader,
     Probe::LeaderWithoutPulse,
     Probe::DeafLeader,
@@ -55,6 +58,7 @@ const ALL: [Probe; 11] = [
     Probe::LostFollower,
     Probe::HalfLostFollower,
     Probe::FollowerWithoutStream,
+    Probe::DeafPrimary,
 ];
 
 impl Probe {
@@ -89,6 +93,7 @@ impl Probe {
             Self::SleepingLeader => return sleep(world, rng, leader, other),
             Self::LeadersInTurn => return self.lose_leaders(world, rng, leader),
             Self::FollowerWithoutStream => return self.lose_stream(world, leader, other),
+            Self::DeafPrimary => return self.deafen(world, rng),
             Self::LostFollower | Self::HalfLostFollower | Self::Bridge => {
                 return self.lose_follower(world, rng, leader, other);
             }
@@ -137,6 +142,36 @@ impl Probe {
         let within = ELECTED_WITHIN + election.unwrap_or_default() * 8;
         if !world.run_until(within, is_down) && !world.is_broken() {
             world.complain(format!("{self:?}: {leader} leads and {follower} is not declared down within {within:?}"));
+        }
+        world.network.calm();
+        true
+    }
+
+    /// On slow links the times are wide, so that a primary evicts others before it is declared down itself.
+    fn deafen(self, world: &mut World, rng: &mut Rng) -> bool {
+        world.network.delay_jitter = Duration::from_millis(90);
+        world.run(Duration::from_millis(1500));
+        world.network.calm();
+        world.run(Duration::from_millis(500));
+        let Some(leader) = world.leader() else { return false };
+        let nodes = world.options.nodes as u8;
+        let deaf = Slot((leader.0 + 1 + rng.below(u64::from(nodes) - 1) as u8) % nodes);
+        let others = (0..nodes).map(Slot).filter(|slot| *slot != deaf);
+        world.network.cuts.extend(others.map(|from| Cut { from, to: deaf, pulse: false, stream: true }));
+        // It orders writes that nobody's ack reaches it for.
+        for nth in 0..40 {
+            let _ = world.submit(deaf, put(&format!("probe-{nth}"), "written by the deaf one"));
+        }
+        let has_moved = |world: &World| {
+            let view = world.leader().and_then(|slot| world.node(slot)).map(|node| node.view());
+            view.is_some_and(|view| {
+                view.table.iter().all(|record| record.is_lost() || record.primary.is_some_and(|slot| slot != deaf))
+            })
+        };
+        let election = world.node(leader).and_then(|node| node.control().raft()).map(|raft| raft.timing().election);
+        let within = ELECTED_WITHIN + election.unwrap_or_default() * 8;
+        if !world.run_until(within, has_moved) && !world.is_broken() {
+            world.complain(format!("{self:?}: {deaf} hears nobody, and its partitions are not served by others"));
         }
         world.network.calm();
         true
