@@ -457,7 +457,10 @@ fn writes_under_way_when_two_streams_are_cut_end_soon_and_so_do_those_after_them
             let shard = &primary.shards()[partition % primary.shards().len()];
             let replica = shard.replica(jumpgate::base::PartitionId(partition as u16)).expect("it has one");
             let status = replica.status();
-            assert!(status.last.seq.0 - status.applied.seq.0 < 5, "seed {seed}: p{partition}: {record:?} {status:?} {replica:?}");
+            assert!(
+                status.last.seq.0 - status.applied.seq.0 < 5,
+                "seed {seed}: p{partition}: {record:?} {status:?} {replica:?}"
+            );
         }
         assert_eq!(world.complaints(), &[] as &[String]);
     }

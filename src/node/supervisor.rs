@@ -41,6 +41,8 @@ const PROPOSALS_MAX: usize = 1 << 14;
 /// nodes behind a lossy network, more would count those that died a moment ago. With the usual times it is three
 /// heartbeats.
 const WITNESS_THIRDS: u32 = 2;
+/// So many times longer may a node's pulse be silent that answers over the stream plane.
+const STREAM_PATIENCE: u32 = 3;
 /// How long an eviction waits for the proof that its primary can be believed; then it has to be wished again.
 const EVICTION_KEPT_FOR: Duration = Duration::from_secs(2);
 /// How long a process that wants to join is remembered after its last announcement.
@@ -117,14 +119,15 @@ impl Supervisor {
         }
     }
 
-    /// The evictions that may be decided: those of primaries that take what the leader sends, as was seen since. One that
+    /// The evictions that may be decided: those of primaries that take what the leader sends, as was seen lately. One that
     /// could only send would take the healthy for dead, and evict a majority.
     fn proven_evictions(&mut self, now: Instant) -> Vec<InSyncChange> {
         let Some(reign) = &self.reign else { return Vec::new() };
         let mut proven = Vec::new();
         self.evictions.retain(|_, (change, looked_at)| {
             let since = *looked_at.get_or_insert(now);
-            let is_proven = reign.streams.has_moved(change.proposer, since) || is_broken(Mutant::EvictWithoutProof);
+            let is_proven =
+                reign.streams.has_moved(now, change.proposer, since) || is_broken(Mutant::EvictWithoutProof);
             if is_proven {
                 proven.push(*change);
             }
@@ -264,7 +267,11 @@ impl Supervisor {
         let witnesses: SlotSet = alive.filter(|node| !pace.hangs(now, *node, &timing)).map(|node| node.slot).collect();
         for (node, is_up) in others() {
             let heard_at = reign.heard_at(node, raft);
-            let is_silent = now.since(heard_at) > timing.down;
+            // Whoever answers over the stream plane is alive, and only its datagrams get lost. It gets no leases meanwhile,
+            // so that can't go on for long.
+            let answers = raft.peer_stream_heard_at(node).is_some_and(|at| now.since(at) <= timing.down);
+            let patience = if answers { timing.down * STREAM_PATIENCE } else { timing.down };
+            let is_silent = now.since(heard_at) > patience;
             // Where everybody's workers hang, nobody would serve better.
             let hangs = pace.hangs(now, node, &timing) && !witnesses.is_empty();
             let is_dead = (is_silent || hangs || stalls(node)) && now > granter.ends_at(node.slot)

@@ -120,6 +120,19 @@ pub enum Message {
 }
 
 impl Message {
+    /// Whether it is said by a member to its primary, as an answer to what that has sent.
+    #[must_use]
+    pub const fn is_answer(&self) -> bool {
+        matches!(
+            self,
+            Self::NewEpochAck { .. }
+                | Self::Ack { .. }
+                | Self::Reject { .. }
+                | Self::ScanAck { .. }
+                | Self::Detached { .. }
+        )
+    }
+
     /// The epoch that the sender acts in.
     #[must_use]
     pub const fn epoch(&self) -> Epoch {

@@ -87,7 +87,8 @@ pub use message::{AttachId, Message, ScannedRecord};
 use crate::api::{Error, FeedEvent, Key, Operation, Response, Value};
 use crate::base::mutant::{Mutant, is_broken};
 use crate::base::{
-    ChangeNumber, Epoch, InSyncChange, Instant, NodeId, PartitionId, PartitionRecord, Position, RequestId, Seq, Version,
+    ChangeNumber, Epoch, InSyncChange, Instant, NodeId, PartitionId, PartitionRecord, Position, RequestId, Seq,
+    SlotSet, Version,
 };
 use crate::store::{Record, Table};
 use backup::Following;
@@ -345,6 +346,12 @@ impl Replica {
         } else {
             self.maybe_nudge(now, out);
         }
+    }
+
+    /// The members in `mute` have left something of another partition unanswered for too long, and nothing was heard of
+    /// them since.
+    pub fn handle_mute(&mut self, now: Instant, mute: SlotSet, out: &mut Vec<Output>) {
+        self.evict_mute(now, mute, out);
     }
 
     /// When [`Replica::handle_timeout`] wants to be called; [`Instant::FAR`] while there is nothing to wait for.

@@ -101,6 +101,20 @@ impl Primary {
         }
     }
 
+    /// Wishes those of `mute` to leave whose ack is needed and missing; whether that is news.
+    pub fn evict(&mut self, context: StreamContext<'_>, record: &PartitionRecord, mute: SlotSet) -> bool {
+        let last = context.tail.last().seq;
+        let needed = record.in_sync.union(record.counting).intersection(mute);
+        let late = needed.iter().filter(|slot| self.member(*slot).is_some_and(|member| member.matched < last));
+        let late: SlotSet = late.collect();
+        let is_news = !late.is_subset(self.evicted);
+        if is_news {
+            self.evicted = self.evicted.union(late);
+            self.propose_at = context.now + context.options.propose_after;
+        }
+        is_news
+    }
+
     /// Everybody whose ack a commit needs.
     fn max_in_sync(&self, record: &PartitionRecord) -> SlotSet {
         let remaining = if is_broken(Mutant::EvictedDontCount) { self.evicted } else { SlotSet::EMPTY };
@@ -473,12 +487,12 @@ impl Replica {
         Error::Unavailable { partition: self.partition, detail: detail.to_owned() }
     }
 
-    fn uncommitted(&self) -> usize {
+    pub(super) fn uncommitted(&self) -> usize {
         (self.tail.last().seq.0 - self.applied.seq.0) as usize
     }
 
     /// Makes the outstanding proposal, again perhaps.
-    fn propose(&self, out: &mut Vec<Output>) {
+    pub(super) fn propose(&self, out: &mut Vec<Output>) {
         let Some(primary) = &self.primary else { return };
         if !primary.proposed.union(primary.evicted).is_empty() {
             out.push(Output::Propose(InSyncChange {

@@ -27,7 +27,7 @@ use super::gather::Gather;
 use super::message::{AnswerMessage, NodeMessage, PeerMessage, ShardMessage};
 use crate::api::{Error, FeedEvent, Operation, Request, Response};
 use crate::base::mutant::{Mutant, is_broken};
-use crate::base::{Epoch, InSyncChange, Instant, NodeId, Options, PartitionId, RequestId, ShardId};
+use crate::base::{Epoch, InSyncChange, Instant, NodeId, Options, PartitionId, RequestId, ShardId, SlotSet};
 use crate::replica::{self, Replica};
 
 /// How often deadlines are looked at: a request is answered at most this much after its deadline.
@@ -95,6 +95,8 @@ pub struct ShardCore {
     sweep_at: Instant,
     next_id: u64,
     retry: bool,
+    /// Members of partitions led here that have left something unanswered for too long, until they answer.
+    mute: SlotSet,
     outputs: VecDeque<ShardOutput>,
     scratch: Vec<replica::Output>,
     rejected: BTreeMap<&'static str, u64>,
@@ -171,6 +173,7 @@ impl ShardCore {
             sweep_at: Instant::ZERO,
             next_id: u64::from(id.0),
             retry: false,
+            mute: SlotSet::EMPTY,
             outputs: VecDeque::new(),
             scratch: Vec::new(),
             rejected: BTreeMap::new(),
@@ -210,6 +213,9 @@ impl ShardCore {
                 if self.view.registered(from.slot) != Some(from) {
                     self.reject("unregistered_sender");
                 } else if self.owns(partition) {
+                    if message.is_answer() {
+                        self.mute.remove(from.slot);
+                    }
                     self.with_replica(now, partition, |replica, out| replica.handle_message(now, from, message, out));
                 } else {
                     self.reject("other_shard");

@@ -22,6 +22,9 @@ impl ShardCore {
         let replica = &mut self.replicas[index];
         let before = replica.status();
         act(replica, &mut out);
+        if !self.mute.is_empty() {
+            replica.handle_mute(now, self.mute, &mut out);
+        }
         let after = replica.status();
         self.table_keys = self.table_keys + after.records as u64 - before.records as u64;
         self.table_bytes = self.table_bytes + after.bytes as u64 - before.bytes as u64;
@@ -62,7 +65,10 @@ impl ShardCore {
                     }
                 }
             }
-            replica::Output::Propose(change) => self.outputs.push_back(ShardOutput::Propose(change)),
+            replica::Output::Propose(change) => {
+                self.mute = self.mute.union(change.remove);
+                self.outputs.push_back(ShardOutput::Propose(change));
+            }
         }
     }
 
