@@ -136,7 +136,7 @@ fn responses() -> Vec<Vec<u8>> {
         stale: true,
         degraded: false,
     };
-    let page = Page { items: vec![item; 5], next_after: Some(key("k")) };
+    let page = Page { items: vec![item; 5], next_after: Some(key("k")), degraded: false };
     [Response::Value(value), Response::NotFound, Response::Page(page)].iter().map(encoded).collect()
 }
 

@@ -93,6 +93,9 @@ pub enum Consistency {
     Linearizable,
     /// Any in-sync copy will do.
     Stale,
+    /// The newest that an in-sync copy knows, committed or not. Between nodes only: how one asks for what it doesn't hold
+    /// while there is no quorum.
+    Degraded,
 }
 
 /// Whether a put may meet an existing value.

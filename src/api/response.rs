@@ -12,6 +12,8 @@ pub enum Response {
     Value(Value),
     /// A read or a delete found nothing.
     NotFound,
+    /// A read without a quorum found nothing: the newest that the survivors know is that there is no such value.
+    NotFoundDegraded,
     /// A put is stored on every in-sync copy.
     Written {
         /// The version of the stored value: its ETag.
@@ -56,6 +58,8 @@ pub struct Page {
     pub items: Vec<Item>,
     /// Where the next page begins: after this key. `None`: this was the last page.
     pub next_after: Option<Key>,
+    /// Read without a quorum: the newest that the survivors know.
+    pub degraded: bool,
 }
 
 /// One key of a listing.

@@ -25,9 +25,9 @@ const EXPIRES_IN: HeaderName = HeaderName::from_static("jumpgate-expires-in");
 /// The value was read from a copy that may be behind, as the request allowed.
 const STALE: HeaderName = HeaderName::from_static("jumpgate-stale");
 /// The value was read without a quorum.
-const DEGRADED: HeaderName = HeaderName::from_static("jumpgate-degraded");
+pub(super) const DEGRADED: HeaderName = HeaderName::from_static("jumpgate-degraded");
 
-const TRUE: HeaderValue = HeaderValue::from_static("true");
+pub(super) const TRUE: HeaderValue = HeaderValue::from_static("true");
 const OCTETS: HeaderValue = HeaderValue::from_static("application/octet-stream");
 
 /// A value's headers at most, so that they are allocated once.
@@ -79,6 +79,7 @@ async fn read(shared: &Shared, call: &Call) -> Reply {
     match shared.submit(Operation::Get { key, consistency }, timeout).await? {
         api::Response::Value(value) => value_response(value, &call.method, &call.headers, &condition),
         api::Response::NotFound => Err(Problem::no_such_key()),
+        api::Response::NotFoundDegraded => Err(Problem::no_such_key_degraded()),
         other => Err(unexpected(&other)),
     }
 }

@@ -11,6 +11,7 @@ use warp::http::{HeaderMap, Method, StatusCode};
 use warp::reply::Response;
 
 use super::conditional::entity_tag;
+use super::kv::{DEGRADED, TRUE};
 use crate::api::json::ProblemJson;
 use crate::api::{Error, KeyError, Outcome};
 use crate::base::Version;
@@ -40,6 +41,8 @@ enum Extra {
     Size(u64),
     /// It may be tried again after so many seconds.
     RetryAfterSeconds(u32),
+    /// It was answered without a quorum.
+    Degraded,
 }
 
 /// Long enough for a failover to end, short enough that a client with patience hardly notices.
@@ -81,6 +84,11 @@ impl Problem {
     pub(super) const fn no_such_key() -> Self {
         let detail = Cow::Borrowed("there is no such key");
         Self::new(StatusCode::NOT_FOUND, "not-found", "Not found", detail, Extra::Nothing)
+    }
+
+    /// The survivors of a quorum know of nothing under this key.
+    pub(super) fn no_such_key_degraded() -> Self {
+        Self { extra: Extra::Degraded, ..Self::no_such_key() }
     }
 
     /// The path leads nowhere.
@@ -203,6 +211,9 @@ impl Extra {
             Self::Size(bytes) => {
                 let range = HeaderValue::try_from(format!("bytes */{bytes}"));
                 headers.insert(CONTENT_RANGE, range.expect("digits are a header value"));
+            }
+            Self::Degraded => {
+                headers.insert(DEGRADED, TRUE);
             }
             Self::RetryAfterSeconds(seconds) => {
                 headers.insert(RETRY_AFTER, HeaderValue::from(seconds));

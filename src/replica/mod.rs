@@ -77,6 +77,7 @@ mod cluster_tests;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -401,6 +402,18 @@ impl Replica {
         };
         let record = table.read(key).filter(|record| !record.is_expired(now));
         Ok(record.map(|record| Value { degraded: true, ..record.to_value(now, true) }))
+    }
+
+    /// What isn't committed here, by key: the last effect's value, or that there is none. For survivors of a majority, as
+    /// for [`Replica::read_degraded`].
+    #[must_use]
+    pub fn uncommitted_records(&self, now: Instant) -> BTreeMap<Key, Option<Record>> {
+        let entries = self.tail.range(self.applied.seq.next()..=self.tail.last().seq);
+        let of_key = |entry: &tail::Entry| {
+            let record = Record::of(entry.received, &entry.effect).filter(|record| !record.is_expired(now));
+            Some((entry.effect.key()?.clone(), record))
+        };
+        entries.filter_map(|(_, entry)| of_key(entry)).collect()
     }
 
     /// Committed records in the order of their keys, without expired ones: those after `after` that begin with `prefix`.

@@ -27,6 +27,19 @@ pub struct Record {
 }
 
 impl Record {
+    /// What `effect`, which came at `received`, leaves behind: its time to live counts from then. Nothing, unless it is a
+    /// put.
+    #[must_use]
+    pub fn of(received: Instant, effect: &Effect) -> Option<Self> {
+        let Effect::Put { value, content_type, version, ttl_ms, .. } = effect else { return None };
+        Some(Self {
+            value: value.clone(),
+            content_type: content_type.clone(),
+            version: *version,
+            expires_at: ttl_ms.map(|left| received + Duration::from_millis(left)),
+        })
+    }
+
     /// Whether its time has run out. An expired record reads as absent at once; its delete is replicated behind.
     #[must_use]
     pub fn is_expired(&self, now: Instant) -> bool {
@@ -100,14 +113,10 @@ impl Table {
     /// every effect; behind a scan it does, because the scan may have brought the later state first.
     pub fn apply(&mut self, received: Instant, effect: &Effect) {
         match effect {
-            Effect::Put { key, value, content_type, version, ttl_ms } => {
-                let record = Record {
-                    value: value.clone(),
-                    content_type: content_type.clone(),
-                    version: *version,
-                    expires_at: ttl_ms.map(|left| received + Duration::from_millis(left)),
-                };
-                self.insert_newer(key, record);
+            Effect::Put { key, .. } => {
+                if let Some(record) = Record::of(received, effect) {
+                    self.insert_newer(key, record);
+                }
             }
             Effect::Delete { key, version, .. } => {
                 if self.newest(key).is_some_and(|known| known >= *version) {

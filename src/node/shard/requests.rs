@@ -55,13 +55,16 @@ impl ShardCore {
             return self.wait(work);
         }
         let primary = self.view.primary(partition);
-        if primary == Some(self.view.me) {
+        if primary == Some(self.view.me) && !self.view.is_degraded(now) {
             return self.execute(now, partition, work);
         }
         if let Operation::Get { key, consistency: Consistency::Stale } = &work.request.operation
             && let Ok(value) = self.replicas[self.index(partition)].read_stale(now, key)
         {
             return self.answered(work.origin, Ok(value.map_or(Response::NotFound, Response::Value)));
+        }
+        if self.view.is_degraded(now) {
+            return self.route_degraded(now, partition, work);
         }
         match self.next_hop(&work, primary) {
             Some(to) => {
@@ -163,6 +166,9 @@ impl ShardCore {
         }
         if let Err(error) = self.check(&forward.request) {
             return self.reply(origin, Err(error));
+        }
+        if matches!(forward.request.operation, Operation::Get { consistency: Consistency::Degraded, .. }) {
+            return self.answer_survivor(now, origin, partition, &forward);
         }
         let deadline = now + Duration::from_millis(u64::from(forward.request.timeout_ms));
         let work = Work { origin, request: forward.request, deadline, hops: forward.hops, epoch_min: forward.epoch };
@@ -272,6 +278,7 @@ impl ShardCore {
     pub(super) fn sweep(&mut self, now: Instant) {
         self.sweep_at = now + SWEEP_EVERY;
         self.sweep_feed(now);
+        self.sweep_degraded(now);
         let late: Vec<RequestId> =
             self.in_flight.iter().filter(|(_, in_flight)| now >= in_flight.deadline()).map(|(id, _)| *id).collect();
         for id in late {
@@ -289,6 +296,10 @@ impl ShardCore {
             if now >= gather.deadline {
                 self.gathers.remove(&id);
                 let error = Error::DeadlineBefore("not every partition answered in time".to_owned());
+                self.reply(Origin::Client(id), Err(error));
+            } else if now >= gather.gives_up_at {
+                let error = self.no_survivor(gather.scan.wanted.lowest().unwrap_or_default());
+                self.gathers.remove(&id);
                 self.reply(Origin::Client(id), Err(error));
             } else if now >= gather.ask_again_at {
                 self.ask_for_parts(now, id);
