@@ -308,3 +308,27 @@ fn any_copy_may_answer_who_asks_for_no_more() {
     }
     assert!(stale > 0, "no backup ever answered");
 }
+
+#[test]
+fn a_batch_is_done_through_any_node_and_seen_through_every_other() {
+    let cluster = Cluster::new();
+    for node in 0..NODES {
+        // In every partition, of every primary, several.
+        let put = |nth: usize| format!(r#"{{"op":"put","key":"{node}/{nth:03}","value":"{:04}"}}"#, 1000 + nth);
+        let then = |nth: usize| format!(r#"{{"op":"put","key":"{node}/{nth:03}","value":"{:04}"}}"#, 2000 + nth);
+        let ask = |node: usize, ops: Vec<String>| {
+            let body = format!("{{\"ops\":[{}]}}", ops.join(","));
+            let answer = cluster.ask(node, "POST /v1/batch\r\nContent-Type: application/json", body.as_bytes());
+            assert_eq!(answer.status, 200, "{answer:?}");
+            answer.json()["results"].as_array().expect("results").clone()
+        };
+        let written = ask(node, (0..300).map(put).chain((0..300).map(then)).collect());
+        let statuses: Vec<u64> = written.iter().filter_map(|result| result["status"].as_u64()).collect();
+        assert_eq!(statuses, [[201; 300], [204; 300]].concat(), "the first of two writes of a key is done first");
+        let read = ask(node + 1, (0..300).map(|nth| format!(r#"{{"op":"get","key":"{node}/{nth:03}"}}"#)).collect());
+        for (nth, result) in read.iter().enumerate() {
+            assert_eq!(result["value"], format!("{:04}", 2000 + nth), "{result}");
+            assert_eq!(result["version"], written[300 + nth]["version"]);
+        }
+    }
+}

@@ -2,6 +2,8 @@
 
 #[path = "gateway/admin.rs"]
 mod admin;
+#[path = "gateway/batch.rs"]
+mod batch;
 #[path = "gateway/feed.rs"]
 mod feed;
 #[path = "support/mock_core.rs"]

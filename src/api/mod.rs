@@ -14,10 +14,12 @@
 //! | `status` | [`ClusterStatus`]: what `/v1/cluster` and `jumpgate status` show |
 //! | `admin` | [`AdminRequest`], [`AdminReport`]: what operators may ask |
 //! | `json` | the JSON forms |
+//! | `batch` | the JSON form of a batch |
 //!
 //! Left out: where a key lives. Clients never see it, but for `/v1/locate`.
 
 mod admin;
+pub mod batch;
 mod error;
 mod feed;
 pub mod json;

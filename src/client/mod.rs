@@ -20,6 +20,7 @@
 //! | `address` | URLs of gateways; keys as paths |
 //! | `rounds` | which gateway is asked next, back-off, deadlines |
 //! | `exchange` | one request and its answer over HTTP |
+//! | `batch` | [`Client::batch`], many operations in one request |
 //! | `feed` | [`Feed`], the changes as they happen, over WebSocket |
 //! | `admin` | [`Client::admin`], what operators ask |
 //! | `error` | [`ClientError`] |
@@ -28,6 +29,7 @@
 
 mod address;
 mod admin;
+mod batch;
 mod error;
 mod exchange;
 mod feed;
@@ -51,6 +53,7 @@ use crate::api::{ClusterStatus, Consistency, ContentType, Key, Match, Preconditi
 use crate::base::{Blob, Version};
 
 use address::{GatewayUrl, encode_query, key_path};
+pub use batch::BatchOptions;
 pub use error::ClientError;
 use exchange::{Call, Reply, Safety};
 pub use feed::Feed;

@@ -34,7 +34,7 @@ const OCTETS: HeaderValue = HeaderValue::from_static("application/octet-stream")
 const VALUE_HEADERS: usize = 8;
 
 /// The longest time to live: a century, so that no sum of a clock and a time to live overflows.
-const TTL_MS_MAX: u64 = 100 * 366 * 24 * 60 * 60 * 1000;
+pub(super) const TTL_MS_MAX: u64 = 100 * 366 * 24 * 60 * 60 * 1000;
 
 /// Answers one request.
 pub(super) async fn handle<S, B>(shared: &Shared, call: &Call, body: &mut Body<S>) -> Reply

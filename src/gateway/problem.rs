@@ -12,6 +12,7 @@ use warp::reply::Response;
 
 use super::conditional::entity_tag;
 use super::kv::{DEGRADED, TRUE};
+use crate::api::batch::BatchResultJson;
 use crate::api::json::ProblemJson;
 use crate::api::{Error, KeyError, Outcome};
 use crate::base::Version;
@@ -104,6 +105,30 @@ impl Problem {
         Self::new(status, "method-not-allowed", "Method not allowed", detail, Extra::Allow(allowed))
     }
 
+    /// A batch that is too large, or its answer.
+    pub(super) fn batch_too_large(detail: impl Into<Cow<'static, str>>) -> Self {
+        let status = StatusCode::PAYLOAD_TOO_LARGE;
+        Self::new(status, "batch-too-large", "Batch too large", detail.into(), Extra::Nothing)
+    }
+
+    /// The same failure, of one operation of a batch.
+    pub(super) fn at(self, index: usize) -> Self {
+        Self { detail: format!("ops[{index}]: {}", self.detail).into(), ..self }
+    }
+
+    /// As the result of one operation of a batch.
+    pub(super) fn into_result(self, is_write: bool) -> BatchResultJson {
+        BatchResultJson {
+            status: self.status.as_u16(),
+            version: if let Extra::Standing(version) = self.extra { Some(version.0) } else { None },
+            degraded: matches!(self.extra, Extra::Degraded),
+            kind: Some(format!("urn:jumpgate:problem:{}", self.name)),
+            detail: Some(self.detail.into_owned()),
+            outcome: is_write.then(|| outcome_name(self.outcome).to_owned()),
+            ..BatchResultJson::default()
+        }
+    }
+
     /// The body did not come in time.
     pub(super) fn body_too_slow() -> Self {
         let detail = "the body did not arrive in time".into();
@@ -169,10 +194,7 @@ impl Problem {
         let body = if self.name == "not-found" && !is_write {
             NO_SUCH_KEY.into()
         } else {
-            let outcome = is_write.then(|| match self.outcome {
-                Outcome::Definite => "definite".to_owned(),
-                Outcome::Unknown => "unknown".to_owned(),
-            });
+            let outcome = is_write.then(|| outcome_name(self.outcome).to_owned());
             let problem = ProblemJson {
                 kind: format!("urn:jumpgate:problem:{}", self.name),
                 title: self.title.to_owned(),
@@ -192,6 +214,13 @@ impl Problem {
             headers.insert("sec-websocket-version", HeaderValue::from_static("13"));
         }
         response
+    }
+}
+
+const fn outcome_name(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Definite => "definite",
+        Outcome::Unknown => "unknown",
     }
 }
 
