@@ -115,7 +115,7 @@ fn requests() -> Vec<Vec<u8>> {
         Operation::Delete { key: key("b"), precondition: Precondition::NONE },
         Operation::List { prefix: Blob::from_static(b"so"), after: Some(key("c")), limit: 100, values: true },
     ];
-    operations.into_iter().map(|operation| encoded(&Request { operation, timeout_ms: 5000 })).collect()
+    operations.into_iter().map(|operation| encoded(&Request::new(operation, 5000))).collect()
 }
 
 /// Answers of the kinds with something in them, encoded.

@@ -35,7 +35,7 @@ fn list() -> Operation {
 }
 
 fn ask(world: &mut World, slot: Slot, operation: Operation) -> Result<Response, Error> {
-    world.ask(slot, Request { operation, timeout_ms: 1900 }).expect("an answer within the deadline")
+    world.ask(slot, Request::new(operation, 1900)).expect("an answer within the deadline")
 }
 
 /// A cluster at rest that holds all keys.
@@ -171,7 +171,7 @@ fn what_a_dead_primary_had_acknowledged_a_moment_ago_is_read_and_so_may_be_what_
     };
     let asked: Vec<_> = (0..KEYS)
         .map(|nth| {
-            let request = Request { operation: change(nth), timeout_ms: 1000 };
+            let request = Request::new(change(nth), 1000);
             world.submit(Slot(0), request).expect("it runs")
         })
         .collect();

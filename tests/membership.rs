@@ -24,7 +24,7 @@ fn key(nth: usize) -> Key {
 }
 
 fn ask(world: &mut World, slot: Slot, operation: Operation) -> Result<Response, Error> {
-    world.ask(slot, Request { operation, timeout_ms: 1500 }).expect("an answer within the deadline")
+    world.ask(slot, Request::new(operation, 1500)).expect("an answer within the deadline")
 }
 
 fn put(world: &mut World, slot: Slot, nth: usize) -> Result<Response, Error> {

@@ -21,7 +21,7 @@ fn key(text: &str) -> Key {
 }
 
 fn request(operation: Operation) -> Request {
-    Request { operation, timeout_ms: 1500 }
+    Request::new(operation, 1500)
 }
 
 fn put(world: &mut World, slot: Slot, name: &str, value: &str) -> Result<Response, Error> {

@@ -36,6 +36,9 @@ pub struct BatchOpJson {
     /// Milliseconds until it expires.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ttl_ms: Option<u64>,
+    /// Under which a write is executed once, however often it is sent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idempotency_key: Option<String>,
 }
 
 /// What an operation of a batch does.
@@ -111,6 +114,9 @@ pub struct BatchResultJson {
     /// On how many nodes a write is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub copies: Option<u8>,
+    /// The write had been done before, under the same idempotency key.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub replayed: bool,
     /// It was read without a quorum.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub degraded: bool,

@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `key` | [`Key`], checked on entry; [`ContentType`] |
 //! | `request` | [`Request`], [`Operation`], [`Precondition`] |
+//! | `once` | [`Once`]: a write that is executed once however often it is sent |
 //! | `response` | [`Response`], [`Value`], [`Page`] |
 //! | `error` | [`Error`], its [`Outcome`] and its [`Retry`] class |
 //! | `feed` | [`FeedEvent`] |
@@ -24,6 +25,7 @@ mod error;
 mod feed;
 pub mod json;
 mod key;
+mod once;
 mod request;
 mod response;
 mod status;
@@ -32,6 +34,7 @@ pub use admin::{AdminAction, AdminReport, AdminRequest, Recovered};
 pub use error::{Error, Outcome, Retry};
 pub use feed::{EventKind, FeedEvent};
 pub use key::{ContentType, Key, KeyError};
+pub use once::{Done, Fingerprint, IdempotencyKey, Once};
 pub use request::{Consistency, Match, Operation, Precondition, PutMode, Request};
 pub use response::{Item, Page, Response, Value};
 pub use status::{ClusterStatus, NodeStatus, PartitionCounts, PeerStatus, Role, TimingStatus};

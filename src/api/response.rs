@@ -2,7 +2,7 @@
 
 use bincode::{Decode, Encode};
 
-use super::{ContentType, Key};
+use super::{ContentType, Done, Key};
 use crate::base::{Blob, Version};
 
 /// The answer to one [`super::Request`].
@@ -32,6 +32,15 @@ pub enum Response {
     },
     /// A page of a listing.
     Page(Page),
+    /// A write with an idempotency key had been done before: this is what it did then.
+    Replayed {
+        /// The version that it gave.
+        version: Version,
+        /// What it did.
+        done: Done,
+        /// On how many nodes it is.
+        copies: u8,
+    },
 }
 
 /// One stored value.

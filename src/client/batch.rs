@@ -9,7 +9,7 @@ use hyper::{Method, StatusCode};
 use tokio::time::Instant;
 
 use super::exchange::PROBLEM_LOST;
-use super::{Call, Client, ClientError, Safety};
+use super::{Call, Client, ClientError, Safety, random_key};
 use crate::api::batch::{BatchJson, BatchOpJson, BatchOpKind, BatchResultJson, BatchResultsJson};
 use crate::api::json::to_base64;
 use crate::api::{ContentType, Key};
@@ -24,15 +24,12 @@ const PAUSE_LONGEST: Duration = Duration::from_secs(1);
 pub struct BatchOptions {
     /// How long the call may take, repetitions included; the client's own time-out without.
     pub timeout: Option<Duration>,
-    /// Whether doing any of its operations twice is harmless, so that one whose outcome is unknown may be followed by
-    /// another attempt. See [`super::PutOptions::repeatable`].
-    pub repeatable: bool,
 }
 
 impl BatchOpJson {
     fn of(op: BatchOpKind, key: &Key) -> Self {
         let key = key.as_str().to_owned();
-        Self { op, key, value: None, content_type: None, if_match: None, ttl_ms: None }
+        Self { op, key, value: None, content_type: None, if_match: None, ttl_ms: None, idempotency_key: None }
     }
 
     /// Reads the value of `key`.
@@ -85,12 +82,12 @@ impl BatchResultJson {
         matches!(self.status, 200..=299)
     }
 
-    /// Whether it may go well another time, where an unknown outcome does no harm if `repeatable`.
-    fn may_be_repeated(&self, op: BatchOpKind, repeatable: bool) -> bool {
+    /// Whether it may go well another time. An unknown outcome is no obstacle, as each write has an idempotency key.
+    fn may_be_repeated(&self) -> bool {
         let is_lost = self.kind.as_deref() == Some(PROBLEM_LOST);
         match self.status {
-            429 | 503 if !is_lost => true,
-            504 => repeatable || !op.is_write(),
+            429 | 503 => !is_lost,
+            504 => true,
             _ => false,
         }
     }
@@ -100,8 +97,9 @@ impl Client {
     /// Does up to [`BATCH_OPS_MAX`](crate::base::limits::BATCH_OPS_MAX) operations in one request: those on one key in their
     /// order, others side by side. One result for each, in their order; none is an error of the call.
     ///
-    /// What was refused for a moment, and certainly did not happen, is tried again until the time is up, as single
-    /// operations are; but not where the batch has more than one operation on that key.
+    /// What was refused for a moment, or may have happened, is tried again until the time is up, as single operations
+    /// are, each write under an idempotency key (a random one, where the operation has none); but not where the batch has
+    /// more than one operation on that key.
     ///
     /// # Errors
     /// Where the whole batch was refused, did not happen in time, or may or may not have happened.
@@ -110,15 +108,16 @@ impl Client {
         ops: &[BatchOpJson],
         options: &BatchOptions,
     ) -> Result<Vec<BatchResultJson>, ClientError> {
+        let ops: Vec<BatchOpJson> = ops.iter().cloned().map(with_idempotency_key).collect();
         let ends = Instant::now() + options.timeout.unwrap_or(self.timeout);
         let mut on_key: HashMap<&str, usize> = HashMap::with_capacity(ops.len());
         ops.iter().for_each(|op| *on_key.entry(&op.key).or_default() += 1);
-        let mut results = self.ask_batch(ops, options.repeatable, ends).await?;
+        let mut results = self.ask_batch(&ops, ends).await?;
         let mut pause = PAUSE_FIRST;
         loop {
             let again: Vec<usize> = (0..ops.len())
                 .filter(|&index| on_key[ops[index].key.as_str()] == 1)
-                .filter(|&index| results[index].may_be_repeated(ops[index].op, options.repeatable))
+                .filter(|&index| results[index].may_be_repeated())
                 .collect();
             if again.is_empty() || Instant::now() + pause >= ends {
                 return Ok(results);
@@ -127,25 +126,17 @@ impl Client {
             pause = (pause * 2).min(PAUSE_LONGEST);
             let repeated: Vec<BatchOpJson> = again.iter().map(|&index| ops[index].clone()).collect();
             // What was known before stays what is known where this attempt comes to nothing.
-            match self.ask_batch(&repeated, options.repeatable, ends).await {
+            match self.ask_batch(&repeated, ends).await {
                 Ok(newer) => again.into_iter().zip(newer).for_each(|(index, newer)| results[index].replace(newer)),
                 Err(_) => return Ok(results),
             }
         }
     }
 
-    async fn ask_batch(
-        &self,
-        ops: &[BatchOpJson],
-        repeatable: bool,
-        ends: Instant,
-    ) -> Result<Vec<BatchResultJson>, ClientError> {
+    async fn ask_batch(&self, ops: &[BatchOpJson], ends: Instant) -> Result<Vec<BatchResultJson>, ClientError> {
         let body = serde_json::to_vec(&BatchJson { ops: ops.to_vec() }).expect("strings and numbers are JSON");
-        let safety = match ops.iter().any(|op| op.op.is_write()) {
-            false => Safety::Read,
-            true if repeatable => Safety::RepeatableWrite,
-            true => Safety::Write,
-        };
+        let is_write = ops.iter().any(|op| op.op.is_write());
+        let safety = if is_write { Safety::OnceWrite } else { Safety::Read };
         let headers = vec![(CONTENT_TYPE, HeaderValue::from_static("application/json"))];
         let (method, target) = (Method::POST, "/v1/batch".to_owned());
         let call = Call { method, target, headers, body: Bytes::from(body), safety };
@@ -160,6 +151,11 @@ impl Client {
         }
         Ok(answer.results)
     }
+}
+
+fn with_idempotency_key(op: BatchOpJson) -> BatchOpJson {
+    let is_needed = op.op.is_write() && op.idempotency_key.is_none();
+    BatchOpJson { idempotency_key: if is_needed { Some(random_key()) } else { op.idempotency_key }, ..op }
 }
 
 impl BatchResultJson {

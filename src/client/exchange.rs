@@ -34,8 +34,8 @@ pub(super) enum Safety {
     Read,
     /// It may be made again only where it certainly did not happen.
     Write,
-    /// It may be made again in any case; its failure still says whether it may have happened.
-    RepeatableWrite,
+    /// It has an idempotency key, so it may be made again in any case; its failure still says whether it may have happened.
+    OnceWrite,
 }
 
 /// A request to any gateway.
@@ -70,7 +70,7 @@ impl Call {
         match self.safety {
             Safety::Read => Failure::Definite(ClientError::NoAnswer { url, reason }),
             Safety::Write => Failure::Final(ClientError::OutcomeUnknown { url, reason }),
-            Safety::RepeatableWrite => Failure::Unknown(ClientError::OutcomeUnknown { url, reason }),
+            Safety::OnceWrite => Failure::Unknown(ClientError::OutcomeUnknown { url, reason }),
         }
     }
 }

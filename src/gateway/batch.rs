@@ -30,7 +30,8 @@ use super::routes::{Call, GRACE, Reply, Shared, json, options, wait};
 use crate::api::batch::{BatchJson, BatchOpJson, BatchOpKind, BatchResultJson, BatchResultsJson};
 use crate::api::json::{from_base64, to_base64};
 use crate::api::{
-    Consistency, ContentType, Error, Key, Match, Operation, Outcome, Precondition, PutMode, Request, Response,
+    Consistency, ContentType, Done, Error, Key, Match, Once, Operation, Outcome, Precondition, PutMode, Request,
+    Response,
 };
 use crate::base::{Blob, Version};
 
@@ -46,6 +47,7 @@ const BODY_BYTES_MIN: usize = 1 << 20;
 /// One operation, judged.
 struct Op {
     request: Operation,
+    once: Option<Once>,
     is_write: bool,
 }
 
@@ -83,7 +85,7 @@ fn body_bytes_max(shared: &Shared) -> usize {
 
 /// The operation that is asked for, if it can be one.
 fn judge(shared: &Shared, op: BatchOpJson) -> Result<Op, Problem> {
-    let BatchOpJson { op: kind, key, value, content_type, if_match, ttl_ms } = op;
+    let BatchOpJson { op: kind, key, value, content_type, if_match, ttl_ms, idempotency_key } = op;
     let key_bytes_max = shared.options.key_bytes_max;
     if key.len() > key_bytes_max {
         return Err(crate::api::KeyError::TooLong { bytes: key.len(), bytes_max: key_bytes_max }.into());
@@ -128,7 +130,13 @@ fn judge(shared: &Shared, op: BatchOpJson) -> Result<Op, Problem> {
             Operation::Put { key, value, content_type, ttl_ms, mode, precondition }
         }
     };
-    Ok(Op { request, is_write: kind.is_write() })
+    let is_write = kind.is_write();
+    let once = match idempotency_key {
+        Some(_) if !is_write => return Err(Problem::bad_request("idempotency_key is for writes")),
+        Some(text) => Some(Once::new(&text, &request).ok_or_else(|| Problem::bad_idempotency_key("idempotency_key"))?),
+        None => None,
+    };
+    Ok(Op { request, once, is_write })
 }
 
 /// Does them all.
@@ -145,14 +153,14 @@ async fn execute(shared: &Shared, ops: &[Op], timeout: Duration) -> Vec<BatchRes
             let mut begun_now = Vec::with_capacity(part.len());
             let mut requests = Vec::with_capacity(part.len());
             for &index in part {
-                let Op { request, is_write } = &ops[index];
+                let Op { request, once, is_write } = &ops[index];
                 if request.key().is_some_and(|key| stopped.contains(key)) {
                     results[index] = Problem::from(after_unknown()).into_result(*is_write);
                 } else if !is_write && room == 0 {
                     results[index] = answer_full().into_result(false);
                 } else {
                     begun_now.push(index);
-                    requests.push(Request { operation: request.clone(), timeout_ms });
+                    requests.push(Request { operation: request.clone(), once: *once, timeout_ms });
                 }
             }
             for (index, answer) in begun_now.into_iter().zip(shared.core.submit_batch(requests)) {
@@ -205,6 +213,13 @@ fn result(answer: Result<Response, Error>, is_write: bool, room: &mut usize) -> 
         Ok(Response::Deleted { copies, .. }) => {
             BatchResultJson { status: 204, copies: Some(copies), ..BatchResultJson::default() }
         }
+        Ok(Response::Replayed { version: given, done, copies }) => BatchResultJson {
+            status: if done == Done::Created { 201 } else { 204 },
+            version: version(given).filter(|_| done != Done::Deleted),
+            copies: Some(copies),
+            replayed: true,
+            ..BatchResultJson::default()
+        },
         Ok(Response::Value(value)) if value.bytes.len() > *room => {
             *room = 0;
             answer_full().into_result(is_write)

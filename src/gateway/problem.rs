@@ -105,6 +105,11 @@ impl Problem {
         Self::new(status, "method-not-allowed", "Method not allowed", detail, Extra::Allow(allowed))
     }
 
+    /// An idempotency key, given as `what`, that is none.
+    pub(super) fn bad_idempotency_key(what: &str) -> Self {
+        Self::bad_request(format!("{what} is not one key of 1 to 255 visible ASCII characters without spaces"))
+    }
+
     /// A batch that is too large, or its answer.
     pub(super) fn batch_too_large(detail: impl Into<Cow<'static, str>>) -> Self {
         let status = StatusCode::PAYLOAD_TOO_LARGE;
@@ -277,6 +282,10 @@ impl From<Error> for Problem {
             Error::OutcomeUnknown(_) => {
                 (StatusCode::GATEWAY_TIMEOUT, "no-answer-in-time", "No answer in time", Extra::Nothing)
             }
+            Error::IdempotencyMismatch => {
+                let title = "Another request has this idempotency key";
+                (StatusCode::UNPROCESSABLE_ENTITY, "idempotency-mismatch", title, Extra::Nothing)
+            }
             Error::Conflict(_) => (StatusCode::CONFLICT, "conflict", "Not possible now", Extra::Nothing),
         };
         let outcome = error.outcome();
@@ -329,6 +338,7 @@ mod tests {
             (Error::DeadlineBefore("x".into()), 503, true),
             (Error::OutcomeUnknown("x".into()), 504, false),
             (Error::Conflict("x".into()), 409, false),
+            (Error::IdempotencyMismatch, 422, false),
         ];
         for (error, status, retry) in cases {
             let response = Problem::from(error.clone()).into_response(&Method::PUT);

@@ -24,7 +24,7 @@ use super::listen::Connection;
 use super::problem::Problem;
 use super::target::Query;
 use super::{GatewayOptions, admin, batch, feed, kv, list, local};
-use crate::api::{self, Error, Operation};
+use crate::api::{self, Error, Once, Operation};
 use crate::base::FollowerMode;
 use crate::port::{Answer, Core};
 
@@ -221,9 +221,19 @@ fn strip_body(response: &mut Response) {
 impl Shared {
     /// Hands an operation to the core and waits for the answer, at most for `timeout` and a grace.
     pub(super) async fn submit(&self, operation: Operation, timeout: Duration) -> Result<api::Response, Error> {
+        self.submit_once(operation, None, timeout).await
+    }
+
+    /// The same with an idempotency key, where there is one.
+    pub(super) async fn submit_once(
+        &self,
+        operation: Operation,
+        once: Option<Once>,
+        timeout: Duration,
+    ) -> Result<api::Response, Error> {
         let timeout_ms = u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX);
         let ends = Instant::now() + timeout + GRACE.min(timeout);
-        wait(self.core.submit(api::Request { operation, timeout_ms }), ends, timeout).await
+        wait(self.core.submit(api::Request { operation, once, timeout_ms }), ends, timeout).await
     }
 }
 

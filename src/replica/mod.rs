@@ -51,7 +51,7 @@
 //! # Left out
 //!
 //! Leases (whoever asks for a read holds one; a refusal of a write that is answered from applied state is a read, too),
-//! learners that count for `min_copies`, anti-entropy, idempotency keys, the read barrier, the
+//! learners that count for `min_copies`, anti-entropy, the read barrier, the
 //! feed's ring.
 //!
 //! | file | what it holds |
@@ -59,6 +59,7 @@
 //! | `message` | [`Message`] |
 //! | `tail` | the tail: positions, matching, truncation |
 //! | `primary` | taking office, writes, commit, in-sync proposals, timers |
+//! | `once` | writes with an idempotency key, which are executed once |
 //! | `members` | what a primary knows of one other replica; streaming to it |
 //! | `backup` | fencing, appending, following the commit point |
 //! | `answers` | what a primary makes of its members' answers |
@@ -69,6 +70,7 @@ mod backup;
 mod catch_up;
 mod members;
 mod message;
+mod once;
 mod primary;
 mod tail;
 
@@ -85,7 +87,7 @@ use thiserror::Error;
 
 pub use message::{AttachId, Message, ScannedRecord};
 
-use crate::api::{Error, FeedEvent, Key, Operation, Response, Value};
+use crate::api::{Error, FeedEvent, Key, Once, Operation, Response, Value};
 use crate::base::mutant::{Mutant, is_broken};
 use crate::base::{
     ChangeNumber, Epoch, InSyncChange, Instant, NodeId, PartitionId, PartitionRecord, Position, RequestId, Seq, Version,
@@ -309,8 +311,8 @@ impl Replica {
             Message::AttachLearner { epoch, change, attach, previous, version_max } => {
                 self.on_attach_learner(from, (epoch, change, attach), previous, version_max, out);
             }
-            Message::ScanChunk { epoch, attach, after, records, last } => {
-                self.on_scan_chunk(now, from, (epoch, attach), (after, records, last), out);
+            Message::ScanChunk { epoch, attach, after, records, last, recent } => {
+                self.on_scan_chunk(now, from, (epoch, attach), (after, records, last), recent, out);
             }
             Message::NewEpochAck { epoch, applied, runs } => {
                 self.on_new_epoch_ack(now, from, epoch, applied, &runs, out);
@@ -336,7 +338,20 @@ impl Replica {
         operation: Operation,
         out: &mut Vec<Output>,
     ) {
-        self.on_write(now, unix_micros, request, operation, out);
+        self.on_write(now, unix_micros, (request, None), operation, out);
+    }
+
+    /// The same with an idempotency key, where there is one: a write that was done before is not done again, but answered
+    /// as it was then ([`Response::Replayed`]).
+    pub fn handle_write_once(
+        &mut self,
+        now: Instant,
+        unix_micros: u64,
+        (request, once): (RequestId, Option<Once>),
+        operation: Operation,
+        out: &mut Vec<Output>,
+    ) {
+        self.on_write(now, unix_micros, (request, once), operation, out);
     }
 
     /// The moment that [`Replica::next_deadline`] named has come.

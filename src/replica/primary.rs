@@ -6,12 +6,12 @@ use super::members::{Filling, Member, Stream, StreamContext};
 use super::message::AttachId;
 use super::tail::{Entry, Tail};
 use super::{Output, Replica, ReplicaRole};
-use crate::api::{Error, EventKind, FeedEvent, Key, Operation, PutMode, Response};
+use crate::api::{Done, Error, EventKind, FeedEvent, Key, Once, Operation, PutMode, Response};
 use crate::base::mutant::{Mutant, is_broken};
 use crate::base::{
     ChangeNumber, InSyncChange, Instant, NodeId, PartitionRecord, Position, RequestId, Seq, Slot, SlotSet, Version,
 };
-use crate::store::{Effect, Table};
+use crate::store::{Effect, Marked, Table};
 
 /// What only the primary of an epoch has.
 ///
@@ -166,6 +166,10 @@ impl Replica {
     ) {
         assert!(self.following.filling.is_none(), "{} is made primary in the middle of a scan", self.options.me);
         self.role = ReplicaRole::Primary;
+        #[cfg(feature = "sim")]
+        if is_broken(Mutant::ForgetOnce) {
+            self.table.forget_recent();
+        }
         self.following.nudge_at = Instant::FAR;
         let pending = self
             .tail
@@ -257,10 +261,13 @@ impl Replica {
         &mut self,
         now: Instant,
         unix_micros: u64,
-        request: RequestId,
+        (request, once): (RequestId, Option<Once>),
         operation: Operation,
         out: &mut Vec<Output>,
     ) {
+        if once.is_some_and(|once| self.maybe_replay(request, &once, out)) {
+            return;
+        }
         if let Err(error) = self.check_writable() {
             out.push(Output::Reply { request, result: Err(error) });
             return;
@@ -276,13 +283,19 @@ impl Replica {
             return;
         }
         let version = self.next_version(unix_micros);
+        let mark = |done| once.map(|once| Marked { once, done });
         let (effect, answer) = match operation {
             Operation::Put { key, value, content_type, ttl_ms, .. } => {
                 let created = found.version.is_none();
-                (Effect::Put { key, value, content_type, version, ttl_ms }, Answer::Written { version, created })
+                let marked = mark(if created { Done::Created } else { Done::Replaced });
+                (
+                    Effect::Put { key, value, content_type, version, ttl_ms, marked },
+                    Answer::Written { version, created },
+                )
             }
             Operation::Delete { key, .. } => {
-                (Effect::Delete { key, version, expired: false }, Answer::Deleted { version })
+                let marked = mark(Done::Deleted);
+                (Effect::Delete { key, version, expired: false, marked }, Answer::Deleted { version })
             }
             Operation::Get { .. } | Operation::List { .. } => unreachable!("reads were refused above"),
         };
@@ -410,7 +423,13 @@ impl Replica {
 
     /// A refusal is an answer too: where it rests on an effect that isn't committed, it waits for the commit. It waits for
     /// everything that was ordered before it, which keeps answers in order and costs no more than a round trip.
-    fn refuse(&mut self, request: RequestId, result: Result<Response, Error>, is_pending: bool, out: &mut Vec<Output>) {
+    pub(super) fn refuse(
+        &mut self,
+        request: RequestId,
+        result: Result<Response, Error>,
+        is_pending: bool,
+        out: &mut Vec<Output>,
+    ) {
         let seq = self.tail.last().seq;
         match &mut self.primary {
             Some(primary) if is_pending => {
@@ -491,7 +510,7 @@ impl Replica {
             // A pending effect replaces or deletes the record anyway.
             if self.primary.as_ref().is_some_and(|primary| !primary.pending.contains_key(&key)) {
                 let version = self.next_version(unix_micros);
-                self.append(now, Effect::Delete { key, version, expired: true });
+                self.append(now, Effect::Delete { key, version, expired: true, marked: None });
             }
         }
         self.stream_and_commit(now, out);
@@ -548,7 +567,7 @@ fn feed_event(partition: crate::base::PartitionId, effect: &Effect) -> Option<Fe
             value: Some(value.clone()),
             content_type: content_type.clone(),
         }),
-        Effect::Delete { key, version, expired } => Some(FeedEvent {
+        Effect::Delete { key, version, expired, .. } => Some(FeedEvent {
             kind: if *expired { EventKind::Expire } else { EventKind::Delete },
             key: key.clone(),
             partition,

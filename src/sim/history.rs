@@ -10,7 +10,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::linear::{self, Act, Call, Verdict};
-use crate::api::{Error, Outcome, Response};
+use crate::api::{Done, Error, Outcome, Response};
 use crate::base::{Blob, Instant, Version};
 
 /// What a client asked of one key.
@@ -169,7 +169,8 @@ impl History {
             (Asked::Read | Asked::Delete, Response::NotFound) => self.judge_absent(question),
             (
                 Asked::Put(value) | Asked::Create(value) | Asked::Replace(value, _),
-                Response::Written { version, .. },
+                Response::Written { version, .. }
+                | Response::Replayed { version, done: Done::Created | Done::Replaced, .. },
             ) => {
                 if *version <= floor {
                     return Err(format!("written as {version}, though {floor} was known"));
@@ -181,7 +182,10 @@ impl History {
                 }
                 self.note(*version, Some(value))
             }
-            (Asked::Delete | Asked::Remove(_), Response::Deleted { version, .. }) => {
+            (
+                Asked::Delete | Asked::Remove(_),
+                Response::Deleted { version, .. } | Response::Replayed { version, done: Done::Deleted, .. },
+            ) => {
                 if *version <= floor {
                     return Err(format!("deleted as {version}, though {floor} was known"));
                 }
@@ -270,7 +274,7 @@ impl History {
             Ok(Response::Value(value)) if value.degraded => return,
             Ok(Response::Value(value)) => What::Found(Some(value.bytes.clone())),
             Ok(Response::NotFound) => What::Found(None),
-            Ok(Response::Written { .. } | Response::Deleted { .. }) => What::Done,
+            Ok(Response::Written { .. } | Response::Deleted { .. } | Response::Replayed { .. }) => What::Done,
             Err(Error::Exists { current }) => What::RefusedBy(Some(*current)),
             Err(Error::PreconditionFailed { current }) => What::RefusedBy(*current),
             Err(error) if error.outcome() == Outcome::Unknown => What::Nothing,

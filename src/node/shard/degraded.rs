@@ -153,7 +153,7 @@ impl ShardCore {
         let operation = Operation::Get { key: key.clone(), consistency: Consistency::Degraded };
         let timeout_ms = u32::try_from(work.deadline.since(now).as_millis()).unwrap_or(u32::MAX).max(1);
         let epoch = view.record(*partition).map(|record| record.epoch).unwrap_or_default();
-        let forward = Forward { id, hops: work.hops + 1, epoch, request: Request { operation, timeout_ms } };
+        let forward = Forward { id, hops: work.hops + 1, epoch, request: Request::new(operation, timeout_ms) };
         for to in asked.iter().filter_map(|slot| view.registered(slot)) {
             let message = PeerMessage::Shard(*partition, ShardMessage::Forward(forward.clone()));
             self.outputs.push_back(ShardOutput::Peer { to, message });

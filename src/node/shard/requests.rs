@@ -116,7 +116,12 @@ impl ShardCore {
                 self.answered(work.origin, result)
             }
             operation => {
-                if let Operation::Put { key, value, .. } = &operation {
+                let once = work.request.once;
+                // What was done already takes no more memory.
+                let is_done = once.is_some_and(|once| self.replicas[index].remembers(&once));
+                if let Operation::Put { key, value, .. } = &operation
+                    && !is_done
+                {
                     let bytes_max = self.options.memory_bytes_max / u64::from(self.options.shards);
                     if self.table_bytes + (key.as_bytes().len() + value.len()) as u64 > bytes_max {
                         return self.answered(
@@ -133,7 +138,7 @@ impl ShardCore {
                 self.note_in_flight(now, id, InFlight::Writing { origin: work.origin, deadline: work.deadline });
                 let unix_micros = self.unix_micros(now);
                 self.with_replica(now, partition, |replica, out| {
-                    replica.handle_write(now, unix_micros, id, operation, out);
+                    replica.handle_write_once(now, unix_micros, (id, once), operation, out);
                 });
                 None
             }
@@ -262,6 +267,8 @@ impl ShardCore {
             .collect();
         for id in gone {
             let Some(InFlight::Forwarded { to, work }) = self.in_flight.remove(&id) else { continue };
+            // Nor is one with an idempotency key handed on: it would be executed once, but a refusal of the second attempt
+            // would say nothing of the first. Clients send it again, and know that.
             if work.request.operation.is_write() && !is_broken(Mutant::WriteTwice) {
                 let name = self.options.name(to.slot);
                 self.reply(work.origin, Err(Error::OutcomeUnknown(format!("{name} went down while it worked on it"))));
