@@ -332,3 +332,34 @@ fn a_batch_is_done_through_any_node_and_seen_through_every_other() {
         }
     }
 }
+
+#[test]
+fn a_write_that_is_sent_twice_is_done_once_through_any_node() {
+    let cluster = Cluster::new();
+    for node in 0..NODES {
+        let head = |method: &str| format!("{method} /v1/kv/once/{node}\r\nIdempotency-Key: {method}-{node}");
+        let created = cluster.ask(node, &head("POST"), b"one");
+        assert_eq!((created.status, created.header("idempotency-replayed")), (201, ""));
+        let replaced = cluster.ask(node + 1, &format!("PUT /v1/kv/once/{node}"), b"two");
+        assert_eq!(replaced.status, 204);
+        let again = cluster.ask(node + 2, &head("POST"), b"one");
+        let told = (again.status, again.header("idempotency-replayed"), again.header("etag"));
+        assert_eq!(told, (201, "true", created.header("etag")));
+        assert_eq!(cluster.ask(node, &format!("GET /v1/kv/once/{node}"), b"").body, b"two", "it was done twice");
+        assert_eq!(cluster.ask(node + 1, &head("POST"), b"other").status, 422);
+        assert_eq!(cluster.ask(node + 1, &head("DELETE"), b"").status, 204);
+        let again = cluster.ask(node + 2, &head("DELETE"), b"");
+        assert_eq!((again.status, again.header("idempotency-replayed")), (204, "true"));
+        let op = format!(
+            r#"{{"ops":[{{"op":"create","key":"batch/{node}","value":"eA==","idempotency_key":"b-{node}"}}]}}"#
+        );
+        let batch = |at: usize| {
+            let answer = cluster.ask(at, "POST /v1/batch\r\nContent-Type: application/json", op.as_bytes());
+            answer.json()["results"][0].clone()
+        };
+        let (first, second) = (batch(node), batch(node + 1));
+        assert_eq!((&first["status"], &first["replayed"]), (&201.into(), &serde_json::Value::Null), "{first}");
+        assert_eq!((&second["status"], &second["replayed"]), (&201.into(), &true.into()), "{second}");
+        assert_eq!(first["version"], second["version"]);
+    }
+}
