@@ -280,6 +280,7 @@ fn broken_rules_are_noticed() {
         Mutant::AckBeforeCopies,
         Mutant::ReadWithoutLease,
         Mutant::ProposedDontCount,
+        Mutant::ForgetOnce,
     ] {
         let noticed = (0..400).any(|seed| {
             let scenario = Scenario::of([3, 4, 5][seed as usize % 3]);
