@@ -349,6 +349,25 @@ fn a_gateway_that_hangs_leaves_time_for_another() {
 }
 
 #[test]
+fn an_answer_without_a_quorum_counts_only_where_there_is_no_better_one() {
+    let old = || Canned {
+        status: 200,
+        headers: vec![("etag", "\"1\"".to_owned()), ("jumpgate-degraded", "true".to_owned())],
+        body: "old".to_owned(),
+    };
+    let (cut_off, gateway) = (MockGateway::start(), MockGateway::start());
+    gateway.store("k", b"new");
+    let urls = format!("{},{}", cut_off.url, gateway.url);
+    cut_off.answer_next(old());
+    let get = run_command(program(&["get", "k", "--url", &urls]), b"");
+    assert_eq!((get.code, get.stdout), (0, b"new".to_vec()), "{}", get.stderr);
+    cut_off.answer_next(old());
+    gateway.answer_next(Canned::problem(503, None));
+    let get = run_command(program(&["get", "k", "--url", &urls]), b"");
+    assert_eq!((get.code, get.stdout), (0, b"old".to_vec()), "{}", get.stderr);
+}
+
+#[test]
 fn a_redirect_is_followed_to_the_leader() {
     let (follower, leader) = (MockGateway::start(), MockGateway::start());
     follower.answer_next(Canned::redirect(format!("{}/v1/kv/a%2Fb?ttl=5000ms", leader.url)));

@@ -12,6 +12,8 @@
 //! | the connection broke, no answer in time, 502, 504, an outcome that is not `definite` | again | again |
 //! | anything else | fails | fails |
 //!
+//! An answer that was read without a quorum counts only once no other gateway has a better one.
+//!
 //! Each write has an idempotency key, a random one where the caller gives none, so the cluster executes it once however
 //! often it is sent. A failed write says of itself whether it happened ([`ClientError::outcome`]): after an attempt that may
 //! have happened, no later refusal says that it did not.
@@ -301,9 +303,22 @@ impl Client {
     /// Sends a call to one gateway after the other until one has answered it.
     async fn call(&self, call: &Call, timeout: Duration) -> Result<Reply, ClientError> {
         let mut rounds = Rounds::new(&self.inner, timeout);
+        let mut degraded = None;
         loop {
-            let gateway = rounds.next().await?;
+            let next = if degraded.is_some() && rounds.is_round_over() { None } else { Some(rounds.next().await) };
+            let gateway = match (next, degraded.take()) {
+                (None | Some(Err(_)), Some(reply)) => return Ok(reply),
+                (Some(next), kept) => {
+                    degraded = kept;
+                    next?
+                }
+                (None, None) => continue,
+            };
             match self.inner.exchange(gateway, call, rounds.attempt_ends(call.safety)).await {
+                // The node may only be cut off: another one may know more, or else this is the best that there is.
+                Ok(reply) if reply.header("jumpgate-degraded") == Some("true") && !rounds.is_round_over() => {
+                    degraded = Some(reply);
+                }
                 Ok(reply) => {
                     self.inner.remember(gateway, &reply.uri);
                     let is_refused = !reply.status.is_success();

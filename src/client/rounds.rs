@@ -78,6 +78,11 @@ impl<'a> Rounds<'a> {
         }
     }
 
+    /// Whether every gateway was asked in this round.
+    pub(super) fn is_round_over(&self) -> bool {
+        self.tried == self.inner.gateways.len()
+    }
+
     /// When the attempt that begins now is given up. What could go elsewhere gets half of the time that is left, so that a
     /// gateway that hangs doesn't take it all; a write that must not be made twice gets all of it, because giving up early
     /// would only leave it unknown.
