@@ -280,7 +280,7 @@ async fn time_calls(core: &Arc<dyn Core>, kind: Kind, iterations: u64) -> Durati
                     Kind::Put => put(key),
                     Kind::Get => Operation::Get { key, consistency: Consistency::Linearizable },
                 };
-                core.submit(Request { operation, timeout_ms: 5000 }).wait().await.expect("it is answered");
+                core.submit(Request::new(operation, 5000)).wait().await.expect("it is answered");
             }
         });
     }

@@ -24,7 +24,7 @@ fn key(nth: usize) -> Key {
 }
 
 fn ask(world: &mut World, slot: Slot, operation: Operation) -> Result<Response, Error> {
-    world.ask(slot, Request { operation, timeout_ms: 1500 }).expect("an answer within the deadline")
+    world.ask(slot, Request::new(operation, 1500)).expect("an answer within the deadline")
 }
 
 fn put(world: &mut World, slot: Slot, nth: usize) -> Result<Response, Error> {
@@ -441,7 +441,7 @@ fn writes_under_way_when_two_streams_are_cut_end_soon_and_so_do_those_after_them
                 precondition: Precondition::NONE,
             };
             let slot = Slot((nth % 3) as u8);
-            let _ = world.submit(slot, Request { operation: request, timeout_ms: 5000 });
+            let _ = world.submit(slot, Request::new(request, 5000));
         };
         for nth in 0..3000 {
             if nth == 300 {

@@ -99,6 +99,10 @@ pub enum Mutant {
     VersionByClock,
     /// A stale read shows what isn't committed.
     ReadUncommitted,
+    /// A new primary doesn't know which writes with an idempotency key were done.
+    ForgetOnce,
+    /// A learner isn't told which ones were done before.
+    LearnerForgetsOnce,
 }
 
 #[cfg(feature = "sim")]
@@ -112,7 +116,7 @@ mod switch {
 
     impl Mutant {
         /// Every one of them, with the rule of the protocol (section D of its design) that it breaks, and what it does.
-        pub const ALL: [(Self, &'static str, &'static str); 46] = [
+        pub const ALL: [(Self, &'static str, &'static str); 48] = [
             (Self::EvictedDontCount, "D.8", "A primary counts without a member that it has proposed to evict."),
             (Self::EvictWithoutProof, "D.21", "A primary whose own stream may be dead evicts others."),
             (Self::DeathWithoutMajority, "D.21", "A leader that hears no majority declares nodes dead."),
@@ -186,6 +190,8 @@ mod switch {
             ),
             (Self::FollowOldEpoch, "D.7", "A member follows the primary of an epoch that is over."),
             (Self::VersionByClock, "D.17", "A version is what the clock says, though a higher one was given out."),
+            (Self::ForgetOnce, "D.24", "A new primary doesn't know which writes with an idempotency key were done."),
+            (Self::LearnerForgetsOnce, "D.24", "A learner isn't told which ones were done before."),
             (Self::ReadUncommitted, "D.18", "A stale read shows what isn't committed."),
         ];
     }

@@ -5,7 +5,7 @@ use super::message::AttachId;
 use super::primary::Office;
 use super::{Output, Replica};
 use crate::api::Key;
-use crate::base::{ChangeNumber, Epoch, Instant, NodeId, Position, Seq, SlotSet};
+use crate::base::{ChangeNumber, Epoch, Instant, NodeId, Position, Seq};
 
 impl Replica {
     /// A member of the new epoch tells what it has.
@@ -89,19 +89,6 @@ impl Replica {
         }
         self.advance_commit(now, out);
         self.maybe_propose(now, out);
-    }
-
-    /// The members in `mute` have left something of another partition unanswered for too long. What waits for them here
-    /// waits in vain, too: they are evicted without another wait, so that a node whose stream is dead doesn't hold up the
-    /// first write to each partition in turn.
-    pub(super) fn evict_mute(&mut self, now: Instant, mute: SlotSet, out: &mut Vec<Output>) {
-        if self.uncommitted() == 0 {
-            return;
-        }
-        let Some(Office { primary, context, record, .. }) = self.office(now) else { return };
-        if primary.evict(context, record, mute) {
-            self.propose(out);
-        }
     }
 
     /// A learner tells how far its scan is.

@@ -180,9 +180,9 @@ impl World {
         let effect = match &event.value {
             Some(value) => {
                 let ttl_ms = self.ttl_ms;
-                Effect::Put { key, value: value.clone(), content_type, version, ttl_ms }
+                Effect::Put { key, value: value.clone(), content_type, version, ttl_ms, marked: None }
             }
-            None => Effect::Delete { key, version, expired: event.kind == crate::api::EventKind::Expire },
+            None => Effect::Delete { key, version, expired: event.kind == crate::api::EventKind::Expire, marked: None },
         };
         if !self.ordered.keys().any(|(_, known)| *known == version) {
             self.ordered.insert((epoch, version), effect);

@@ -233,12 +233,15 @@ impl Member {
                 ttl_ms: record.ttl_ms(context.now),
             });
         }
+        let recent = table.recent().filter(|_| last).map(|recent| recent.iter(context.now).collect());
+        let recent = recent.unwrap_or_default();
         let message = Message::ScanChunk {
             epoch: context.epoch,
             attach: self.attach,
             after: filling.acked.clone(),
             records,
             last,
+            recent,
         };
         out.push(Output::Send { to: self.node, message });
         filling.resend_at = Some(context.now + context.options.resend_after);

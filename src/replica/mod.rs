@@ -52,16 +52,18 @@
 //! # Left out
 //!
 //! Leases (whoever asks for a read holds one; a refusal of a write that is answered from applied state is a read, too),
-//! anti-entropy, idempotency keys, the read barrier, the feed's ring.
+//! anti-entropy, the read barrier, the feed's ring.
 //!
 //! | file | what it holds |
 //! |---|---|
 //! | `message` | [`Message`] |
 //! | `tail` | the tail: positions, matching, truncation |
 //! | `primary` | taking office, writes, commit, in-sync proposals, timers |
+//! | `once` | writes with an idempotency key, which are executed once |
 //! | `members` | what a primary knows of one other replica; streaming to it |
 //! | `backup` | fencing, appending, following the commit point |
 //! | `answers` | what a primary makes of its members' answers |
+//! | `wishes` | whom a primary proposes for its in-sync set, and whom it wishes to leave |
 //! | `catch_up` | the learner's side of its filling |
 
 mod answers;
@@ -69,14 +71,17 @@ mod backup;
 mod catch_up;
 mod members;
 mod message;
+mod once;
 mod primary;
 mod tail;
+mod wishes;
 
 #[cfg(test)]
 mod cluster_tests;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -84,7 +89,7 @@ use thiserror::Error;
 
 pub use message::{AttachId, Message, ScannedRecord};
 
-use crate::api::{Error, FeedEvent, Key, Operation, Response, Value};
+use crate::api::{Error, FeedEvent, Key, Once, Operation, Response, Value};
 use crate::base::mutant::{Mutant, is_broken};
 use crate::base::{
     ChangeNumber, Epoch, InSyncChange, Instant, NodeId, PartitionId, PartitionRecord, Position, RequestId, Seq,
@@ -309,8 +314,8 @@ impl Replica {
             Message::AttachLearner { epoch, change, attach, previous, version_max } => {
                 self.on_attach_learner(from, (epoch, change, attach), previous, version_max, out);
             }
-            Message::ScanChunk { epoch, attach, after, records, last } => {
-                self.on_scan_chunk(now, from, (epoch, attach), (after, records, last), out);
+            Message::ScanChunk { epoch, attach, after, records, last, recent } => {
+                self.on_scan_chunk(now, from, (epoch, attach), (after, records, last), recent, out);
             }
             Message::NewEpochAck { epoch, applied, runs } => {
                 self.on_new_epoch_ack(now, from, epoch, applied, &runs, out);
@@ -336,7 +341,20 @@ impl Replica {
         operation: Operation,
         out: &mut Vec<Output>,
     ) {
-        self.on_write(now, unix_micros, request, operation, out);
+        self.on_write(now, unix_micros, (request, None), operation, out);
+    }
+
+    /// The same with an idempotency key, where there is one: a write that was done before is not done again, but answered
+    /// as it was then ([`Response::Replayed`]).
+    pub fn handle_write_once(
+        &mut self,
+        now: Instant,
+        unix_micros: u64,
+        (request, once): (RequestId, Option<Once>),
+        operation: Operation,
+        out: &mut Vec<Output>,
+    ) {
+        self.on_write(now, unix_micros, (request, once), operation, out);
     }
 
     /// The moment that [`Replica::next_deadline`] named has come.
@@ -420,6 +438,18 @@ impl Replica {
         };
         let record = table.read(key).filter(|record| !record.is_expired(now));
         Ok(record.map(|record| Value { degraded: true, ..record.to_value(now, true) }))
+    }
+
+    /// What isn't committed here, by key: the last effect's value, or that there is none. For survivors of a majority, as
+    /// for [`Replica::read_degraded`].
+    #[must_use]
+    pub fn uncommitted_records(&self, now: Instant) -> BTreeMap<Key, Option<Record>> {
+        let entries = self.tail.range(self.applied.seq.next()..=self.tail.last().seq);
+        let of_key = |entry: &tail::Entry| {
+            let record = Record::of(entry.received, &entry.effect).filter(|record| !record.is_expired(now));
+            Some((entry.effect.key()?.clone(), record))
+        };
+        entries.filter_map(|(_, entry)| of_key(entry)).collect()
     }
 
     /// Committed records in the order of their keys, without expired ones: those after `after` that begin with `prefix`.

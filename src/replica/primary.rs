@@ -6,12 +6,10 @@ use super::members::{Filling, Member, Stream, StreamContext};
 use super::message::AttachId;
 use super::tail::{Entry, Tail};
 use super::{Output, Replica, ReplicaRole};
-use crate::api::{Error, EventKind, FeedEvent, Key, Operation, PutMode, Response};
+use crate::api::{Done, Error, EventKind, FeedEvent, Key, Once, Operation, PutMode, Response};
 use crate::base::mutant::{Mutant, is_broken};
-use crate::base::{
-    ChangeNumber, InSyncChange, Instant, NodeId, PartitionRecord, Position, RequestId, Seq, Slot, SlotSet, Version,
-};
-use crate::store::{Effect, Table};
+use crate::base::{ChangeNumber, Instant, NodeId, PartitionRecord, Position, RequestId, Seq, Slot, SlotSet, Version};
+use crate::store::{Effect, Marked, Table};
 
 /// What only the primary of an epoch has.
 ///
@@ -21,18 +19,18 @@ use crate::store::{Effect, Table};
 pub struct Primary {
     /// The epoch's first effect.
     pub epoch_start: Seq,
-    members: Vec<(Slot, Member)>,
+    pub(super) members: Vec<(Slot, Member)>,
     /// Learners that were proposed for the in-sync set under `proposed_under`.
-    proposed: SlotSet,
+    pub(super) proposed: SlotSet,
     /// Members that are too late, and were proposed to leave it. Until that is decided their acks are required.
-    evicted: SlotSet,
-    proposed_under: ChangeNumber,
+    pub(super) evicted: SlotSet,
+    pub(super) proposed_under: ChangeNumber,
     /// The last uncommitted effect of each key that has one.
     pending: BTreeMap<Key, Seq>,
     waiting: VecDeque<Waiting>,
     attach_last: AttachId,
     notice_at: Instant,
-    propose_at: Instant,
+    pub(super) propose_at: Instant,
 }
 
 /// A client's answer that rests on an effect which isn't committed yet.
@@ -85,12 +83,7 @@ impl Primary {
         self.proposed.contains(slot)
     }
 
-    /// Whether no change of the in-sync set is proposed.
-    pub const fn wishes_nothing(&self) -> bool {
-        self.proposed.is_empty() && self.evicted.is_empty()
-    }
-
-    fn member(&self, slot: Slot) -> Option<&Member> {
+    pub(super) fn member(&self, slot: Slot) -> Option<&Member> {
         self.members.iter().find(|(other, _)| *other == slot).map(|(_, member)| member)
     }
 
@@ -99,20 +92,6 @@ impl Primary {
         if self.notice_at == Instant::FAR && !self.members.is_empty() {
             self.notice_at = context.now + context.options.commit_notice_after;
         }
-    }
-
-    /// Wishes those of `mute` to leave whose ack is needed and missing; whether that is news.
-    pub fn evict(&mut self, context: StreamContext<'_>, record: &PartitionRecord, mute: SlotSet) -> bool {
-        let last = context.tail.last().seq;
-        let needed = record.in_sync.union(record.counting).intersection(mute);
-        let late = needed.iter().filter(|slot| self.member(*slot).is_some_and(|member| member.matched < last));
-        let late: SlotSet = late.collect();
-        let is_news = !late.is_subset(self.evicted);
-        if is_news {
-            self.evicted = self.evicted.union(late);
-            self.propose_at = context.now + context.options.propose_after;
-        }
-        is_news
     }
 
     /// Everybody whose ack a commit needs.
@@ -191,6 +170,10 @@ impl Replica {
     ) {
         assert!(self.following.filling.is_none(), "{} is made primary in the middle of a scan", self.options.me);
         self.role = ReplicaRole::Primary;
+        #[cfg(feature = "sim")]
+        if is_broken(Mutant::ForgetOnce) {
+            self.table.forget_recent();
+        }
         self.following.nudge_at = Instant::FAR;
         let pending = self
             .tail
@@ -282,10 +265,13 @@ impl Replica {
         &mut self,
         now: Instant,
         unix_micros: u64,
-        request: RequestId,
+        (request, once): (RequestId, Option<Once>),
         operation: Operation,
         out: &mut Vec<Output>,
     ) {
+        if once.is_some_and(|once| self.maybe_replay(request, &once, out)) {
+            return;
+        }
         if let Err(error) = self.check_writable() {
             out.push(Output::Reply { request, result: Err(error) });
             return;
@@ -301,13 +287,19 @@ impl Replica {
             return;
         }
         let version = self.next_version(unix_micros);
+        let mark = |done| once.map(|once| Marked { once, done });
         let (effect, answer) = match operation {
             Operation::Put { key, value, content_type, ttl_ms, .. } => {
                 let created = found.version.is_none();
-                (Effect::Put { key, value, content_type, version, ttl_ms }, Answer::Written { version, created })
+                let marked = mark(if created { Done::Created } else { Done::Replaced });
+                (
+                    Effect::Put { key, value, content_type, version, ttl_ms, marked },
+                    Answer::Written { version, created },
+                )
             }
             Operation::Delete { key, .. } => {
-                (Effect::Delete { key, version, expired: false }, Answer::Deleted { version })
+                let marked = mark(Done::Deleted);
+                (Effect::Delete { key, version, expired: false, marked }, Answer::Deleted { version })
             }
             Operation::Get { .. } | Operation::List { .. } => unreachable!("reads were refused above"),
         };
@@ -351,22 +343,6 @@ impl Replica {
             primary.notice_soon(context);
         }
         self.release_retained();
-    }
-
-    /// Proposes learners that have caught up. From here on their acks are required.
-    pub(super) fn maybe_propose(&mut self, now: Instant, out: &mut Vec<Output>) {
-        if !self.is_serving() {
-            return;
-        }
-        let Some(Office { primary, context, record, applied, .. }) = self.office(now) else { return };
-        let ready = primary.members.iter().filter(|(_, member)| member.is_caught_up(record, applied.seq));
-        let ready: SlotSet = ready.map(|(slot, _)| *slot).collect();
-        if ready.is_subset(primary.proposed) {
-            return;
-        }
-        primary.proposed = primary.proposed.union(ready);
-        primary.propose_at = context.now + context.options.propose_after;
-        self.propose(out);
     }
 
     /// When the primary's clock rings next; `None` where this replica is none.
@@ -435,7 +411,13 @@ impl Replica {
 
     /// A refusal is an answer too: where it rests on an effect that isn't committed, it waits for the commit. It waits for
     /// everything that was ordered before it, which keeps answers in order and costs no more than a round trip.
-    fn refuse(&mut self, request: RequestId, result: Result<Response, Error>, is_pending: bool, out: &mut Vec<Output>) {
+    pub(super) fn refuse(
+        &mut self,
+        request: RequestId,
+        result: Result<Response, Error>,
+        is_pending: bool,
+        out: &mut Vec<Output>,
+    ) {
         let seq = self.tail.last().seq;
         match &mut self.primary {
             Some(primary) if is_pending => {
@@ -491,21 +473,6 @@ impl Replica {
         (self.tail.last().seq.0 - self.applied.seq.0) as usize
     }
 
-    /// Makes the outstanding proposal, again perhaps.
-    pub(super) fn propose(&self, out: &mut Vec<Output>) {
-        let Some(primary) = &self.primary else { return };
-        if !primary.proposed.union(primary.evicted).is_empty() {
-            out.push(Output::Propose(InSyncChange {
-                partition: self.partition,
-                proposer: self.options.me,
-                epoch: self.epoch,
-                change: primary.proposed_under,
-                add: primary.proposed,
-                remove: primary.evicted,
-            }));
-        }
-    }
-
     /// Orders the deletes of records whose time has run out.
     fn expire(&mut self, now: Instant, unix_micros: u64, out: &mut Vec<Output>) {
         if self.table.next_deadline() > now || self.check_writable().is_err() {
@@ -516,7 +483,7 @@ impl Replica {
             // A pending effect replaces or deletes the record anyway.
             if self.primary.as_ref().is_some_and(|primary| !primary.pending.contains_key(&key)) {
                 let version = self.next_version(unix_micros);
-                self.append(now, Effect::Delete { key, version, expired: true });
+                self.append(now, Effect::Delete { key, version, expired: true, marked: None });
             }
         }
         self.stream_and_commit(now, out);
@@ -573,7 +540,7 @@ fn feed_event(partition: crate::base::PartitionId, effect: &Effect) -> Option<Fe
             value: Some(value.clone()),
             content_type: content_type.clone(),
         }),
-        Effect::Delete { key, version, expired } => Some(FeedEvent {
+        Effect::Delete { key, version, expired, .. } => Some(FeedEvent {
             kind: if *expired { EventKind::Expire } else { EventKind::Delete },
             key: key.clone(),
             partition,

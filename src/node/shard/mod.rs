@@ -1,18 +1,20 @@
 //! A shard: the partitions of this node whose number modulo the count of shards is its own.
 //!
 //! It takes clients' requests, messages of other nodes, views of the cluster and the passing of time. A request ends in one
-//! of four ways:
+//! of five ways:
 //!
 //! ```text
 //! request ──▶ route ──▶ my partition, I serve ──▶ read: answered in the call          (lease valid)
 //!                  │                        └──▶ write: to the replica, answered when committed
 //!                  ├──▶ somebody else's      ──▶ forwarded (leader or primary), at most two hops
-//!                  └──▶ nobody's at the moment ─▶ waits for a newer view, a lease, a finished takeover, or its deadline
+//!                  ├──▶ nobody's at the moment ─▶ waits for a newer view, a lease, a finished takeover, or its deadline
+//!                  └──▶ no leader for long     ─▶ read: from a surviving copy, marked; write: refused (`degraded`)
 //! ```
 //!
 //! Invariants: a read is answered from a partition only while the lease holds and its epoch has begun; every request is
 //! answered once, at its deadline at the latest; what waits is bounded by `requests_max`.
 
+mod degraded;
 mod listings;
 mod partitions;
 mod requests;
@@ -125,27 +127,29 @@ enum InFlight {
     Writing { origin: Origin, deadline: Instant },
     /// Another node.
     Forwarded { to: NodeId, work: Box<Work> },
+    /// Without a quorum: all who may hold a copy, of whom these haven't said that they don't.
+    Survivors { work: Box<Work>, partition: PartitionId, asked: SlotSet, ask_again_at: Instant, gives_up_at: Instant },
 }
 
 impl InFlight {
     const fn deadline(&self) -> Instant {
         match self {
             Self::Writing { deadline, .. } => *deadline,
-            Self::Forwarded { work, .. } => work.deadline,
+            Self::Forwarded { work, .. } | Self::Survivors { work, .. } => work.deadline,
         }
     }
 
     const fn origin(&self) -> Origin {
         match self {
             Self::Writing { origin, .. } => *origin,
-            Self::Forwarded { work, .. } => work.origin,
+            Self::Forwarded { work, .. } | Self::Survivors { work, .. } => work.origin,
         }
     }
 
     fn is_write(&self) -> bool {
         match self {
             Self::Writing { .. } => true,
-            Self::Forwarded { work, .. } => work.request.operation.is_write(),
+            Self::Forwarded { work, .. } | Self::Survivors { work, .. } => work.request.operation.is_write(),
         }
     }
 }
@@ -251,6 +255,8 @@ impl ShardCore {
                     && let Some(in_flight) = self.in_flight.remove(&id)
                 {
                     self.reply(in_flight.origin(), result);
+                } else {
+                    self.on_survivor_answered(id, from, result);
                 }
             }
             AnswerMessage::Scanned(part) => {
