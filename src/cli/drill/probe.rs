@@ -206,7 +206,7 @@ fn value_of(key: &str, size: u32) -> Bytes {
 async fn put(client: &Client, name: &str, size: u32) -> Result<(), Failure> {
     let key = Key::new(name.to_owned()).map_err(|error| Failure::Failed(error.to_string()))?;
     // Nobody else writes it, and always the same: twice is harmless.
-    let options = PutOptions { repeatable: true, ..PutOptions::default() };
+    let options = PutOptions::default();
     client.put(&key, value_of(name, size), &options).await.map(drop).map_err(Failure::from)
 }
 
