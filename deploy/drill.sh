@@ -49,10 +49,10 @@ containers() { for node in "$@"; do container "$node"; done; }
 records() { jumpgate export --prefix drill/data/ --timeout 30s 2>/dev/null | key_and_value; }
 key_and_value() { sed -n 's/^{"key":"\([^"]*\)","value":"\([^"]*\)".*/\1 \2/p'; }
 
-# Whether every node takes part, votes and has all of its copies.
+# Whether every node takes part, votes and has all of its copies, as the first gateway that answers sees it, or --url's.
 whole() {
     local status total full present
-    status=$(jumpgate status --json --timeout 2s 2>/dev/null) || return 1
+    status=$(jumpgate status --json --timeout 2s "$@" 2>/dev/null) || return 1
     total=$(sed -n 's/^ *"total": \([0-9]*\),*$/\1/p' <<<"$status" | head -n 1)
     full=$(sed -n 's/^ *"full": \([0-9]*\),*$/\1/p' <<<"$status" | head -n 1)
     present=$(grep -cE '^ *"role": "(leader|follower)"' <<<"$status" || true)
@@ -60,11 +60,26 @@ whole() {
         && ! grep -qE '"voter": false|"learning": [1-9]' <<<"$status"
 }
 
+# The same as every node sees it.
+whole_for_all() {
+    local url
+    for url in ${JUMPGATE_URL//,/ }; do whole --url "$url" || return 1; done
+}
+
+# Whether the others have seen what was done to a node.
+noticed() {
+    for _ in $(seq 20); do
+        if ! whole; then return; fi
+        sleep 0.2
+    done
+    return 1
+}
+
 # Prints the milliseconds until the cluster was whole; fails if it never was.
 until_whole() {
     local start
     start=$(now)
-    until whole; do
+    until whole_for_all; do
         [ $(($(now) - start)) -lt $((patience * 1000)) ] || return 1
         sleep 0.2
     done
@@ -117,18 +132,19 @@ writes_since() {
 
 # step NAME BREAK REPAIR: two commands, by what is in them.
 step() {
-    local start lost lost_after synced gap ok failed
+    local start seen=yes lost lost_after synced gap ok failed
     say "$1"
     start=$(now)
     eval "$2" >/dev/null
+    noticed || seen=no
     lost=$(differences)
     eval "$3" >/dev/null
     synced=$(until_whole) || synced=never
     lost_after=$(differences)
     read -r gap ok failed <<<"$(writes_since "$start")"
-    if [ "$lost" != 0 ] || [ "$lost_after" != 0 ] || [ "$synced" = never ]; then broken=1; fi
+    if [ "$lost" != 0 ] || [ "$lost_after" != 0 ] || [ "$synced" = never ] || [ "$seen" = no ]; then broken=1; fi
     if [ "$synced" != never ]; then synced="$synced ms"; fi
-    table+="| $1 | $gap ms | $ok | $failed | $keys | $lost | $lost_after | $synced |"$'\n'
+    table+="| $1 | $seen | $gap ms | $ok | $failed | $keys | $lost | $lost_after | $synced |"$'\n'
 }
 
 command -v docker >/dev/null || die "there is no docker command"
@@ -190,8 +206,8 @@ jumpgate export --prefix "$run/" --timeout 30s 2>/dev/null | key_and_value | sed
 lost=$(LC_ALL=C comm -23 "$work/acknowledged" "$work/kept" | wc -l)
 if [ "$lost" != 0 ]; then broken=1; fi
 
-printf '%s\n' "| fault | no write for | writes acknowledged | writes failed | records compared | missing or altered in it | and after it | in sync after |" \
-    "|---|---|---|---|---|---|---|---|"
+printf '%s\n' "| fault | noticed | no write for | writes acknowledged | writes failed | records compared | missing or altered in it | and after it | in sync after |" \
+    "|---|---|---|---|---|---|---|---|---|"
 printf '%s' "$table"
 printf 'Of %d writes that were acknowledged meanwhile, %d are missing.\n' "$(wc -l <"$work/acknowledged")" "$lost"
 [ "$broken" = 0 ] || die "a promise was broken"
