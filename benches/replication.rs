@@ -110,6 +110,7 @@ impl Trio {
             primary: Some(Slot(0)),
             in_sync: SlotSet::first(COPIES),
             learners: SlotSet::EMPTY,
+            counting: SlotSet::EMPTY,
         };
         let registered: Vec<Option<NodeId>> = trio.ids.iter().copied().map(Some).collect();
         for slot in 0..COPIES {
@@ -279,7 +280,7 @@ async fn time_calls(core: &Arc<dyn Core>, kind: Kind, iterations: u64) -> Durati
                     Kind::Put => put(key),
                     Kind::Get => Operation::Get { key, consistency: Consistency::Linearizable },
                 };
-                core.submit(Request { operation, timeout_ms: 5000 }).wait().await.expect("it is answered");
+                core.submit(Request::new(operation, 5000)).wait().await.expect("it is answered");
             }
         });
     }

@@ -17,6 +17,7 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
         // The server's commands have a runtime of their own, which fits the machine.
         Command::Serve(serve) => serve.run(),
         Command::Dev(dev) => dev.run(),
+        Command::Secret(secret) => secret.run(),
         // A client spends its time waiting: two threads let it encode while it sends.
         Command::Client(command) => tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)

@@ -285,17 +285,21 @@ fn what_certainly_did_not_happen_is_tried_again() {
 }
 
 #[test]
-fn a_write_whose_outcome_is_unknown_is_not_tried_again() {
+fn a_write_whose_outcome_is_unknown_is_tried_again_and_a_later_refusal_does_not_decide_it() {
     for status in [503, 504] {
         let gateway = MockGateway::start();
         gateway.answer_next(Canned::problem(status, Some("unknown")));
-        let put = run(&gateway, &["put", "k", "v"], b"");
-        assert_eq!(put.code, 1);
-        assert!(put.stderr.contains("not known whether the write happened"), "{}", put.stderr);
-        assert_eq!(gateway.asked().len(), 1, "{:?}", gateway.asked());
-        gateway.answer_next(Canned::problem(status, None));
-        assert_eq!(run(&gateway, &["delete", "k"], b"").code, 1);
+        succeed(&gateway, &["put", "k", "v"], b"");
         assert_eq!(gateway.asked().len(), 2, "{:?}", gateway.asked());
+        gateway.answer_next(Canned::problem(status, Some("unknown")));
+        gateway.answer_next(Canned::problem(409, Some("definite")));
+        let create = run(&gateway, &["put", "k", "v", "--create"], b"");
+        assert_eq!(create.code, 1);
+        assert!(create.stderr.contains("not known whether the write happened"), "{}", create.stderr);
+        assert_eq!(gateway.asked().len(), 4, "{:?}", gateway.asked());
+        gateway.answer_next(Canned::problem(status, None));
+        gateway.answer_next(Canned::problem(404, Some("definite")));
+        assert_eq!(run(&gateway, &["delete", "k"], b"").code, 1, "the first attempt may have removed it");
     }
 }
 
@@ -308,22 +312,24 @@ fn an_import_does_again_what_may_be_done_twice() {
 }
 
 #[test]
-fn a_write_is_not_sent_again_after_its_connection_broke() {
+fn a_write_is_sent_again_under_the_same_idempotency_key_after_its_connection_broke() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
     let url = format!("http://{}", listener.local_addr().expect("an address"));
     let server = std::thread::spawn(move || {
-        let (stream, _) = listener.accept().expect("a connection");
-        // The request's head has arrived, so the write may have happened.
-        let mut lines = std::io::BufReader::new(stream).lines();
-        while !lines.next().expect("a line").expect("text").is_empty() {}
-        listener
+        // Each request's head arrives, so the write may have happened.
+        let keys = (0..2).map(|_| {
+            let (stream, _) = listener.accept().expect("a connection");
+            let mut lines = std::io::BufReader::new(stream).lines().map(|line| line.expect("text"));
+            let head: Vec<String> = lines.by_ref().take_while(|line| !line.is_empty()).collect();
+            head.into_iter().find(|line| line.to_ascii_lowercase().starts_with("idempotency-key: "))
+        });
+        keys.collect::<Vec<_>>()
     });
-    let put = run_command(program(&["put", "k", "v", "--url", &url]), b"");
+    let put = run_command(program(&["put", "k", "v", "--url", &url, "--timeout", "2s"]), b"");
     assert_eq!(put.code, 1);
     assert!(put.stderr.contains("not known whether the write happened"), "{}", put.stderr);
-    let listener = server.join().expect("the server saw the request");
-    listener.set_nonblocking(true).expect("a socket can be made non-blocking");
-    assert!(listener.accept().is_err(), "the write was sent a second time");
+    let keys = server.join().expect("the server saw both requests");
+    assert!(keys[0].is_some() && keys[0] == keys[1], "{keys:?}");
 }
 
 #[test]
@@ -336,8 +342,29 @@ fn a_gateway_that_hangs_leaves_time_for_another() {
     let urls = format!("{hanging},{}", gateway.url);
     let get = run_command(program(&["get", "k", "--url", &urls, "--timeout", "3s"]), b"");
     assert_eq!((get.code, get.stdout), (0, b"v".to_vec()), "{}", get.stderr);
-    let put = run_command(program(&["put", "k", "w", "--url", &urls, "--timeout", "100ms"]), b"");
+    let put = run_command(program(&["put", "k", "w", "--url", &urls, "--timeout", "3s"]), b"");
+    assert_eq!((put.code, gateway.entry("k").map(|entry| entry.value)), (0, Some(b"w".to_vec())), "{}", put.stderr);
+    let put = run_command(program(&["put", "k", "w", "--url", &hanging, "--timeout", "100ms"]), b"");
     assert!(put.code == 1 && put.stderr.contains("not known whether"), "{put:?}");
+}
+
+#[test]
+fn an_answer_without_a_quorum_counts_only_where_there_is_no_better_one() {
+    let old = || Canned {
+        status: 200,
+        headers: vec![("etag", "\"1\"".to_owned()), ("jumpgate-degraded", "true".to_owned())],
+        body: "old".to_owned(),
+    };
+    let (cut_off, gateway) = (MockGateway::start(), MockGateway::start());
+    gateway.store("k", b"new");
+    let urls = format!("{},{}", cut_off.url, gateway.url);
+    cut_off.answer_next(old());
+    let get = run_command(program(&["get", "k", "--url", &urls]), b"");
+    assert_eq!((get.code, get.stdout), (0, b"new".to_vec()), "{}", get.stderr);
+    cut_off.answer_next(old());
+    gateway.answer_next(Canned::problem(503, None));
+    let get = run_command(program(&["get", "k", "--url", &urls]), b"");
+    assert_eq!((get.code, get.stdout), (0, b"old".to_vec()), "{}", get.stderr);
 }
 
 #[test]

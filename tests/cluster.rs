@@ -308,3 +308,58 @@ fn any_copy_may_answer_who_asks_for_no_more() {
     }
     assert!(stale > 0, "no backup ever answered");
 }
+
+#[test]
+fn a_batch_is_done_through_any_node_and_seen_through_every_other() {
+    let cluster = Cluster::new();
+    for node in 0..NODES {
+        // In every partition, of every primary, several.
+        let put = |nth: usize| format!(r#"{{"op":"put","key":"{node}/{nth:03}","value":"{:04}"}}"#, 1000 + nth);
+        let then = |nth: usize| format!(r#"{{"op":"put","key":"{node}/{nth:03}","value":"{:04}"}}"#, 2000 + nth);
+        let ask = |node: usize, ops: Vec<String>| {
+            let body = format!("{{\"ops\":[{}]}}", ops.join(","));
+            let answer = cluster.ask(node, "POST /v1/batch\r\nContent-Type: application/json", body.as_bytes());
+            assert_eq!(answer.status, 200, "{answer:?}");
+            answer.json()["results"].as_array().expect("results").clone()
+        };
+        let written = ask(node, (0..300).map(put).chain((0..300).map(then)).collect());
+        let statuses: Vec<u64> = written.iter().filter_map(|result| result["status"].as_u64()).collect();
+        assert_eq!(statuses, [[201; 300], [204; 300]].concat(), "the first of two writes of a key is done first");
+        let read = ask(node + 1, (0..300).map(|nth| format!(r#"{{"op":"get","key":"{node}/{nth:03}"}}"#)).collect());
+        for (nth, result) in read.iter().enumerate() {
+            assert_eq!(result["value"], format!("{:04}", 2000 + nth), "{result}");
+            assert_eq!(result["version"], written[300 + nth]["version"]);
+        }
+    }
+}
+
+#[test]
+fn a_write_that_is_sent_twice_is_done_once_through_any_node() {
+    let cluster = Cluster::new();
+    for node in 0..NODES {
+        let head = |method: &str| format!("{method} /v1/kv/once/{node}\r\nIdempotency-Key: {method}-{node}");
+        let created = cluster.ask(node, &head("POST"), b"one");
+        assert_eq!((created.status, created.header("idempotency-replayed")), (201, ""));
+        let replaced = cluster.ask(node + 1, &format!("PUT /v1/kv/once/{node}"), b"two");
+        assert_eq!(replaced.status, 204);
+        let again = cluster.ask(node + 2, &head("POST"), b"one");
+        let told = (again.status, again.header("idempotency-replayed"), again.header("etag"));
+        assert_eq!(told, (201, "true", created.header("etag")));
+        assert_eq!(cluster.ask(node, &format!("GET /v1/kv/once/{node}"), b"").body, b"two", "it was done twice");
+        assert_eq!(cluster.ask(node + 1, &head("POST"), b"other").status, 422);
+        assert_eq!(cluster.ask(node + 1, &head("DELETE"), b"").status, 204);
+        let again = cluster.ask(node + 2, &head("DELETE"), b"");
+        assert_eq!((again.status, again.header("idempotency-replayed")), (204, "true"));
+        let op = format!(
+            r#"{{"ops":[{{"op":"create","key":"batch/{node}","value":"eA==","idempotency_key":"b-{node}"}}]}}"#
+        );
+        let batch = |at: usize| {
+            let answer = cluster.ask(at, "POST /v1/batch\r\nContent-Type: application/json", op.as_bytes());
+            answer.json()["results"][0].clone()
+        };
+        let (first, second) = (batch(node), batch(node + 1));
+        assert_eq!((&first["status"], &first["replayed"]), (&201.into(), &serde_json::Value::Null), "{first}");
+        assert_eq!((&second["status"], &second["replayed"]), (&201.into(), &true.into()), "{second}");
+        assert_eq!(first["version"], second["version"]);
+    }
+}

@@ -115,7 +115,7 @@ fn requests() -> Vec<Vec<u8>> {
         Operation::Delete { key: key("b"), precondition: Precondition::NONE },
         Operation::List { prefix: Blob::from_static(b"so"), after: Some(key("c")), limit: 100, values: true },
     ];
-    operations.into_iter().map(|operation| encoded(&Request { operation, timeout_ms: 5000 })).collect()
+    operations.into_iter().map(|operation| encoded(&Request::new(operation, 5000))).collect()
 }
 
 /// Answers of the kinds with something in them, encoded.
@@ -136,7 +136,7 @@ fn responses() -> Vec<Vec<u8>> {
         stale: true,
         degraded: false,
     };
-    let page = Page { items: vec![item; 5], next_after: Some(key("k")) };
+    let page = Page { items: vec![item; 5], next_after: Some(key("k")), degraded: false };
     [Response::Value(value), Response::NotFound, Response::Page(page)].iter().map(encoded).collect()
 }
 

@@ -29,7 +29,7 @@ fn put(name: &str) -> Request {
         mode: PutMode::Upsert,
         precondition: Precondition::default(),
     };
-    Request { operation, timeout_ms: 3000 }
+    Request::new(operation, 3000)
 }
 
 /// A world whose writes and viewers are followed.
@@ -213,7 +213,7 @@ fn whoever_comes_back_too_late_is_told_of_the_gap_and_nobody_else() {
     assert!(found.iter().all(|words| words.starts_with("viewer 0")), "{found:?}");
     assert!(story.acked.len() > before);
     let get = Operation::Get { key: "n1-1".parse().expect("a key"), consistency: Consistency::Linearizable };
-    assert!(matches!(story.world.ask(Slot(0), Request { operation: get, timeout_ms: 1000 }), Some(Ok(_))));
+    assert!(matches!(story.world.ask(Slot(0), Request::new(get, 1000)), Some(Ok(_))));
 }
 
 #[test]

@@ -2,6 +2,8 @@
 
 #[path = "gateway/admin.rs"]
 mod admin;
+#[path = "gateway/batch.rs"]
+mod batch;
 #[path = "gateway/feed.rs"]
 mod feed;
 #[path = "support/mock_core.rs"]
@@ -390,4 +392,28 @@ async fn http_2_is_served_too() {
     let (status, headers, body) = ask("HEAD", b"").await;
     assert_eq!((status, body.len(), &headers["content-length"]), (200, 0, &"5".parse().expect("a value")));
     assert_eq!(ask("DELETE", b"").await.0, 204);
+}
+
+#[tokio::test]
+async fn an_idempotency_key_goes_with_writes_and_a_replay_says_so() {
+    let served = Served::new().await;
+    let mut client = served.connect().await;
+    for head in ["PUT /v1/kv/a", "POST /v1/kv/b", "DELETE /v1/kv/a"] {
+        assert!(client.ask(&format!("{head}\r\nIdempotency-Key: k-1"), b"x").await.status < 300, "{head}");
+    }
+    let asked: Vec<_> = served.core.state().requests.iter().map(|request| request.once).collect();
+    let once = |nth: usize| asked[nth].expect("it has a key");
+    assert!((0..3).all(|nth| once(nth).key == once(0).key), "one key is one key");
+    assert!(once(0).request != once(1).request && once(1).request != once(2).request, "these are three requests");
+    assert_eq!(client.ask("GET /v1/kv/b\r\nIdempotency-Key: \"", b"").await.status, 200, "reads have none");
+    for bad in ["", "a b", &"k".repeat(256), "a\r\nIdempotency-Key: b"] {
+        for method in ["PUT", "POST", "DELETE"] {
+            let answer = client.ask(&format!("{method} /v1/kv/c\r\nIdempotency-Key: {bad}"), b"x").await;
+            assert_eq!((answer.status, answer.problem()), (400, "bad-request".into()), "{method} {bad:?}");
+        }
+    }
+    served.core.state().failures = vec![Error::IdempotencyMismatch];
+    let answer = client.ask("PUT /v1/kv/a\r\nIdempotency-Key: k-1", b"y").await;
+    assert_eq!((answer.status, answer.problem()), (422, "idempotency-mismatch".into()));
+    assert_eq!(answer.json()["outcome"], "definite");
 }

@@ -24,7 +24,7 @@ fn key(nth: usize) -> Key {
 }
 
 fn ask(world: &mut World, slot: Slot, operation: Operation) -> Result<Response, Error> {
-    world.ask(slot, Request { operation, timeout_ms: 1500 }).expect("an answer within the deadline")
+    world.ask(slot, Request::new(operation, 1500)).expect("an answer within the deadline")
 }
 
 fn put(world: &mut World, slot: Slot, nth: usize) -> Result<Response, Error> {
@@ -421,4 +421,47 @@ fn a_primary_that_hears_no_acks_evicts_nobody_who_is_well() {
     assert!(table.clone().all(|record| record.in_sync.is_subset(others)), "it has evicted who was well");
     assert_all_there(&mut world, leader);
     assert_eq!(world.complaints(), &[] as &[String]);
+}
+
+/// Both nodes write on to what the other one backs up while they don't see each other's streams. None of it waits for long.
+#[test]
+fn writes_under_way_when_two_streams_are_cut_end_soon_and_so_do_those_after_them() {
+    for seed in 23..27 {
+        let mut world = formed(3, seed);
+        fill(&mut world, Slot(0));
+        let leader = world.leader().expect("one leads");
+        let apart: Vec<Slot> = (0..3).map(Slot).filter(|&slot| slot != leader).collect();
+        let write = |world: &mut World, nth: usize| {
+            let request = Operation::Put {
+                key: key(nth % KEYS),
+                value: Blob::from(format!("value-{nth}").into_bytes()),
+                content_type: None,
+                ttl_ms: None,
+                mode: PutMode::Upsert,
+                precondition: Precondition::NONE,
+            };
+            let slot = Slot((nth % 3) as u8);
+            let _ = world.submit(slot, Request::new(request, 5000));
+        };
+        for nth in 0..3000 {
+            if nth == 300 {
+                cut(&mut world, apart[0], apart[1], false, true);
+                cut(&mut world, apart[1], apart[0], false, true);
+            }
+            write(&mut world, nth);
+            world.run(Duration::from_micros(500));
+        }
+        let node = world.node(leader).expect("it runs");
+        for (partition, record) in node.view().table.iter().enumerate() {
+            let primary = world.node(record.primary.expect("one leads")).expect("it runs");
+            let shard = &primary.shards()[partition % primary.shards().len()];
+            let replica = shard.replica(jumpgate::base::PartitionId(partition as u16)).expect("it has one");
+            let status = replica.status();
+            assert!(
+                status.last.seq.0 - status.applied.seq.0 < 5,
+                "seed {seed}: p{partition}: {record:?} {status:?} {replica:?}"
+            );
+        }
+        assert_eq!(world.complaints(), &[] as &[String]);
+    }
 }

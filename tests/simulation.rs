@@ -21,7 +21,7 @@ fn key(text: &str) -> Key {
 }
 
 fn request(operation: Operation) -> Request {
-    Request { operation, timeout_ms: 1500 }
+    Request::new(operation, 1500)
 }
 
 fn put(world: &mut World, slot: Slot, name: &str, value: &str) -> Result<Response, Error> {
@@ -280,6 +280,7 @@ fn broken_rules_are_noticed() {
         Mutant::AckBeforeCopies,
         Mutant::ReadWithoutLease,
         Mutant::ProposedDontCount,
+        Mutant::ForgetOnce,
     ] {
         let noticed = (0..400).any(|seed| {
             let scenario = Scenario::of([3, 4, 5][seed as usize % 3]);

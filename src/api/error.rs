@@ -14,6 +14,9 @@ pub enum Error {
     /// An operator's wish can't be fulfilled as things are.
     #[error("{0}")]
     Conflict(String),
+    /// An idempotency key was used for another request before.
+    #[error("this idempotency key stands for another request; a retry repeats method, key, value and conditions")]
+    IdempotencyMismatch,
     /// A precondition of a write did not hold.
     #[error("the precondition does not hold: the current version is {}", version_or_none(.current))]
     PreconditionFailed {
@@ -108,6 +111,7 @@ impl Error {
     pub const fn retry(&self) -> Retry {
         match self {
             Self::BadRequest(_)
+            | Self::IdempotencyMismatch
             | Self::PreconditionFailed { .. }
             | Self::Exists { .. }
             | Self::ValueTooLarge { .. }

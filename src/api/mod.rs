@@ -8,21 +8,25 @@
 //! |---|---|
 //! | `key` | [`Key`], checked on entry; [`ContentType`] |
 //! | `request` | [`Request`], [`Operation`], [`Precondition`] |
+//! | `once` | [`Once`]: a write that is executed once however often it is sent |
 //! | `response` | [`Response`], [`Value`], [`Page`] |
 //! | `error` | [`Error`], its [`Outcome`] and its [`Retry`] class |
 //! | `feed`, `cursor` | [`FeedEvent`], [`FeedCursor`] |
 //! | `status` | [`ClusterStatus`]: what `/v1/cluster` and `jumpgate status` show |
 //! | `admin` | [`AdminRequest`], [`AdminReport`]: what operators may ask |
 //! | `json` | the JSON forms |
+//! | `batch` | the JSON form of a batch |
 //!
 //! Left out: where a key lives. Clients never see it, but for `/v1/locate`.
 
 mod admin;
+pub mod batch;
 mod cursor;
 mod error;
 mod feed;
 pub mod json;
 mod key;
+mod once;
 mod request;
 mod response;
 mod status;
@@ -32,6 +36,7 @@ pub use cursor::{BadCursor, FeedCursor};
 pub use error::{Error, Outcome, Retry};
 pub use feed::{EventKind, FeedEvent, FeedPart};
 pub use key::{ContentType, Key, KeyError};
+pub use once::{Done, Fingerprint, IdempotencyKey, Once};
 pub use request::{Consistency, Match, Operation, Precondition, PutMode, Request};
 pub use response::{Item, Page, Response, Value};
 pub use status::{ClusterStatus, NodeStatus, PartitionCounts, PeerStatus, Role, TimingStatus};

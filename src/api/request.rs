@@ -2,7 +2,7 @@
 
 use bincode::{Decode, Encode};
 
-use super::{ContentType, Key};
+use super::{ContentType, Key, Once};
 use crate::base::{Blob, Version};
 
 /// One thing asked of the store, and how long the asker waits for it.
@@ -10,8 +10,18 @@ use crate::base::{Blob, Version};
 pub struct Request {
     /// What is asked.
     pub operation: Operation,
+    /// A write with an idempotency key: it is executed once, however often it is sent.
+    pub once: Option<Once>,
     /// Milliseconds that are left until the asker gives up. An operation that can't be started before is refused.
     pub timeout_ms: u32,
+}
+
+impl Request {
+    /// A request that is executed each time it is sent.
+    #[must_use]
+    pub const fn new(operation: Operation, timeout_ms: u32) -> Self {
+        Self { operation, once: None, timeout_ms }
+    }
 }
 
 /// The operations of the store.
@@ -93,6 +103,9 @@ pub enum Consistency {
     Linearizable,
     /// Any in-sync copy will do.
     Stale,
+    /// The newest that an in-sync copy knows, committed or not. Between nodes only: how one asks for what it doesn't hold
+    /// while there is no quorum.
+    Degraded,
 }
 
 /// Whether a put may meet an existing value.

@@ -2,7 +2,7 @@
 
 use bincode::{Decode, Encode};
 
-use super::{ContentType, Key};
+use super::{ContentType, Done, Key};
 use crate::base::{Blob, Version};
 
 /// The answer to one [`super::Request`].
@@ -12,6 +12,8 @@ pub enum Response {
     Value(Value),
     /// A read or a delete found nothing.
     NotFound,
+    /// A read without a quorum found nothing: the newest that the survivors know is that there is no such value.
+    NotFoundDegraded,
     /// A put is stored on every in-sync copy.
     Written {
         /// The version of the stored value: its ETag.
@@ -30,6 +32,15 @@ pub enum Response {
     },
     /// A page of a listing.
     Page(Page),
+    /// A write with an idempotency key had been done before: this is what it did then.
+    Replayed {
+        /// The version that it gave.
+        version: Version,
+        /// What it did.
+        done: Done,
+        /// On how many nodes it is.
+        copies: u8,
+    },
 }
 
 /// One stored value.
@@ -56,6 +67,8 @@ pub struct Page {
     pub items: Vec<Item>,
     /// Where the next page begins: after this key. `None`: this was the last page.
     pub next_after: Option<Key>,
+    /// Read without a quorum: the newest that the survivors know.
+    pub degraded: bool,
 }
 
 /// One key of a listing.

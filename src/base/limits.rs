@@ -14,6 +14,8 @@ pub const KEY_BYTES_MAX: usize = 1024;
 pub const VALUE_BYTES_MAX: usize = 16 << 20;
 /// A content type.
 pub const CONTENT_TYPE_BYTES_MAX: usize = 255;
+/// Operations of one batch.
+pub const BATCH_OPS_MAX: usize = 1000;
 /// Keys on a page of a listing.
 pub const PAGE_ITEMS_MAX: usize = 10_000;
 /// Keys and values on one page, in bytes: the page ends early rather than grow past this.

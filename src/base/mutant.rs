@@ -81,6 +81,8 @@ pub enum Mutant {
     AckBeforeCopies,
     /// A write is acknowledged though fewer copies than configured would hold it.
     FewerCopies,
+    /// A write is acknowledged before the learners that count for it have it.
+    CountingDontAck,
     /// A new primary serves before its epoch has begun.
     ServeBeforeStart,
     /// Learners that were proposed for the in-sync set don't count before it is decided.
@@ -103,6 +105,10 @@ pub enum Mutant {
     HolesUnnoticed,
     /// A primary says that all below its clock is committed, whatever is under way.
     ClosedByClock,
+    /// A new primary doesn't know which writes with an idempotency key were done.
+    ForgetOnce,
+    /// A learner isn't told which ones were done before.
+    LearnerForgetsOnce,
 }
 
 #[cfg(feature = "sim")]
@@ -116,7 +122,7 @@ mod switch {
 
     impl Mutant {
         /// Every one of them but those of the feed, with the rule of the protocol (section D of its design) that it breaks, and what it does.
-        pub const ALL: [(Self, &'static str, &'static str); 45] = [
+        pub const ALL: [(Self, &'static str, &'static str); 48] = [
             (Self::EvictedDontCount, "D.8", "A primary counts without a member that it has proposed to evict."),
             (Self::EvictWithoutProof, "D.21", "A primary whose own stream may be dead evicts others."),
             (Self::DeathWithoutMajority, "D.21", "A leader that hears no majority declares nodes dead."),
@@ -170,6 +176,7 @@ mod switch {
             (Self::OldHeartbeatCounts, "D.22", "A heartbeat that was heard before counts again."),
             (Self::AckBeforeCopies, "D.6", "A write is acknowledged before the copies have it."),
             (Self::FewerCopies, "D.6", "A write is acknowledged though fewer copies than configured would hold it."),
+            (Self::CountingDontAck, "D.6", "A write is acknowledged before the learners that count for it have it."),
             (Self::ServeBeforeStart, "D.12", "A new primary serves before its epoch has begun."),
             (
                 Self::ProposedDontCount,
@@ -189,6 +196,8 @@ mod switch {
             ),
             (Self::FollowOldEpoch, "D.7", "A member follows the primary of an epoch that is over."),
             (Self::VersionByClock, "D.17", "A version is what the clock says, though a higher one was given out."),
+            (Self::ForgetOnce, "D.24", "A new primary doesn't know which writes with an idempotency key were done."),
+            (Self::LearnerForgetsOnce, "D.24", "A learner isn't told which ones were done before."),
             (Self::ReadUncommitted, "D.18", "A stale read shows what isn't committed."),
         ];
 

@@ -12,6 +12,7 @@ use super::{ChangeNumber, Epoch, NodeId, PartitionId, Slot, SlotSet};
 /// Invariants ([`PartitionRecord::check_invariants`]):
 /// - the primary, if any, is in the in-sync set;
 /// - nobody is in-sync and a learner at once;
+/// - whoever counts is a learner;
 /// - only in-sync members are promoted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode)]
 pub struct PartitionRecord {
@@ -25,6 +26,10 @@ pub struct PartitionRecord {
     pub in_sync: SlotSet,
     /// Who is being filled.
     pub learners: SlotSet,
+    /// Learners that count for `min_copies`: while fewer are in sync, every new write needs their acks, too. They have the
+    /// live stream from the moment they were attached, and their scan behind it; so writes go on without waiting for a
+    /// scan. Nobody of them is promoted: what is older than their stream they may not have yet.
+    pub counting: SlotSet,
 }
 
 impl PartitionRecord {
@@ -32,6 +37,12 @@ impl PartitionRecord {
     #[must_use]
     pub fn members(&self) -> SlotSet {
         self.in_sync.union(self.learners)
+    }
+
+    /// How many hold a write that is acknowledged under this record, at least.
+    #[must_use]
+    pub fn copies(&self) -> usize {
+        self.in_sync.len() + self.counting.len()
     }
 
     /// Whether no copy is left: the last in-sync incarnation is gone for good.
@@ -45,6 +56,9 @@ impl PartitionRecord {
     pub fn contradiction(&self) -> Option<String> {
         if let Some(primary) = self.primary.filter(|primary| !self.in_sync.contains(*primary)) {
             return Some(format!("primary {primary} is not in the in-sync set {:?}", self.in_sync));
+        }
+        if !self.counting.is_subset(self.learners) {
+            return Some(format!("{:?} count and are no learners: {self:?}", self.counting.difference(self.learners)));
         }
         let both = self.in_sync.intersection(self.learners);
         (!both.is_empty()).then(|| format!("{both:?} are in-sync and learners at once: {self:?}"))

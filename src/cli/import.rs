@@ -2,7 +2,7 @@
 //!
 //! A thread reads lines and hands them over through a short queue. The command parses them and keeps a bounded number of
 //! puts in flight, bounded in bytes too. A line whose key is in flight waits for it, so that of two lines with the same
-//! key the later one wins. An import may therefore try a put again whose outcome is unknown.
+//! key the later one wins. The client tries a put again whose outcome is unknown; each is executed once.
 //!
 //! At the first error no further line is begun, those in flight are waited for, and the count of what is stored is
 //! exact but for puts whose outcome is unknown, which count as failed. With `--continue-on-error` only the end of the
@@ -200,12 +200,7 @@ pub(super) fn parse(line: &[u8]) -> Result<Option<Record>, String> {
     if record.ttl_ms == Some(0) {
         return Err(format!("ttl_ms of {key} is 0; it is at least 1"));
     }
-    let options = PutOptions {
-        content_type,
-        ttl: record.ttl_ms.map(Duration::from_millis),
-        repeatable: true,
-        ..PutOptions::default()
-    };
+    let options = PutOptions { content_type, ttl: record.ttl_ms.map(Duration::from_millis), ..PutOptions::default() };
     Ok(Some(Record { key, value: value.into(), options }))
 }
 

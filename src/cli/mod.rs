@@ -19,6 +19,8 @@
 //! | `status` | `status`, `health` |
 //! | `admin`, `plan` | `node`, `transfer`, `init`, `unsafe-recover`; `plan` |
 //! | `export`, `import` | all values as lines of JSON |
+//! | `secret` | `secret`: a new secret for a cluster |
+//! | `drill` | `drill`: load on a cluster of containers, of which half dies |
 //! | `target` | the options that all client commands share |
 //! | `operation` | how an operation is planned, asked about, done and told |
 //! | `pairs` | the part of `status` that shows who hears whom |
@@ -26,6 +28,7 @@
 
 mod admin;
 mod dev;
+mod drill;
 mod export;
 mod failure;
 mod import;
@@ -34,6 +37,7 @@ mod operation;
 mod output;
 mod pairs;
 mod plan;
+mod secret;
 mod serve;
 mod status;
 mod target;
@@ -44,12 +48,14 @@ use clap::{Parser, Subcommand};
 
 pub use admin::{Init, Node, NodeCommand, Transfer, UnsafeRecover};
 pub use dev::Dev;
+pub use drill::Drill;
 pub use export::Export;
 pub use failure::Failure;
 pub use import::Import;
 pub use list::List;
 pub use operation::Operating;
 pub use plan::Plan;
+pub use secret::Secret;
 pub use serve::Serve;
 pub use status::{Health, Status};
 pub use target::Target;
@@ -87,6 +93,8 @@ pub enum Command {
     Serve(Serve),
     /// Run a whole cluster on this machine, with nothing to configure
     Dev(Dev),
+    /// Make a secret for the nodes of a cluster
+    Secret(Secret),
     /// A command that talks to a running cluster.
     #[command(flatten)]
     Client(ClientCommand),
@@ -123,6 +131,8 @@ pub enum ClientCommand {
     Export(Export),
     /// Check that a node is ready, for health checks of containers
     Health(Health),
+    /// Kill half of a cluster of containers and compare every key
+    Drill(Drill),
 }
 
 impl ClientCommand {
@@ -146,6 +156,7 @@ impl ClientCommand {
             Self::Import(import) => import.run().await,
             Self::Export(export) => export.run().await,
             Self::Health(health) => health.run().await,
+            Self::Drill(drill) => drill.run().await,
         }
     }
 }

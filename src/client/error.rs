@@ -16,6 +16,9 @@ pub enum ClientError {
         /// What is wrong with it.
         reason: String,
     },
+    /// This can't be sent as an idempotency key.
+    #[error("the idempotency key must be 1 to 255 visible ASCII characters")]
+    BadIdempotencyKey,
     /// Nothing could be sent: nobody listens there, or the name is unknown.
     #[error("cannot connect to {urls}: {reason}")]
     Unreachable {
@@ -91,10 +94,10 @@ impl ClientError {
         matches!(self, Self::Unreachable { .. })
     }
 
-    /// Whether the caller's own input is at fault: a URL that can't be used.
+    /// Whether the caller's own input is at fault: a URL or an idempotency key that can't be used.
     #[must_use]
     pub const fn is_usage(&self) -> bool {
-        matches!(self, Self::BadUrl { .. })
+        matches!(self, Self::BadUrl { .. } | Self::BadIdempotencyKey)
     }
 
     /// Whether a write that failed so happened.

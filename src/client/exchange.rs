@@ -25,7 +25,7 @@ const _: () = assert!((limits::PAGE_BYTES_MAX + limits::VALUE_BYTES_MAX) / 3 * 4
 const _: () = assert!(limits::PAGE_BYTES_MAX * 6 < BODY_BYTES_MAX);
 
 /// The kind of problem of a value that no node has any more: a 503, but not one that waiting would mend.
-const PROBLEM_LOST: &str = "urn:jumpgate:problem:partition-lost";
+pub(super) const PROBLEM_LOST: &str = "urn:jumpgate:problem:partition-lost";
 
 /// Whether a call may be made twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,8 +34,8 @@ pub(super) enum Safety {
     Read,
     /// It may be made again only where it certainly did not happen.
     Write,
-    /// It may be made again in any case; its failure still says whether it may have happened.
-    RepeatableWrite,
+    /// It has an idempotency key, so it may be made again in any case; its failure still says whether it may have happened.
+    OnceWrite,
 }
 
 /// A request to any gateway.
@@ -57,7 +57,7 @@ impl Call {
     /// The target, telling the gateway how long it may wait for a leader where it may have to: a little less than the
     /// client does, so that its own word, which says what happened, comes before the client hangs up.
     fn target_within(&self, limit: Duration) -> String {
-        if !["/v1/kv", "/v1/admin"].iter().any(|waits| self.target.starts_with(waits)) {
+        if !["/v1/kv", "/v1/batch", "/v1/admin"].iter().any(|waits| self.target.starts_with(waits)) {
             return self.target.clone();
         }
         let wait = limit - (limit / 10).min(Duration::from_millis(500));
@@ -70,7 +70,7 @@ impl Call {
         match self.safety {
             Safety::Read => Failure::Definite(ClientError::NoAnswer { url, reason }),
             Safety::Write => Failure::Final(ClientError::OutcomeUnknown { url, reason }),
-            Safety::RepeatableWrite => Failure::Unknown(ClientError::OutcomeUnknown { url, reason }),
+            Safety::OnceWrite => Failure::Unknown(ClientError::OutcomeUnknown { url, reason }),
         }
     }
 }

@@ -9,25 +9,30 @@
 //! |---|---|---|
 //! | the connection was refused: nothing was sent | again | again |
 //! | 503 or 429 whose problem document says `definite` | again | again |
-//! | the connection broke, no answer in time, 502, 504, an outcome that is not `definite` | again | [`ClientError::OutcomeUnknown`], unless it is [repeatable](PutOptions::repeatable) |
+//! | the connection broke, no answer in time, 502, 504, an outcome that is not `definite` | again | again |
 //! | anything else | fails | fails |
 //!
-//! Nothing is sent twice that could matter twice, so a failed write says of itself whether it happened
-//! ([`ClientError::outcome`]).
+//! An answer that was read without a quorum counts only once no other gateway has a better one.
+//!
+//! Each write has an idempotency key, a random one where the caller gives none, so the cluster executes it once however
+//! often it is sent. A failed write says of itself whether it happened ([`ClientError::outcome`]): after an attempt that may
+//! have happened, no later refusal says that it did not.
 //!
 //! | file | what it holds |
 //! |---|---|
 //! | `address` | URLs of gateways; keys as paths |
 //! | `rounds` | which gateway is asked next, back-off, deadlines |
 //! | `exchange` | one request and its answer over HTTP |
+//! | `batch` | [`Client::batch`], many operations in one request |
 //! | `feed` | [`Feed`], the changes as they happen, over WebSocket |
 //! | `admin` | [`Client::admin`], what operators ask |
 //! | `error` | [`ClientError`] |
 //!
-//! Left out: TLS, tokens and idempotency keys.
+//! Left out: TLS and tokens.
 
 mod address;
 mod admin;
+mod batch;
 mod error;
 mod exchange;
 mod feed;
@@ -51,6 +56,7 @@ use crate::api::{ClusterStatus, Consistency, ContentType, Key, Match, Preconditi
 use crate::base::{Blob, Version};
 
 use address::{GatewayUrl, encode_query, key_path};
+pub use batch::BatchOptions;
 pub use error::ClientError;
 use exchange::{Call, Reply, Safety};
 pub use feed::Feed;
@@ -99,17 +105,9 @@ pub struct PutOptions {
     pub precondition: Precondition,
     /// How long the call may take; the client's own time-out without.
     pub timeout: Option<Duration>,
-    /// Whether doing it twice is harmless, so that an attempt whose outcome is unknown may be followed by another one.
-    /// That is for whoever alone writes the key, as an import does: otherwise the second attempt could undo another
-    /// client's write. It has no effect on creates and on puts with a precondition.
-    pub repeatable: bool,
-}
-
-impl PutOptions {
-    fn safety(&self) -> Safety {
-        let unconditional = self.mode == PutMode::Upsert && self.precondition == Precondition::NONE;
-        if self.repeatable && unconditional { Safety::RepeatableWrite } else { Safety::Write }
-    }
+    /// Under which the cluster executes it once, however often it is sent: 1 to 255 visible ASCII characters. A random one
+    /// without, which makes the attempts of this call one write; one of the caller's own does so for several calls.
+    pub idempotency_key: Option<String>,
 }
 
 /// What a put did.
@@ -183,7 +181,8 @@ impl Client {
         if let Some(content_type) = &options.content_type {
             headers.push((CONTENT_TYPE, header_value(content_type.as_str())));
         }
-        let call = Call { method, target, headers, body: value, safety: options.safety() };
+        headers.push(idempotency_header(options.idempotency_key.as_deref())?);
+        let call = Call { method, target, headers, body: value, safety: Safety::OnceWrite };
         let reply = self.call(&call, options.timeout.unwrap_or(self.timeout)).await?;
         match reply.status {
             StatusCode::CREATED | StatusCode::NO_CONTENT | StatusCode::OK => {
@@ -200,8 +199,9 @@ impl Client {
     /// # Errors
     /// [`ClientError::NotFound`] where there is none; else as [`Client::put`].
     pub async fn delete(&self, key: &Key, precondition: &Precondition) -> Result<(), ClientError> {
-        let headers = precondition_headers(precondition);
-        let safety = Safety::Write;
+        let mut headers = precondition_headers(precondition);
+        headers.push(idempotency_header(None)?);
+        let safety = Safety::OnceWrite;
         let call = Call { method: Method::DELETE, target: key_path(key), headers, body: Bytes::new(), safety };
         let reply = self.call(&call, self.timeout).await?;
         match reply.status {
@@ -307,12 +307,26 @@ impl Client {
     /// Sends a call to one gateway after the other until one has answered it.
     async fn call(&self, call: &Call, timeout: Duration) -> Result<Reply, ClientError> {
         let mut rounds = Rounds::new(&self.inner, timeout);
+        let mut degraded = None;
         loop {
-            let gateway = rounds.next().await?;
+            let next = if degraded.is_some() && rounds.is_round_over() { None } else { Some(rounds.next().await) };
+            let gateway = match (next, degraded.take()) {
+                (None | Some(Err(_)), Some(reply)) => return Ok(reply),
+                (Some(next), kept) => {
+                    degraded = kept;
+                    next?
+                }
+                (None, None) => continue,
+            };
             match self.inner.exchange(gateway, call, rounds.attempt_ends(call.safety)).await {
+                // The node may only be cut off: another one may know more, or else this is the best that there is.
+                Ok(reply) if reply.header("jumpgate-degraded") == Some("true") && !rounds.is_round_over() => {
+                    degraded = Some(reply);
+                }
                 Ok(reply) => {
                     self.inner.remember(gateway, &reply.uri);
-                    return Ok(reply);
+                    let is_refused = !reply.status.is_success();
+                    return rounds.judged(is_refused).map(|()| reply);
                 }
                 Err(failure) => rounds.failed(failure)?,
             }
@@ -369,6 +383,17 @@ impl Pages {
         self.cursor = page.cursor;
         Ok(Some(page.items))
     }
+}
+
+/// An idempotency key that nobody has used before.
+fn random_key() -> String {
+    format!("{:032x}", rand::random::<u128>())
+}
+
+fn idempotency_header(key: Option<&str>) -> Result<(HeaderName, HeaderValue), ClientError> {
+    let key = key.map_or_else(random_key, str::to_owned);
+    let value = HeaderValue::from_str(&key).map_err(|_| ClientError::BadIdempotencyKey)?;
+    Ok((HeaderName::from_static("idempotency-key"), value))
 }
 
 /// A value as its bytes and headers say.

@@ -78,13 +78,18 @@ impl<'a> Rounds<'a> {
         }
     }
 
-    /// When the attempt that begins now is given up. A read that could go elsewhere gets half of the time that is left, so
-    /// that a gateway that hangs doesn't take it all; a write gets all of it, because giving up early would only leave it
-    /// unknown.
+    /// Whether every gateway was asked in this round.
+    pub(super) fn is_round_over(&self) -> bool {
+        self.tried == self.inner.gateways.len()
+    }
+
+    /// When the attempt that begins now is given up. What could go elsewhere gets half of the time that is left, so that a
+    /// gateway that hangs doesn't take it all; a write that must not be made twice gets all of it, because giving up early
+    /// would only leave it unknown.
     pub(super) fn attempt_ends(&self, safety: Safety) -> Instant {
         let left = self.deadline.saturating_duration_since(Instant::now());
         match safety {
-            Safety::Read if self.inner.gateways.len() > 1 => self.deadline - left / 2,
+            Safety::Read | Safety::OnceWrite if self.inner.gateways.len() > 1 => self.deadline - left / 2,
             _ => self.deadline,
         }
     }
@@ -128,6 +133,12 @@ impl<'a> Rounds<'a> {
             // After an attempt that may have happened, the last word isn't that it did not.
             Failure::Final(error) => Err(self.unknown.take().unwrap_or(error)),
         }
+    }
+
+    /// An attempt was answered for good. An error means that the answer doesn't decide: it is a refusal, and an attempt
+    /// before it may have happened, or may happen still. (Had it happened before this one, this one would have been told.)
+    pub(super) fn judged(&mut self, is_refused: bool) -> Result<(), ClientError> {
+        if is_refused && let Some(error) = self.unknown.take() { Err(error) } else { Ok(()) }
     }
 
     fn give_up(&mut self) -> ClientError {

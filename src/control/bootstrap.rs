@@ -97,6 +97,9 @@ pub struct Bootstrap {
     without: SlotSet,
     has_founded: bool,
     announce_at: Instant,
+    /// After a rebirth nothing is accepted before then: until everybody has heard who is who by now. Accepted at once, one
+    /// rebirth leads to the next, as fast as datagrams travel.
+    rests_until: Instant,
     outputs: Vec<BootstrapOutput>,
     rng: Rng,
 }
@@ -126,6 +129,7 @@ impl Bootstrap {
             without: SlotSet::EMPTY,
             has_founded: false,
             announce_at: now,
+            rests_until: now,
             outputs: Vec::new(),
             rng,
         }
@@ -236,6 +240,7 @@ impl Bootstrap {
     /// BLANK → ACCEPTED once every slot is heard, and none of them belongs to a cluster.
     fn maybe_accept(&mut self, now: Instant) {
         if self.accepted.is_some()
+            || now < self.rests_until
             || !self.every_peer(now, |heard| !matches!(heard.announcement, Announcement::Member { .. }))
         {
             return;
@@ -267,6 +272,7 @@ impl Bootstrap {
     fn give_up(&mut self, now: Instant) {
         self.me.incarnation = Incarnation(self.rng.bits_128());
         self.accepted = None;
+        self.rests_until = now + ANNOUNCE_EVERY + self.rng.duration(ANNOUNCE_EVERY);
         self.outputs.push(BootstrapOutput::Reborn { me: self.me });
         self.announce(now);
     }
@@ -310,6 +316,24 @@ fn cluster_id(name: &str, founders: &[NodeId]) -> ClusterId {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_was_just_reborn_accepts_nothing_before_everybody_has_heard_of_it() {
+        let me = NodeId::new(Slot(0), Incarnation(1));
+        let mut process = Bootstrap::new(me, 2, "test", Instant::ZERO, Rng::new(1));
+        let blank = Announcement::Blank { without: SlotSet::EMPTY };
+        let peer = |life| NodeId::new(Slot(1), Incarnation(life));
+        let has_accepted = |process: &Bootstrap| matches!(process.announcement(), Announcement::Accepted { .. });
+        process.handle_announcement(Instant(1), peer(7), blank);
+        assert!(has_accepted(&process));
+        process.handle_announcement(Instant(2), peer(8), blank);
+        assert!(!has_accepted(&process), "its peer has died, so it starts anew");
+        process.handle_announcement(Instant(3), peer(8), blank);
+        assert!(!has_accepted(&process), "it would be reborn for each rebirth of another");
+        let later = Instant(3) + ANNOUNCE_EVERY * 2;
+        process.handle_announcement(later, peer(8), blank);
+        assert!(has_accepted(&process));
+    }
 
     /// Some processes, and a network that delivers at once what `delivers` lets through.
     struct World {

@@ -151,6 +151,7 @@ impl ControlState {
         let alive = self.up().intersection(witnesses);
         self.for_each_record(epoch, |_, record| {
             record.learners.remove(node.slot);
+            record.counting.remove(node.slot);
             // Where nobody else in sync is known to live it stays in the set: nothing is committed without it from here
             // on, so its copy is whole if the same life of the process comes back. Taken out as soon as it was found
             // silent, a node that had only stood still for a moment left sets of dead nodes behind.
@@ -194,6 +195,7 @@ impl ControlState {
             if replaced {
                 // What the slot's earlier life held is gone with its memory.
                 record.learners.remove(node.slot);
+                record.counting.remove(node.slot);
                 record.in_sync.remove(node.slot);
             }
         });
@@ -268,12 +270,15 @@ impl ControlState {
         self.for_each_record(epoch, |partition, record| {
             record.in_sync = record.in_sync.intersection(alive);
             record.learners = record.learners.intersection(alive);
+            record.counting = record.counting.intersection(alive);
             record.primary = None;
-            match (record.in_sync.is_empty(), record.learners.lowest()) {
+            // Who counted has the newest writes.
+            match (record.in_sync.is_empty(), record.counting.lowest().or(record.learners.lowest())) {
                 (false, _) => recovery.clean += 1,
                 (true, Some(learner)) => {
                     recovery.lossy.push(partition);
                     record.learners.remove(learner);
+                    record.counting.remove(learner);
                     record.in_sync.insert(learner);
                 }
                 (true, None) => recovery.lost.push(partition),
@@ -289,8 +294,9 @@ impl ControlState {
             record.epoch == change.epoch && record.change == change.change || is_broken(Mutant::ApplyStaleChange);
         let is_primary = record.primary.is_some_and(|slot| self.node(slot).node == Some(change.proposer));
         let added_learn = change.add.is_subset(record.learners);
+        let needed = record.in_sync.union(record.counting);
         let removed_may_go =
-            change.remove.is_subset(record.in_sync) && !record.primary.is_some_and(|p| change.remove.contains(p));
+            change.remove.is_subset(needed) && !record.primary.is_some_and(|p| change.remove.contains(p));
         if !(is_current && is_primary && added_learn && removed_may_go) {
             return false;
         }
@@ -298,7 +304,8 @@ impl ControlState {
         let targets = self.owners(change.partition).set();
         let mut changed = record;
         changed.in_sync = record.in_sync.union(change.add).difference(change.remove);
-        changed.learners = record.learners.difference(change.add);
+        changed.learners = record.learners.difference(change.add).difference(change.remove);
+        changed.counting = changed.counting.intersection(changed.learners);
         if !change.remove.is_empty() {
             // Somebody else helps out where too few are left; whoever was too slow, and should hold a copy, begins anew.
             let others = up.difference(change.remove);
@@ -306,6 +313,7 @@ impl ControlState {
             changed.learners = changed.learners.union(targets.intersection(up).difference(changed.in_sync));
         }
         dismiss_stand_ins(&mut changed, targets);
+        self.count_learners(change.partition, &mut changed, change.remove);
         let record = &mut self.table[change.partition.index()];
         *record = changed;
         record.change = record.change.next();
@@ -343,6 +351,7 @@ impl ControlState {
                 }
             }
             dismiss_stand_ins(&mut record, owners);
+            self.count_learners(partition, &mut record, SlotSet::EMPTY);
             if record != before {
                 record.change = before.change.next();
                 self.table[index] = record;
@@ -360,6 +369,28 @@ impl ControlState {
         }
         let ranking = placement::owners(partition, self.roster.staying(), self.roster.slots.len() as u8);
         ranking.iter().filter(|&slot| up.contains(slot) && !members.contains(slot)).take(missing).collect()
+    }
+
+    /// Chooses which learners count: as few as `min_copies` needs, those that count already first, then by the
+    /// partition's ranking; nobody of `late`, whose acks would be waited for in vain. Where nobody leads, nobody is asked
+    /// for an ack, and who counted is remembered: it has the newest writes.
+    fn count_learners(&self, partition: PartitionId, record: &mut PartitionRecord, late: SlotSet) {
+        record.counting = record.counting.intersection(record.learners);
+        if record.primary.is_none() {
+            return;
+        }
+        let min_copies = self.settings.map_or(0, |settings| usize::from(settings.min_copies));
+        let missing = min_copies.saturating_sub(record.in_sync.len());
+        let candidates = record.learners.difference(late);
+        let ranking = placement::owners(partition, self.roster.staying(), self.roster.slots.len() as u8);
+        let ranked = ranking.iter().chain(candidates.iter()).filter(|slot| candidates.contains(*slot));
+        let mut chosen = SlotSet::EMPTY;
+        for slot in record.counting.iter().chain(ranked) {
+            if chosen.len() < missing {
+                chosen.insert(slot);
+            }
+        }
+        record.counting = chosen;
     }
 
     /// The first target owner among `candidates`, else the lowest slot of them: the same choice on every node, and one
@@ -433,6 +464,7 @@ fn dismiss_stand_ins(record: &mut PartitionRecord, owners: SlotSet) {
     if !owners.is_empty() && owners.is_subset(record.in_sync) {
         record.in_sync = record.primary.into_iter().collect::<SlotSet>().union(owners);
         record.learners = record.learners.intersection(owners);
+        record.counting = record.counting.intersection(record.learners);
     }
 }
 

@@ -190,7 +190,7 @@ fn node_name(raw: &str) -> Result<String, Problem> {
 
 /// A form of a page can set no header of its own, and its content types are three others. One without fields has no body
 /// and names one of them all the same.
-fn refuse_forms(call: &Call) -> Result<(), Problem> {
+pub(super) fn refuse_forms(call: &Call) -> Result<(), Problem> {
     let mut lines = call.headers.get_all(CONTENT_TYPE).iter();
     let is_json = |value: &warp::http::HeaderValue| {
         let essence = value.to_str().ok().and_then(|text| text.split(';').next()).map(str::trim);

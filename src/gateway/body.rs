@@ -67,21 +67,31 @@ where
         Self { stream, unread, announced, expects_continue: unread && headers.contains_key(EXPECT) }
     }
 
-    /// Reads all of it. The charge must be held for as long as the bytes are.
+    /// Reads all of it, which is a value. The charge must be held for as long as the bytes are.
     pub(super) async fn read<'a>(
         &mut self,
         options: &GatewayOptions,
         total: &'a BodyBytes,
     ) -> Result<(Blob, Charge<'a>), Problem> {
-        if let Some(announced) = self.announced.filter(|&announced| announced > options.value_bytes_max as u64) {
-            return Err(too_large(announced, options));
+        self.read_within(Most::Value(options.value_bytes_max), options, total).await
+    }
+
+    /// Reads all of it.
+    pub(super) async fn read_within<'a>(
+        &mut self,
+        most: Most,
+        options: &GatewayOptions,
+        total: &'a BodyBytes,
+    ) -> Result<(Blob, Charge<'a>), Problem> {
+        if let Some(announced) = self.announced.filter(|&announced| announced > most.bytes() as u64) {
+            return Err(most.exceeded_by(announced));
         }
         let mut charge = Charge { total, bytes: 0 };
         let mut clock = Clock::new(options.body_timeout);
-        let Some(first) = self.chunk(options, &mut clock, &mut charge).await? else {
+        let Some(first) = self.chunk(most, options, &mut clock, &mut charge).await? else {
             return Ok((Blob::default(), charge));
         };
-        let Some(second) = self.chunk(options, &mut clock, &mut charge).await? else {
+        let Some(second) = self.chunk(most, options, &mut clock, &mut charge).await? else {
             let shared = first.len() >= SHARED_CHUNK_BYTES_MIN;
             return Ok((Blob(if shared { first } else { Bytes::copy_from_slice(&first) }), charge));
         };
@@ -89,7 +99,7 @@ where
         let mut collected = Vec::with_capacity(expected.clamp(charge.bytes, charge.bytes.max(PREALLOCATED_BYTES_MAX)));
         collected.extend_from_slice(&first);
         collected.extend_from_slice(&second);
-        while let Some(chunk) = self.chunk(options, &mut clock, &mut charge).await? {
+        while let Some(chunk) = self.chunk(most, options, &mut clock, &mut charge).await? {
             if collected.capacity() - collected.len() < chunk.len() && expected > collected.len() {
                 // A mebibyte has really come: the announced rest is believed now, so that nothing is copied twice.
                 collected.reserve_exact(expected - collected.len());
@@ -104,6 +114,7 @@ where
     /// The next chunk, counted and charged.
     async fn chunk(
         &mut self,
+        most: Most,
         options: &GatewayOptions,
         clock: &mut Clock,
         charge: &mut Charge<'_>,
@@ -124,8 +135,8 @@ where
                 Some(Ok(mut chunk)) => {
                     let chunk = chunk.copy_to_bytes(chunk.remaining());
                     let arrived = charge.bytes + chunk.len();
-                    if arrived > options.value_bytes_max {
-                        return Err(too_large(arrived as u64, options));
+                    if arrived > most.bytes() {
+                        return Err(most.exceeded_by(arrived as u64));
                     }
                     charge.add(chunk.len(), options.bodies_bytes_max)?;
                     clock.on_arrival(arrived as u64);
@@ -158,8 +169,28 @@ where
     }
 }
 
-fn too_large(bytes: u64, options: &GatewayOptions) -> Problem {
-    Problem::from(Error::ValueTooLarge { bytes, bytes_max: options.value_bytes_max as u64 })
+/// What a body is, and how many bytes it may have at most.
+#[derive(Clone, Copy)]
+pub(super) enum Most {
+    Value(usize),
+    Batch(usize),
+}
+
+impl Most {
+    const fn bytes(self) -> usize {
+        match self {
+            Self::Value(bytes) | Self::Batch(bytes) => bytes,
+        }
+    }
+
+    fn exceeded_by(self, bytes: u64) -> Problem {
+        match self {
+            Self::Value(most) => Problem::from(Error::ValueTooLarge { bytes, bytes_max: most as u64 }),
+            Self::Batch(most) => {
+                Problem::batch_too_large(format!("the batch has {bytes} bytes of JSON; at most {most} are allowed"))
+            }
+        }
+    }
 }
 
 /// Until when the next chunk must have come.

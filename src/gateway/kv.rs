@@ -13,10 +13,15 @@ use super::conditional::{Selection, entity_tag, preconditions, selection};
 use super::problem::Problem;
 use super::routes::{Call, Reply, Shared, options};
 use super::target::{Plus, percent_decode};
-use crate::api::{self, Consistency, ContentType, Key, KeyError, Operation, Precondition, PutMode, Value};
+use crate::api::{self, Consistency, ContentType, Done, Key, KeyError, Once, Operation, Precondition, PutMode, Value};
 use crate::base::Version;
 
 const ALLOWED: &str = "GET, HEAD, PUT, POST, DELETE, OPTIONS";
+
+/// Under which a write is executed once, however often it is sent.
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+/// The write had been done before.
+const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 
 /// On how many nodes a write is.
 const COPIES: HeaderName = HeaderName::from_static("jumpgate-copies");
@@ -25,16 +30,16 @@ const EXPIRES_IN: HeaderName = HeaderName::from_static("jumpgate-expires-in");
 /// The value was read from a copy that may be behind, as the request allowed.
 const STALE: HeaderName = HeaderName::from_static("jumpgate-stale");
 /// The value was read without a quorum.
-const DEGRADED: HeaderName = HeaderName::from_static("jumpgate-degraded");
+pub(super) const DEGRADED: HeaderName = HeaderName::from_static("jumpgate-degraded");
 
-const TRUE: HeaderValue = HeaderValue::from_static("true");
+pub(super) const TRUE: HeaderValue = HeaderValue::from_static("true");
 const OCTETS: HeaderValue = HeaderValue::from_static("application/octet-stream");
 
 /// A value's headers at most, so that they are allocated once.
 const VALUE_HEADERS: usize = 8;
 
 /// The longest time to live: a century, so that no sum of a clock and a time to live overflows.
-const TTL_MS_MAX: u64 = 100 * 366 * 24 * 60 * 60 * 1000;
+pub(super) const TTL_MS_MAX: u64 = 100 * 366 * 24 * 60 * 60 * 1000;
 
 /// Answers one request.
 pub(super) async fn handle<S, B>(shared: &Shared, call: &Call, body: &mut Body<S>) -> Reply
@@ -79,6 +84,7 @@ async fn read(shared: &Shared, call: &Call) -> Reply {
     match shared.submit(Operation::Get { key, consistency }, timeout).await? {
         api::Response::Value(value) => value_response(value, &call.method, &call.headers, &condition),
         api::Response::NotFound => Err(Problem::no_such_key()),
+        api::Response::NotFoundDegraded => Err(Problem::no_such_key_degraded()),
         other => Err(unexpected(&other)),
     }
 }
@@ -154,11 +160,13 @@ where
     call.redirect(shared)?;
     let (value, _charge) = body.read(&shared.options, &shared.body_bytes).await?;
     let operation = Operation::Put { key, value, content_type, ttl_ms, mode, precondition };
-    match shared.submit(operation, timeout).await? {
+    let once = once_of(&call.headers, &operation)?;
+    match shared.submit_once(operation, once, timeout).await? {
         api::Response::Written { version, created, copies } => {
             let status = if created { StatusCode::CREATED } else { StatusCode::NO_CONTENT };
             Ok(written(status, Some(version), copies))
         }
+        api::Response::Replayed { version, done, copies } => Ok(replayed(version, done, copies)),
         other => Err(unexpected(&other)),
     }
 }
@@ -182,8 +190,11 @@ async fn delete(shared: &Shared, call: &Call) -> Reply {
     let timeout = call.timeout(&shared.options)?;
     let precondition = preconditions(&call.headers)?;
     call.redirect(shared)?;
-    match shared.submit(Operation::Delete { key, precondition }, timeout).await? {
+    let operation = Operation::Delete { key, precondition };
+    let once = once_of(&call.headers, &operation)?;
+    match shared.submit_once(operation, once, timeout).await? {
         api::Response::Deleted { copies, .. } => Ok(written(StatusCode::NO_CONTENT, None, copies)),
+        api::Response::Replayed { version, done, copies } => Ok(replayed(version, done, copies)),
         api::Response::NotFound => Err(Problem::no_such_key()),
         other => Err(unexpected(&other)),
     }
@@ -200,6 +211,25 @@ fn written(status: StatusCode, version: Option<Version>, copies: u8) -> Response
     }
     headers.insert(COPIES, HeaderValue::from(u16::from(copies)));
     response
+}
+
+/// The answer to a write that had been done before: the same as then.
+fn replayed(version: Version, done: Done, copies: u8) -> Response {
+    let mut response = match done {
+        Done::Created => written(StatusCode::CREATED, Some(version), copies),
+        Done::Replaced => written(StatusCode::NO_CONTENT, Some(version), copies),
+        Done::Deleted => written(StatusCode::NO_CONTENT, None, copies),
+    };
+    response.headers_mut().insert(REPLAYED, TRUE);
+    response
+}
+
+/// The idempotency key of a request, for this operation.
+fn once_of(headers: &HeaderMap, operation: &Operation) -> Result<Option<Once>, Problem> {
+    let mut lines = headers.get_all(IDEMPOTENCY_KEY).iter();
+    let Some(line) = lines.next() else { return Ok(None) };
+    let once = line.to_str().ok().filter(|_| lines.next().is_none()).and_then(|text| Once::new(text, operation));
+    once.map(Some).ok_or_else(|| Problem::bad_idempotency_key("Idempotency-Key"))
 }
 
 /// An answer that doesn't fit the question: a bug, in the log and not in the client's hands.

@@ -2,7 +2,7 @@
 
 use warp::http::Method;
 
-use super::kv::unexpected;
+use super::kv::{DEGRADED, TRUE, unexpected};
 use super::problem::Problem;
 use super::routes::{Call, Reply, Shared, json, options};
 use crate::api::json::{PageJson, from_base64};
@@ -37,7 +37,13 @@ pub(super) async fn handle(shared: &Shared, call: &Call) -> Reply {
     let prefix = Blob::from(prefix.as_ref());
     call.redirect(shared)?;
     match shared.submit(Operation::List { prefix, after, limit, values }, timeout).await? {
-        api::Response::Page(page) => json(&PageJson::from(&page)),
+        api::Response::Page(page) => {
+            let mut response = json(&PageJson::from(&page))?;
+            if page.degraded {
+                response.headers_mut().insert(DEGRADED, TRUE);
+            }
+            Ok(response)
+        }
         other => Err(unexpected(&other)),
     }
 }

@@ -14,6 +14,7 @@
 //!        front    Host and Origin
 //!        routes   warp: key-value routes first, then the feed, then what is answered here
 //!          kv, list ─▶ api::Request ─▶ port::Core ─▶ api::Response ─▶ HTTP
+//!          batch    ─▶ many api::Requests ─▶ port::Core::submit_batch
 //!          feed, sse ─▶ port::Core::subscribe ─▶ one JSON message an event
 //!          admin    ─▶ port::Core::admin, or relay ─▶ the leader's gateway
 //!          local    cluster, health
@@ -30,7 +31,7 @@
 //! | `target` | percent-decoding and query parameters |
 //! | `body` | reading a request's body within bounds |
 //! | `conditional` | entity tags, preconditions, ranges |
-//! | `kv`, `list`, `local`, `feed`, `sse`, `admin` | the handlers |
+//! | `kv`, `list`, `batch`, `local`, `feed`, `sse`, `admin` | the handlers |
 //! | `viewing` | what one viewer of the feed is told |
 //! | `relay` | an operator's request on its way to the leader's gateway |
 //! | `problem` | failures as HTTP |
@@ -52,6 +53,7 @@
 //! watch.
 
 mod admin;
+mod batch;
 mod body;
 mod conditional;
 mod feed;

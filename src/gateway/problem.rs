@@ -11,6 +11,8 @@ use warp::http::{HeaderMap, Method, StatusCode};
 use warp::reply::Response;
 
 use super::conditional::entity_tag;
+use super::kv::{DEGRADED, TRUE};
+use crate::api::batch::BatchResultJson;
 use crate::api::json::ProblemJson;
 use crate::api::{Error, KeyError, Outcome};
 use crate::base::Version;
@@ -40,6 +42,8 @@ enum Extra {
     Size(u64),
     /// It may be tried again after so many seconds.
     RetryAfterSeconds(u32),
+    /// It was answered without a quorum.
+    Degraded,
 }
 
 /// Long enough for a failover to end, short enough that a client with patience hardly notices.
@@ -83,6 +87,11 @@ impl Problem {
         Self::new(StatusCode::NOT_FOUND, "not-found", "Not found", detail, Extra::Nothing)
     }
 
+    /// The survivors of a quorum know of nothing under this key.
+    pub(super) fn no_such_key_degraded() -> Self {
+        Self { extra: Extra::Degraded, ..Self::no_such_key() }
+    }
+
     /// The path leads nowhere.
     pub(super) fn no_such_path() -> Self {
         let detail = "nothing is served under this path; values are under /v1/kv/";
@@ -94,6 +103,35 @@ impl Problem {
         let detail = Cow::Owned(format!("allowed here: {allowed}"));
         let status = StatusCode::METHOD_NOT_ALLOWED;
         Self::new(status, "method-not-allowed", "Method not allowed", detail, Extra::Allow(allowed))
+    }
+
+    /// An idempotency key, given as `what`, that is none.
+    pub(super) fn bad_idempotency_key(what: &str) -> Self {
+        Self::bad_request(format!("{what} is not one key of 1 to 255 visible ASCII characters without spaces"))
+    }
+
+    /// A batch that is too large, or its answer.
+    pub(super) fn batch_too_large(detail: impl Into<Cow<'static, str>>) -> Self {
+        let status = StatusCode::PAYLOAD_TOO_LARGE;
+        Self::new(status, "batch-too-large", "Batch too large", detail.into(), Extra::Nothing)
+    }
+
+    /// The same failure, of one operation of a batch.
+    pub(super) fn at(self, index: usize) -> Self {
+        Self { detail: format!("ops[{index}]: {}", self.detail).into(), ..self }
+    }
+
+    /// As the result of one operation of a batch.
+    pub(super) fn into_result(self, is_write: bool) -> BatchResultJson {
+        BatchResultJson {
+            status: self.status.as_u16(),
+            version: if let Extra::Standing(version) = self.extra { Some(version.0) } else { None },
+            degraded: matches!(self.extra, Extra::Degraded),
+            kind: Some(format!("urn:jumpgate:problem:{}", self.name)),
+            detail: Some(self.detail.into_owned()),
+            outcome: is_write.then(|| outcome_name(self.outcome).to_owned()),
+            ..BatchResultJson::default()
+        }
     }
 
     /// The body did not come in time.
@@ -161,10 +199,7 @@ impl Problem {
         let body = if self.name == "not-found" && !is_write {
             NO_SUCH_KEY.into()
         } else {
-            let outcome = is_write.then(|| match self.outcome {
-                Outcome::Definite => "definite".to_owned(),
-                Outcome::Unknown => "unknown".to_owned(),
-            });
+            let outcome = is_write.then(|| outcome_name(self.outcome).to_owned());
             let problem = ProblemJson {
                 kind: format!("urn:jumpgate:problem:{}", self.name),
                 title: self.title.to_owned(),
@@ -187,6 +222,13 @@ impl Problem {
     }
 }
 
+const fn outcome_name(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Definite => "definite",
+        Outcome::Unknown => "unknown",
+    }
+}
+
 impl Extra {
     fn insert_into(self, headers: &mut HeaderMap) {
         match self {
@@ -203,6 +245,9 @@ impl Extra {
             Self::Size(bytes) => {
                 let range = HeaderValue::try_from(format!("bytes */{bytes}"));
                 headers.insert(CONTENT_RANGE, range.expect("digits are a header value"));
+            }
+            Self::Degraded => {
+                headers.insert(DEGRADED, TRUE);
             }
             Self::RetryAfterSeconds(seconds) => {
                 headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
@@ -236,6 +281,10 @@ impl From<Error> for Problem {
             Error::DeadlineBefore(_) => (unavailable, "deadline", "Not begun in time", again()),
             Error::OutcomeUnknown(_) => {
                 (StatusCode::GATEWAY_TIMEOUT, "no-answer-in-time", "No answer in time", Extra::Nothing)
+            }
+            Error::IdempotencyMismatch => {
+                let title = "Another request has this idempotency key";
+                (StatusCode::UNPROCESSABLE_ENTITY, "idempotency-mismatch", title, Extra::Nothing)
             }
             Error::Conflict(_) => (StatusCode::CONFLICT, "conflict", "Not possible now", Extra::Nothing),
         };
@@ -289,6 +338,7 @@ mod tests {
             (Error::DeadlineBefore("x".into()), 503, true),
             (Error::OutcomeUnknown("x".into()), 504, false),
             (Error::Conflict("x".into()), 409, false),
+            (Error::IdempotencyMismatch, 422, false),
         ];
         for (error, status, retry) in cases {
             let response = Problem::from(error.clone()).into_response(&Method::PUT);

@@ -1,6 +1,6 @@
 //! The warp filters, and what all handlers share.
 //!
-//! The order is the order of traffic: key-value routes first, then the feed, what operators ask, and what this node
+//! The order is the order of traffic: key-value routes first, then batches, the feed, what operators ask, and what this node
 //! answers itself. Each route takes a [`Call`] apart and dispatches on path and method in plain code: a filter a method would cost more and
 //! say less. A new family of paths is one more route before `local`, which answers 404 to whatever is left.
 
@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use bytes::Buf;
 use futures_util::Stream;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use warp::Filter;
 use warp::http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
@@ -22,8 +23,8 @@ use super::front::Hosts;
 use super::listen::Connection;
 use super::problem::Problem;
 use super::target::Query;
-use super::{GatewayOptions, admin, feed, kv, list, local, sse};
-use crate::api::{self, Error, Operation};
+use super::{GatewayOptions, admin, batch, feed, kv, list, local, sse};
+use crate::api::{self, Error, Once, Operation};
 use crate::base::FollowerMode;
 use crate::port::{Answer, Core};
 
@@ -65,12 +66,19 @@ pub(super) fn routes(
         move || Arc::clone(&connection)
     };
     let (for_store, for_feed, for_sse) = (with_connection.clone(), with_connection.clone(), with_connection.clone());
-    let (for_admin, for_local) = (with_connection.clone(), with_connection);
+    let (for_batch, for_admin, for_local) = (with_connection.clone(), with_connection.clone(), with_connection);
 
     let store = warp::path("v1").and(warp::path("kv")).and(call()).then(move |call: Call, mut body: Body<_>| {
         let connection = for_store();
         async move {
             let reply = store(&connection.shared, &call, &mut body).await;
+            finish(&call, body, reply)
+        }
+    });
+    let batch = warp::path!("v1" / "batch").and(call()).then(move |call: Call, mut body: Body<_>| {
+        let connection = for_batch();
+        async move {
+            let reply = batch::handle(&connection.shared, &call, &mut body).await;
             finish(&call, body, reply)
         }
     });
@@ -103,7 +111,7 @@ pub(super) fn routes(
         }
     });
     // Nothing above rejects but by mistake; a rejection's own words are for programmers, so they go to the log.
-    store.or(feed).unify().or(sse).unify().or(admin).unify().or(local).unify().recover(
+    store.or(batch).unify().or(feed).unify().or(sse).unify().or(admin).unify().or(local).unify().recover(
         async |rejection: warp::Rejection| {
             tracing::error!(?rejection, "a route rejected a request that it should have answered");
             Ok::<_, Infallible>(Problem::internal().into_response(&Method::GET))
@@ -220,17 +228,30 @@ fn strip_body(response: &mut Response) {
 impl Shared {
     /// Hands an operation to the core and waits for the answer, at most for `timeout` and a grace.
     pub(super) async fn submit(&self, operation: Operation, timeout: Duration) -> Result<api::Response, Error> {
+        self.submit_once(operation, None, timeout).await
+    }
+
+    /// The same with an idempotency key, where there is one.
+    pub(super) async fn submit_once(
+        &self,
+        operation: Operation,
+        once: Option<Once>,
+        timeout: Duration,
+    ) -> Result<api::Response, Error> {
         let timeout_ms = u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX);
-        match self.core.submit(api::Request { operation, timeout_ms }) {
-            Answer::Now(result) => result,
-            later @ Answer::Later(_) => {
-                let answer = tokio::time::timeout(timeout + GRACE.min(timeout), later.wait()).await;
-                answer.unwrap_or_else(|_| {
-                    let waited = humantime::format_duration(timeout);
-                    Err(Error::OutcomeUnknown(format!("no answer came within {waited}")))
-                })
-            }
-        }
+        let ends = Instant::now() + timeout + GRACE.min(timeout);
+        wait(self.core.submit(api::Request { operation, once, timeout_ms }), ends, timeout).await
+    }
+}
+
+/// Waits for an answer until `ends`, which is a grace after what the asker said, `timeout`.
+pub(super) async fn wait(answer: Answer, ends: Instant, timeout: Duration) -> Result<api::Response, Error> {
+    match answer {
+        Answer::Now(result) => result,
+        later @ Answer::Later(_) => tokio::time::timeout_at(ends, later.wait()).await.unwrap_or_else(|_| {
+            let waited = humantime::format_duration(timeout);
+            Err(Error::OutcomeUnknown(format!("no answer came within {waited}")))
+        }),
     }
 }
 

@@ -227,6 +227,12 @@ impl Node {
         self.outputs.pop_front()
     }
 
+    /// Whether no change of an in-sync set is wished for here, or on its way to a decision, as far as this node knows.
+    #[must_use]
+    pub fn is_at_rest(&self) -> bool {
+        self.control.is_at_rest() && self.shards.iter().all(ShardCore::is_at_rest)
+    }
+
     /// The control core.
     #[must_use]
     pub const fn control(&self) -> &ControlCore {

@@ -184,7 +184,7 @@ impl ControlCore {
     pub fn handle_proposals(&mut self, now: Instant, changes: Vec<InSyncChange>) {
         if let Phase::Member(member) = &mut self.phase {
             let mut out = Vec::new();
-            member.handle_proposals(changes, &mut out);
+            member.handle_proposals(now, changes, &mut out);
             self.outputs.extend(out);
         }
         self.advance(now);
@@ -275,6 +275,12 @@ impl ControlCore {
     #[must_use]
     pub const fn view(&self) -> &Arc<View> {
         &self.view
+    }
+
+    /// Whether nothing is on its way to a decision, as far as this node knows.
+    #[must_use]
+    pub fn is_at_rest(&self) -> bool {
+        self.member().is_some_and(Member::is_at_rest)
     }
 
     /// What it was built with.
@@ -427,7 +433,7 @@ impl ControlCore {
         let generation = self.member().map_or(Generation::ZERO, Member::generation);
         let outputs = &mut self.outputs;
         self.pulses.flush(self.me, generation, |to, bytes| outputs.push_back(ControlOutput::Datagram { to, bytes }));
-        self.tell_shards();
+        self.tell_shards(now);
         if cfg!(debug_assertions) {
             self.check_invariants();
         }
@@ -477,7 +483,7 @@ impl ControlCore {
     }
 
     /// Gives out a new view or a longer lease, where there is one.
-    fn tell_shards(&mut self) {
+    fn tell_shards(&mut self, now: Instant) {
         let is_new_phase =
             self.view.me != self.me || self.view.cluster != self.member().map_or(ClusterId::NONE, Member::cluster);
         let has_changed = match &mut self.phase {
@@ -485,7 +491,7 @@ impl ControlCore {
             Phase::Bootstrapping(_) => false,
         };
         if is_new_phase || has_changed {
-            self.view = Arc::new(self.make_view());
+            self.view = Arc::new(self.make_view(now));
             self.outputs.push_back(ControlOutput::View(Arc::clone(&self.view)));
         }
         let until = self.member().map_or(Instant::ZERO, Member::lease_until);
@@ -495,7 +501,7 @@ impl ControlCore {
         }
     }
 
-    fn make_view(&self) -> View {
+    fn make_view(&self, now: Instant) -> View {
         let slots = self.options.slots;
         let Some(member) = self.member() else {
             return View { me: self.me, peers: vec![None; slots], ..View::default() };
@@ -504,6 +510,9 @@ impl ControlCore {
         // Most views differ in who leads or how far the log is; the table is shared then.
         let table: Arc<[PartitionRecord]> =
             if *self.view.table == *state.table() { Arc::clone(&self.view.table) } else { Arc::from(state.table()) };
+        let leader = member.raft().leader();
+        let patience = View::patience(&member.raft().timing());
+        let degraded_from = leader.is_none().then(|| self.view.degraded_from.unwrap_or(now + patience));
         View {
             cluster: member.cluster(),
             generation: member.generation(),
@@ -511,7 +520,8 @@ impl ControlCore {
             peers: member.peers(slots),
             registered: (0..slots).map(|slot| state.node(Slot(slot as u8)).node).collect(),
             up: state.up(),
-            leader: member.raft().leader(),
+            leader,
+            degraded_from,
             term: member.raft().term(),
             settings: state.settings(),
             applied: state.applied(),

@@ -4,6 +4,8 @@
 //! spoken for. What nobody spoke for, because its primary is just moving, is asked for again. A page never silently lacks
 //! a partition.
 
+use std::time::Duration;
+
 use super::message::{Scan, Scanned};
 use crate::api::{Item, Key, Page};
 use crate::base::mutant::{Mutant, is_broken};
@@ -15,6 +17,10 @@ pub(super) struct Gather {
     pub(super) scan: Scan,
     pub(super) deadline: Instant,
     pub(super) ask_again_at: Instant,
+    /// While it is asked without a quorum: when to give up on what no survivor speaks for.
+    pub(super) gives_up_at: Instant,
+    /// Some part of it was asked for without a quorum.
+    pub(super) degraded: bool,
     items: Vec<Item>,
     /// Keys after this one may be missing: some part ended there though it had more.
     cut: Option<Key>,
@@ -22,11 +28,18 @@ pub(super) struct Gather {
 
 impl Gather {
     pub(super) const fn new(scan: Scan, deadline: Instant, ask_again_at: Instant) -> Self {
-        Self { scan, deadline, ask_again_at, items: Vec::new(), cut: None }
+        Self { scan, deadline, ask_again_at, gives_up_at: Instant::FAR, degraded: false, items: Vec::new(), cut: None }
     }
 
     pub(super) const fn id(&self) -> RequestId {
         self.scan.id
+    }
+
+    /// It is asked for now, with or without a quorum; without one for so long at most.
+    pub(super) fn begin_round(&mut self, now: Instant, degraded: bool, most: Duration) {
+        self.scan.degraded = degraded;
+        self.degraded |= degraded;
+        self.gives_up_at = if degraded { self.gives_up_at.min(now + most) } else { Instant::FAR };
     }
 
     /// Takes one shard's part. True when the page is whole.
@@ -68,7 +81,7 @@ impl Gather {
             has_more = true;
         }
         let next_after = self.items.last().filter(|_| has_more).map(|item| item.key.clone());
-        Page { items: self.items, next_after }
+        Page { items: self.items, next_after, degraded: self.degraded }
     }
 }
 
@@ -97,7 +110,15 @@ mod tests {
 
     fn gather(limit: u32) -> Gather {
         let wanted = PartitionSet::first(3);
-        let scan = Scan { id: RequestId(1), prefix: Blob::default(), after: None, limit, values: false, wanted };
+        let scan = Scan {
+            id: RequestId(1),
+            prefix: Blob::default(),
+            after: None,
+            limit,
+            values: false,
+            wanted,
+            degraded: false,
+        };
         Gather::new(scan, Instant::FAR, Instant::FAR)
     }
 

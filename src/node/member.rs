@@ -279,16 +279,22 @@ impl Member {
                 vet(&message)?;
                 self.raft.handle_stream(now, from, message);
             }
-            ControlMessage::Proposals(changes) => self.supervisor.handle_proposals(changes),
+            ControlMessage::Proposals(changes) => {
+                self.supervisor.handle_proposals(changes);
+                self.supervise_at = now;
+            }
             ControlMessage::Recover => self.handle_recover(now, options, out),
         }
         Ok(())
     }
 
     /// Takes the wishes of this node's own primaries; only the leader keeps them.
-    pub(super) fn handle_proposals(&mut self, changes: Vec<InSyncChange>, out: &mut Vec<ControlOutput>) {
+    pub(super) fn handle_proposals(&mut self, now: Instant, changes: Vec<InSyncChange>, out: &mut Vec<ControlOutput>) {
         match self.raft.leader() {
-            Some(leader) if leader == self.me => self.supervisor.handle_proposals(changes),
+            Some(leader) if leader == self.me => {
+                self.supervisor.handle_proposals(changes);
+                self.supervise_at = now;
+            }
             Some(leader) => {
                 out.push(ControlOutput::Stream { to: leader, message: ControlMessage::Proposals(changes) });
             }
@@ -470,12 +476,13 @@ impl Member {
                 out.push(ControlOutput::Event(ControlEvent::NodeDown { node }));
             }
             Command::NodeUp { node } => out.push(ControlOutput::Event(ControlEvent::NodeUp { node })),
+            // What was wished for meanwhile has its turn at once.
+            Command::ChangeInSync(_) => self.supervise_at = Instant::ZERO,
             Command::Found { .. }
             | Command::NodeDown { .. }
             | Command::SetRoster { .. }
             | Command::Resign { .. }
-            | Command::Recover { .. }
-            | Command::ChangeInSync(_) => {}
+            | Command::Recover { .. } => {}
         }
     }
 
@@ -554,6 +561,11 @@ impl Member {
             self.reborn_at = now + LEADER_AWAITED_FOR + self.rng.duration(LEADER_AWAITED_FOR);
         }
         now >= self.reborn_at
+    }
+
+    /// Whether nothing is on its way to a decision, as far as this node knows.
+    pub(super) fn is_at_rest(&self) -> bool {
+        self.supervisor.is_at_rest() && self.raft.last_index() == self.state.applied()
     }
 
     pub(super) fn check_invariants(&self) {

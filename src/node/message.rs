@@ -114,6 +114,9 @@ pub struct Scan {
     pub values: bool,
     /// The partitions that are still missing, one bit each.
     pub wanted: PartitionSet,
+    /// Without a quorum: those of which the receiver holds a copy in sync, whoever was their primary, and with what isn't
+    /// committed.
+    pub degraded: bool,
 }
 
 /// Answers that go back to the shard that asked.
@@ -190,6 +193,13 @@ impl PartitionSet {
             *word &= !taken;
         }
         changed
+    }
+
+    /// The first one in it.
+    #[must_use]
+    pub fn lowest(&self) -> Option<PartitionId> {
+        let (word, bits) = self.words.iter().enumerate().find(|(_, bits)| **bits != 0)?;
+        Some(PartitionId((word * 64) as u16 + bits.trailing_zeros() as u16))
     }
 
     /// Whether nothing is in it.

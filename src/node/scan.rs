@@ -1,28 +1,69 @@
 //! The first keys of several partitions, in order.
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BTreeMap, BinaryHeap};
 
 use super::message::{PartitionSet, Scan, Scanned};
-use crate::api::Item;
-use crate::base::{Instant, limits};
+use crate::api::{Item, Key};
+use crate::base::{Instant, PartitionId, limits};
 use crate::replica::Replica;
+use crate::store::Record;
 
 /// What one shard may add to a page, in bytes of keys and values. A page has one part from each shard of each node, and
 /// all of them together should stay below [`limits::PAGE_BYTES_MAX`] by and large.
 const PART_BYTES_MAX: usize = limits::PAGE_BYTES_MAX / 4;
 
-/// Merges the partitions of `replicas`: at most `scan.limit` keys and [`PART_BYTES_MAX`] bytes, but at least one key.
+/// The first keys of `replicas`, of what is committed.
+pub(super) fn first_keys<'a>(now: Instant, scan: &'a Scan, replicas: impl Iterator<Item = &'a Replica>) -> Scanned {
+    let keys_of = |replica: &'a Replica| replica.scan(now, &scan.prefix, scan.after.as_ref());
+    merge(now, scan, replicas.map(|replica| (replica.partition(), keys_of(replica))))
+}
+
+/// The first keys of `replicas`, with what isn't committed.
+pub(super) fn first_keys_degraded<'a>(
+    now: Instant,
+    scan: &'a Scan,
+    replicas: impl Iterator<Item = &'a Replica>,
+) -> Scanned {
+    let replicas: Vec<(&Replica, BTreeMap<Key, Option<Record>>)> =
+        replicas.map(|replica| (replica, replica.uncommitted_records(now))).collect();
+    let rows = replicas.iter().map(|(replica, uncommitted)| {
+        let committed = replica.scan(now, &scan.prefix, scan.after.as_ref());
+        (replica.partition(), overlaid(committed, uncommitted, scan))
+    });
+    merge(now, scan, rows)
+}
+
+/// Records with others laid over them; nothing where a key is gone.
+fn overlaid<'a>(
+    committed: impl Iterator<Item = (&'a Key, &'a Record)> + 'a,
+    overlay: &'a BTreeMap<Key, Option<Record>>,
+    scan: &'a Scan,
+) -> impl Iterator<Item = (&'a Key, &'a Record)> + 'a {
+    let is_asked_for = |key: &Key| key.as_bytes().starts_with(&scan.prefix) && Some(key) > scan.after.as_ref();
+    let mut below = committed.filter(|(key, _)| !overlay.contains_key(*key)).peekable();
+    let above = overlay.iter().filter_map(|(key, record)| Some((key, record.as_ref()?)));
+    let mut above = above.filter(move |(key, _)| is_asked_for(key)).peekable();
+    std::iter::from_fn(move || match (below.peek(), above.peek()) {
+        (Some((lower, _)), Some((upper, _))) if lower > upper => above.next(),
+        (None, Some(_)) => above.next(),
+        _ => below.next(),
+    })
+}
+
+/// Merges the partitions in `rows`: at most `scan.limit` keys and [`PART_BYTES_MAX`] bytes, but at least one key.
 ///
 /// Each partition's table is in key order, so a heap of their first keys gives the next key of all. It costs a look-up a
 /// partition and a step a key of the page, whatever the store holds.
-pub(super) fn first_keys<'a>(now: Instant, scan: &Scan, replicas: impl Iterator<Item = &'a Replica>) -> Scanned {
+fn merge<'a, K>(now: Instant, scan: &Scan, partitions: impl Iterator<Item = (PartitionId, K)>) -> Scanned
+where
+    K: Iterator<Item = (&'a Key, &'a Record)>,
+{
     let mut covered = PartitionSet::default();
     let mut rows = Vec::new();
     let mut heads = BinaryHeap::new();
-    for replica in replicas {
-        covered.insert(replica.partition());
-        let mut keys = replica.scan(now, &scan.prefix, scan.after.as_ref());
+    for (partition, mut keys) in partitions {
+        covered.insert(partition);
         if let Some((key, record)) = keys.next() {
             heads.push(Reverse((key, rows.len())));
             rows.push((record, keys));

@@ -41,6 +41,8 @@ const PROPOSALS_MAX: usize = 1 << 14;
 /// nodes behind a lossy network, more would count those that died a moment ago. With the usual times it is three
 /// heartbeats.
 const WITNESS_THIRDS: u32 = 2;
+/// So many times longer may a node's pulse be silent that answers over the stream plane.
+const STREAM_PATIENCE: u32 = 3;
 /// How long an eviction waits for the proof that its primary can be believed; then it has to be wished again.
 const EVICTION_KEPT_FOR: Duration = Duration::from_secs(2);
 /// How long a process that wants to join is remembered after its last announcement.
@@ -101,8 +103,11 @@ impl Supervisor {
         self.joiners.insert(node.slot, Joiner { node, heard_at: now, reported });
     }
 
-    /// Notes wishes of primaries, this node's own or passed on.
+    /// Notes wishes of primaries, this node's own or passed on. Who doesn't lead keeps none: their primaries wish again.
     pub(super) fn handle_proposals(&mut self, changes: Vec<InSyncChange>) {
+        if self.reign.is_none() {
+            return;
+        }
         let (evictions, others): (Vec<_>, Vec<_>) = changes.into_iter().partition(|change| !change.remove.is_empty());
         let room = PROPOSALS_MAX.saturating_sub(self.proposals.len());
         self.proposals.extend(others.into_iter().take(room));
@@ -114,14 +119,15 @@ impl Supervisor {
         }
     }
 
-    /// The evictions that may be decided: those of primaries that take what the leader sends, as was seen since. One that
+    /// The evictions that may be decided: those of primaries that take what the leader sends, as was seen lately. One that
     /// could only send would take the healthy for dead, and evict a majority.
     fn proven_evictions(&mut self, now: Instant) -> Vec<InSyncChange> {
         let Some(reign) = &self.reign else { return Vec::new() };
         let mut proven = Vec::new();
         self.evictions.retain(|_, (change, looked_at)| {
             let since = *looked_at.get_or_insert(now);
-            let is_proven = reign.streams.has_moved(change.proposer, since) || is_broken(Mutant::EvictWithoutProof);
+            let is_proven =
+                reign.streams.has_moved(now, change.proposer, since) || is_broken(Mutant::EvictWithoutProof);
             if is_proven {
                 proven.push(*change);
             }
@@ -148,6 +154,11 @@ impl Supervisor {
             let replaces = if up { other.slot == node.slot && other != node } else { other == node };
             replaces && state.applied() < index && !is_broken(Mutant::LeaseWhileDying)
         })
+    }
+
+    /// Whether no change of an in-sync set waits for its decision here.
+    pub(super) fn is_at_rest(&self) -> bool {
+        self.proposals.is_empty() && self.evictions.is_empty()
     }
 
     /// What happened that people want to know.
@@ -256,7 +267,11 @@ impl Supervisor {
         let witnesses: SlotSet = alive.filter(|node| !pace.hangs(now, *node, &timing)).map(|node| node.slot).collect();
         for (node, is_up) in others() {
             let heard_at = reign.heard_at(node, raft);
-            let is_silent = now.since(heard_at) > timing.down;
+            // Whoever answers over the stream plane is alive, and only its datagrams get lost. It gets no leases meanwhile,
+            // so that can't go on for long.
+            let answers = raft.peer_stream_heard_at(node).is_some_and(|at| now.since(at) <= timing.down);
+            let patience = if answers { timing.down * STREAM_PATIENCE } else { timing.down };
+            let is_silent = now.since(heard_at) > patience;
             // Where everybody's workers hang, nobody would serve better.
             let hangs = pace.hangs(now, node, &timing) && !witnesses.is_empty();
             let is_dead = (is_silent || hangs || stalls(node)) && now > granter.ends_at(node.slot)

@@ -1,11 +1,22 @@
 //! What a node's shards know of the cluster.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::base::mutant::{Mutant, is_broken};
-use crate::base::{ClusterId, Generation, LogIndex, NodeId, PartitionId, PartitionRecord, Slot, SlotSet, Term};
+use crate::base::{
+    ClusterId, Generation, Instant, LogIndex, NodeId, PartitionId, PartitionRecord, Slot, SlotSet, Term, Timing,
+};
 use crate::codec::Envelope;
 use crate::control::Settings;
+
+/// How many election timeouts a node waits for a leader before it answers reads without one. An election that is split,
+/// or meets a candidate whose log is behind, takes two or three.
+const ELECTIONS_AWAITED: u32 = 5;
+/// It waits for so long at least, and at most: an election may be short by configuration, and a request that waits has a
+/// deadline, of 5 s where nothing else is asked for.
+const LEADER_AWAITED_MIN: Duration = Duration::from_millis(500);
+const LEADER_AWAITED_MAX: Duration = Duration::from_secs(3);
 
 /// One state of the cluster, as this node's control core has derived it. A new one is made when anything in it changes;
 /// shards and adapters hold it by reference count.
@@ -25,6 +36,8 @@ pub struct View {
     pub up: SlotSet,
     /// Who leads, as far as this node knows.
     pub leader: Option<NodeId>,
+    /// While no leader is known: from when on this node answers reads by itself, marked, and refuses writes.
+    pub degraded_from: Option<Instant>,
     /// The term that this node is in.
     pub term: Term,
     /// The settings of the cluster; none before it is founded.
@@ -52,6 +65,18 @@ impl View {
     #[must_use]
     pub fn peer(&self, slot: Slot) -> Option<NodeId> {
         self.peers.get(slot.index()).copied().flatten()
+    }
+
+    /// How long without a leader is more than an election, under these times.
+    #[must_use]
+    pub fn patience(timing: &Timing) -> Duration {
+        (timing.election * ELECTIONS_AWAITED).clamp(LEADER_AWAITED_MIN, LEADER_AWAITED_MAX)
+    }
+
+    /// Whether this node answers reads by itself, because there has been no leader for longer than an election takes.
+    #[must_use]
+    pub fn is_degraded(&self, now: Instant) -> bool {
+        self.settings.is_some() && self.degraded_from.is_some_and(|from| now >= from)
     }
 
     /// Whether this node leads.

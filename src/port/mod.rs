@@ -24,6 +24,12 @@ pub trait Core: Send + Sync + 'static {
     /// Hands in one request. The answer comes at or before its deadline plus a small grace, always.
     fn submit(&self, request: Request) -> Answer;
 
+    /// Hands in many requests at once, for different keys; their answers are in the same order. Nothing is said about the
+    /// order in which they are executed.
+    fn submit_batch(&self, requests: Vec<Request>) -> Vec<Answer> {
+        requests.into_iter().map(|request| self.submit(request)).collect()
+    }
+
     /// The cluster as this node sees it.
     fn status(&self) -> BoxFuture<'_, ClusterStatus>;
 

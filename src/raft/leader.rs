@@ -155,6 +155,7 @@ impl Raft {
         leading.progress.retain(|_, progress| progress.leaves_at.is_none_or(|leaves_at| now < leaves_at));
         for (to, progress) in &mut leading.progress {
             progress.maybe_resend(now, &timing);
+            progress.maybe_ask_over_stream(now, &timing);
             let matched = progress.matched();
             let message = PulseMessage::Heartbeat {
                 term: self.term,

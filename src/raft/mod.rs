@@ -517,6 +517,12 @@ impl Raft {
         self.progress_of(node).and_then(Progress::acked_at)
     }
 
+    /// Leader: when `node` was last heard on the stream plane. While its pulse is silent it is asked there, too.
+    #[must_use]
+    pub fn peer_stream_heard_at(&self, node: NodeId) -> Option<Instant> {
+        self.progress_of(node).and_then(Progress::stream_heard_at)
+    }
+
     /// Leader: the time from sending `node` a heartbeat to its ack, smoothed.
     #[must_use]
     pub fn round_trip(&self, node: NodeId) -> Option<Duration> {

@@ -269,6 +269,15 @@ impl Progress {
         }
     }
 
+    /// Nothing was heard of the peer on the pulse plane for half of the time after which it counts as dead: an append
+    /// without entries asks for a sign of life on the other plane. Datagrams get lost in bad weather.
+    pub(super) fn maybe_ask_over_stream(&mut self, now: Instant, timing: &Timing) {
+        let is_silent = self.acked_at.is_some_and(|at| now.since(at) > timing.down / 2);
+        if is_silent && self.mode == Mode::Pipeline && self.in_flight.is_empty() {
+            self.commit_told = LogIndex::ZERO;
+        }
+    }
+
     /// What has waited for an answer for too long is sent again.
     pub(super) fn maybe_resend(&mut self, now: Instant, timing: &Timing) {
         let patience = (timing.heartbeat * 5).max(self.round_trip.unwrap_or_default() * 4);

@@ -6,8 +6,9 @@ use super::message::{AttachId, Message, ScannedRecord};
 use super::ring::Stamp;
 use super::{COUNTER_SANE_MAX, Output, Replica, ReplicaRole};
 use crate::api::Key;
+use crate::base::mutant::{Mutant, is_broken};
 use crate::base::{ChangeNumber, Epoch, Instant, NodeId, Position, Version};
-use crate::store::Record;
+use crate::store::{Aged, Record};
 
 /// How far a learner's scan is, at the learner. It asks for what comes after the key that it has reached; so a chunk that
 /// comes twice, or is read again with other contents, does no harm.
@@ -83,6 +84,7 @@ impl Replica {
         from: NodeId,
         (epoch, attach): (Epoch, AttachId),
         (after, records, last): (Option<Key>, Vec<ScannedRecord>, bool),
+        recent: Vec<Aged>,
         out: &mut Vec<Output>,
     ) {
         if !self.follows(from, epoch, out) || self.following.answers_under() != attach {
@@ -100,6 +102,10 @@ impl Replica {
                 scanning.reached = Some(key);
             }
             if last {
+                let sane = recent.into_iter().filter(|aged| aged.done.version.0 < COUNTER_SANE_MAX);
+                if !is_broken(Mutant::LearnerForgetsOnce) {
+                    sane.for_each(|aged| self.table.remember(now - Duration::from_millis(aged.age_ms), aged.done));
+                }
                 self.following.filling = None;
                 self.table.end_scan();
             }

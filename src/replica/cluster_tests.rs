@@ -96,6 +96,7 @@ impl World {
             primary: Some(Slot(0)),
             in_sync: SlotSet::first(copies),
             learners: SlotSet::EMPTY,
+            counting: SlotSet::EMPTY,
         };
         let nodes = world.nodes.iter().map(|node| Some(node.id)).collect();
         world.log.push(Entry { record, nodes });
@@ -124,6 +125,8 @@ impl World {
         let mut entry = self.latest().clone();
         let next_epoch = Epoch(self.log.len() as u64 + 1);
         change(&mut entry, next_epoch);
+        let missing = usize::from(self.min_copies).saturating_sub(entry.record.in_sync.len());
+        entry.record.counting = entry.record.learners.iter().take(missing).collect();
         entry.record.change = entry.record.change.next();
         entry.record.check_invariants();
         self.log.push(entry);
@@ -177,9 +180,9 @@ impl World {
         let effect = match &event.value {
             Some(value) => {
                 let ttl_ms = self.ttl_ms;
-                Effect::Put { key, value: value.clone(), content_type, version, ttl_ms }
+                Effect::Put { key, value: value.clone(), content_type, version, ttl_ms, marked: None }
             }
-            None => Effect::Delete { key, version, expired: event.kind == crate::api::EventKind::Expire },
+            None => Effect::Delete { key, version, expired: event.kind == crate::api::EventKind::Expire, marked: None },
         };
         if !self.ordered.keys().any(|(_, known)| *known == version) {
             self.ordered.insert((epoch, version), effect);

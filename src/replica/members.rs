@@ -97,11 +97,8 @@ impl Member {
         self.filling.is_some()
     }
 
-    /// Whether it is a member in sync that has left something unanswered for too long.
+    /// Whether it has left something of its live stream unanswered for too long.
     pub fn is_late(&self, context: StreamContext<'_>) -> bool {
-        if self.is_learner() {
-            return false;
-        }
         let waits_since = match self.stream {
             Stream::Greeting => Some(self.since),
             Stream::Probing | Stream::Flowing => {
@@ -236,12 +233,15 @@ impl Member {
                 ttl_ms: record.ttl_ms(context.now),
             });
         }
+        let recent = table.recent().filter(|_| last).map(|recent| recent.iter(context.now).collect());
+        let recent = recent.unwrap_or_default();
         let message = Message::ScanChunk {
             epoch: context.epoch,
             attach: self.attach,
             after: filling.acked.clone(),
             records,
             last,
+            recent,
         };
         out.push(Output::Send { to: self.node, message });
         filling.resend_at = Some(context.now + context.options.resend_after);

@@ -4,7 +4,7 @@ use bincode::{Decode, Encode};
 
 use crate::api::{ContentType, Key};
 use crate::base::{Blob, ChangeNumber, Epoch, Position, Seq, Version};
-use crate::store::Effect;
+use crate::store::{Aged, Effect};
 
 /// Which filling of a learner is meant. A primary counts them up, so an answer to an earlier attempt can't be taken for
 /// one to the present attempt. 0 is a member that was in sync when the epoch began.
@@ -95,6 +95,8 @@ pub enum Message {
         records: Vec<ScannedRecord>,
         /// Nothing comes after these.
         last: bool,
+        /// With the last ones: which writes with an idempotency key were done lately.
+        recent: Vec<Aged>,
     },
     /// The filling stands, and so far the learner has come with the scan.
     ScanAck {
@@ -120,6 +122,19 @@ pub enum Message {
 }
 
 impl Message {
+    /// Whether it is said by a member to its primary, as an answer to what that has sent.
+    #[must_use]
+    pub const fn is_answer(&self) -> bool {
+        matches!(
+            self,
+            Self::NewEpochAck { .. }
+                | Self::Ack { .. }
+                | Self::Reject { .. }
+                | Self::ScanAck { .. }
+                | Self::Detached { .. }
+        )
+    }
+
     /// The epoch that the sender acts in.
     #[must_use]
     pub const fn epoch(&self) -> Epoch {

@@ -43,7 +43,8 @@
 //!   every member of every later in-sync set.
 //! - A member acks only what the primary of its epoch has, and nothing of a lower epoch once it has fenced it.
 //! - *max-in-sync* is the record's in-sync set and every learner that this primary has proposed. Commit waits for all of
-//!   it. A proposal is forgotten only when a later change number shows that it came to nothing: it may still be applied
+//!   it, and a new write for the learners that *count* besides, while fewer than `min_copies` are in sync. A proposal is
+//!   forgotten only when a later change number shows that it came to nothing: it may still be applied
 //!   any time before.
 //! - Versions rise strictly with sequence numbers, across epochs too.
 //! - Whatever a client is told, an answer to a write, a refusal included, rests on committed effects alone.
@@ -51,16 +52,18 @@
 //! # Left out
 //!
 //! Leases (whoever asks for a read holds one; a refusal of a write that is answered from applied state is a read, too),
-//! learners that count for `min_copies`, anti-entropy, idempotency keys, the read barrier.
+//! anti-entropy, the read barrier.
 //!
 //! | file | what it holds |
 //! |---|---|
 //! | `message` | [`Message`] |
 //! | `tail` | the tail: positions, matching, truncation |
 //! | `primary` | taking office, writes, commit, in-sync proposals, timers |
+//! | `once` | writes with an idempotency key, which are executed once |
 //! | `members` | what a primary knows of one other replica; streaming to it |
 //! | `backup` | fencing, appending, following the commit point |
 //! | `answers` | what a primary makes of its members' answers |
+//! | `wishes` | whom a primary proposes for its in-sync set, and whom it wishes to leave |
 //! | `catch_up` | the learner's side of its filling |
 //! | `ring` | the last committed effects, for the feed |
 
@@ -69,15 +72,18 @@ mod backup;
 mod catch_up;
 mod members;
 mod message;
+mod once;
 mod primary;
 mod ring;
 mod tail;
+mod wishes;
 
 #[cfg(test)]
 mod cluster_tests;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -86,10 +92,11 @@ use thiserror::Error;
 pub use message::{AttachId, Message, ScannedRecord};
 pub use ring::{Ring, RingEntry, Stamp};
 
-use crate::api::{Error, FeedEvent, Key, Operation, Response, Value};
+use crate::api::{Error, FeedEvent, Key, Once, Operation, Response, Value};
 use crate::base::mutant::{Mutant, is_broken};
 use crate::base::{
-    ChangeNumber, Epoch, InSyncChange, Instant, NodeId, PartitionId, PartitionRecord, Position, RequestId, Seq, Version,
+    ChangeNumber, Epoch, InSyncChange, Instant, NodeId, PartitionId, PartitionRecord, Position, RequestId, Seq,
+    SlotSet, Version,
 };
 use crate::store::{Record, Table};
 use backup::Following;
@@ -105,7 +112,7 @@ const COUNTER_SANE_MAX: u64 = 1 << 62;
 pub struct ReplicaOptions {
     /// Who this process is.
     pub me: NodeId,
-    /// In-sync copies below which a write is refused.
+    /// Copies, in sync or counting, below which a write is refused.
     pub min_copies: u8,
     /// Effects that one partition may have uncommitted; one more write is refused as busy. A learner that is further
     /// behind than this begins anew.
@@ -312,8 +319,8 @@ impl Replica {
             Message::AttachLearner { epoch, change, attach, previous, version_max } => {
                 self.on_attach_learner(from, (epoch, change, attach), previous, version_max, out);
             }
-            Message::ScanChunk { epoch, attach, after, records, last } => {
-                self.on_scan_chunk(now, from, (epoch, attach), (after, records, last), out);
+            Message::ScanChunk { epoch, attach, after, records, last, recent } => {
+                self.on_scan_chunk(now, from, (epoch, attach), (after, records, last), recent, out);
             }
             Message::NewEpochAck { epoch, applied, runs } => {
                 self.on_new_epoch_ack(now, from, epoch, applied, &runs, out);
@@ -339,7 +346,20 @@ impl Replica {
         operation: Operation,
         out: &mut Vec<Output>,
     ) {
-        self.on_write(now, unix_micros, request, operation, out);
+        self.on_write(now, unix_micros, (request, None), operation, out);
+    }
+
+    /// The same with an idempotency key, where there is one: a write that was done before is not done again, but answered
+    /// as it was then ([`Response::Replayed`]).
+    pub fn handle_write_once(
+        &mut self,
+        now: Instant,
+        unix_micros: u64,
+        (request, once): (RequestId, Option<Once>),
+        operation: Operation,
+        out: &mut Vec<Output>,
+    ) {
+        self.on_write(now, unix_micros, (request, once), operation, out);
     }
 
     /// The moment that [`Replica::next_deadline`] named has come.
@@ -349,6 +369,12 @@ impl Replica {
         } else {
             self.maybe_nudge(now, out);
         }
+    }
+
+    /// The members in `mute` have left something of another partition unanswered for too long, and nothing was heard of
+    /// them since.
+    pub fn handle_mute(&mut self, now: Instant, mute: SlotSet, out: &mut Vec<Output>) {
+        self.evict_mute(now, mute, out);
     }
 
     /// When [`Replica::handle_timeout`] wants to be called; [`Instant::FAR`] while there is nothing to wait for.
@@ -363,6 +389,18 @@ impl Replica {
         self.primary
             .as_ref()
             .is_some_and(|primary| primary.epoch_start <= self.applied.seq || is_broken(Mutant::ServeBeforeStart))
+    }
+
+    /// Whether this replica wishes for no change of its in-sync set.
+    #[must_use]
+    pub fn is_at_rest(&self) -> bool {
+        self.primary.as_ref().is_none_or(|primary| primary.wishes_nothing())
+    }
+
+    /// The first effect of the epoch that this replica is primary of.
+    #[must_use]
+    pub fn epoch_start(&self) -> Option<Seq> {
+        self.primary.as_ref().map(|primary| primary.epoch_start)
     }
 
     /// The committed value of `key`. Linearizable where the caller holds the partition's lease.
@@ -405,6 +443,18 @@ impl Replica {
         };
         let record = table.read(key).filter(|record| !record.is_expired(now));
         Ok(record.map(|record| Value { degraded: true, ..record.to_value(now, true) }))
+    }
+
+    /// What isn't committed here, by key: the last effect's value, or that there is none. For survivors of a majority, as
+    /// for [`Replica::read_degraded`].
+    #[must_use]
+    pub fn uncommitted_records(&self, now: Instant) -> BTreeMap<Key, Option<Record>> {
+        let entries = self.tail.range(self.applied.seq.next()..=self.tail.last().seq);
+        let of_key = |entry: &tail::Entry| {
+            let record = Record::of(entry.received, &entry.effect).filter(|record| !record.is_expired(now));
+            Some((entry.effect.key()?.clone(), record))
+        };
+        entries.filter_map(|(_, entry)| of_key(entry)).collect()
     }
 
     /// Committed records in the order of their keys, without expired ones: those after `after` that begin with `prefix`.

@@ -7,12 +7,10 @@ use super::message::AttachId;
 use super::ring::{RingEntry, Stamp, feed_event};
 use super::tail::{Entry, Tail};
 use super::{Output, Replica, ReplicaRole};
-use crate::api::{Error, Key, Operation, PutMode, Response};
+use crate::api::{Done, Error, Key, Once, Operation, PutMode, Response};
 use crate::base::mutant::{Mutant, is_broken};
-use crate::base::{
-    ChangeNumber, InSyncChange, Instant, NodeId, PartitionRecord, Position, RequestId, Seq, Slot, SlotSet, Version,
-};
-use crate::store::{Effect, Table};
+use crate::base::{ChangeNumber, Instant, NodeId, PartitionRecord, Position, RequestId, Seq, Slot, SlotSet, Version};
+use crate::store::{Effect, Marked, Table};
 
 /// What only the primary of an epoch has.
 ///
@@ -22,18 +20,18 @@ use crate::store::{Effect, Table};
 pub struct Primary {
     /// The epoch's first effect.
     pub epoch_start: Seq,
-    members: Vec<(Slot, Member)>,
+    pub(super) members: Vec<(Slot, Member)>,
     /// Learners that were proposed for the in-sync set under `proposed_under`.
-    proposed: SlotSet,
+    pub(super) proposed: SlotSet,
     /// Members that are too late, and were proposed to leave it. Until that is decided their acks are required.
-    evicted: SlotSet,
-    proposed_under: ChangeNumber,
+    pub(super) evicted: SlotSet,
+    pub(super) proposed_under: ChangeNumber,
     /// The last uncommitted effect of each key that has one.
     pending: BTreeMap<Key, Seq>,
     waiting: VecDeque<Waiting>,
     attach_last: AttachId,
     notice_at: Instant,
-    propose_at: Instant,
+    pub(super) propose_at: Instant,
 }
 
 /// A client's answer that rests on an effect which isn't committed yet.
@@ -86,7 +84,7 @@ impl Primary {
         self.proposed.contains(slot)
     }
 
-    fn member(&self, slot: Slot) -> Option<&Member> {
+    pub(super) fn member(&self, slot: Slot) -> Option<&Member> {
         self.members.iter().find(|(other, _)| *other == slot).map(|(_, member)| member)
     }
 
@@ -104,14 +102,20 @@ impl Primary {
         record.in_sync.difference(remaining).union(proposed)
     }
 
-    /// How far everybody whose ack a commit needs has acked.
+    /// How far everybody whose ack a commit needs has acked. What predecessors left is settled by those in sync alone, so
+    /// that reads go on; what clients are waiting for needs those who count, too, and `min_copies` in all.
     fn commit_point(&self, record: &PartitionRecord, me: Slot, min_copies: u8, last: Seq) -> Seq {
         let acked = |slot| self.member(slot).map_or(Seq::ZERO, |member| member.matched);
-        let point = self.max_in_sync(record).without(me).iter().map(acked).min().unwrap_or(last);
+        let all_acked = |slots: SlotSet| slots.without(me).iter().map(acked).min().unwrap_or(last);
+        let point = all_acked(self.max_in_sync(record));
         let point = if is_broken(Mutant::AckBeforeCopies) { last } else { point };
-        // With too few copies what predecessors left is settled, so that reads go on; what clients are waiting for isn't.
-        let is_short = record.in_sync.len() < usize::from(min_copies) && !is_broken(Mutant::FewerCopies);
-        if is_short { point.min(self.epoch_start) } else { point }
+        let is_short = record.copies() < usize::from(min_copies) && !is_broken(Mutant::FewerCopies);
+        let counted = match is_short {
+            true => Seq::ZERO,
+            false if is_broken(Mutant::CountingDontAck) => last,
+            false => all_acked(record.counting),
+        };
+        point.min(counted.max(self.epoch_start))
     }
 
     /// Panics where this contradicts itself or the tail.
@@ -167,6 +171,10 @@ impl Replica {
     ) {
         assert!(self.following.filling.is_none(), "{} is made primary in the middle of a scan", self.options.me);
         self.role = ReplicaRole::Primary;
+        #[cfg(feature = "sim")]
+        if is_broken(Mutant::ForgetOnce) {
+            self.table.forget_recent();
+        }
         self.following.nudge_at = Instant::FAR;
         let pending = self
             .tail
@@ -260,10 +268,13 @@ impl Replica {
         &mut self,
         now: Instant,
         unix_micros: u64,
-        request: RequestId,
+        (request, once): (RequestId, Option<Once>),
         operation: Operation,
         out: &mut Vec<Output>,
     ) {
+        if once.is_some_and(|once| self.maybe_replay(request, &once, out)) {
+            return;
+        }
         if let Err(error) = self.check_writable() {
             out.push(Output::Reply { request, result: Err(error) });
             return;
@@ -279,13 +290,19 @@ impl Replica {
             return;
         }
         let version = self.next_version(unix_micros);
+        let mark = |done| once.map(|once| Marked { once, done });
         let (effect, answer) = match operation {
             Operation::Put { key, value, content_type, ttl_ms, .. } => {
                 let created = found.version.is_none();
-                (Effect::Put { key, value, content_type, version, ttl_ms }, Answer::Written { version, created })
+                let marked = mark(if created { Done::Created } else { Done::Replaced });
+                (
+                    Effect::Put { key, value, content_type, version, ttl_ms, marked },
+                    Answer::Written { version, created },
+                )
             }
             Operation::Delete { key, .. } => {
-                (Effect::Delete { key, version, expired: false }, Answer::Deleted { version })
+                let marked = mark(Done::Deleted);
+                (Effect::Delete { key, version, expired: false, marked }, Answer::Deleted { version })
             }
             Operation::Get { .. } | Operation::List { .. } => unreachable!("reads were refused above"),
         };
@@ -318,7 +335,7 @@ impl Replica {
             self.ring.push(RingEntry { seq, stamp, event });
         }
         self.applied = self.tail.position(point);
-        let copies = primary.max_in_sync(&self.record).len() as u8;
+        let copies = primary.max_in_sync(&self.record).union(self.record.counting).len() as u8;
         while primary.waiting.front().is_some_and(|waiting| waiting.seq <= point)
             && let Some(waiting) = primary.waiting.pop_front()
         {
@@ -333,22 +350,6 @@ impl Replica {
             primary.notice_soon(context);
         }
         self.release_retained();
-    }
-
-    /// Proposes learners that have caught up. From here on their acks are required.
-    pub(super) fn maybe_propose(&mut self, now: Instant, out: &mut Vec<Output>) {
-        if !self.is_serving() {
-            return;
-        }
-        let Some(Office { primary, context, record, applied, .. }) = self.office(now) else { return };
-        let ready = primary.members.iter().filter(|(_, member)| member.is_caught_up(record, applied.seq));
-        let ready: SlotSet = ready.map(|(slot, _)| *slot).collect();
-        if ready.is_subset(primary.proposed) {
-            return;
-        }
-        primary.proposed = primary.proposed.union(ready);
-        primary.propose_at = context.now + context.options.propose_after;
-        self.propose(out);
     }
 
     /// When the primary's clock rings next; `None` where this replica is none.
@@ -381,8 +382,8 @@ impl Replica {
             }
             member.on_deadline(context, table, (record, version_max), out);
         }
-        let late =
-            primary.members.iter().filter(|(slot, member)| record.in_sync.contains(*slot) && member.is_late(context));
+        let needed = record.in_sync.union(record.counting);
+        let late = primary.members.iter().filter(|(slot, member)| needed.contains(*slot) && member.is_late(context));
         let late: SlotSet = late.map(|(slot, _)| *slot).collect();
         let is_news = !late.is_subset(primary.evicted);
         if is_news || primary.propose_at <= now {
@@ -417,7 +418,13 @@ impl Replica {
 
     /// A refusal is an answer too: where it rests on an effect that isn't committed, it waits for the commit. It waits for
     /// everything that was ordered before it, which keeps answers in order and costs no more than a round trip.
-    fn refuse(&mut self, request: RequestId, result: Result<Response, Error>, is_pending: bool, out: &mut Vec<Output>) {
+    pub(super) fn refuse(
+        &mut self,
+        request: RequestId,
+        result: Result<Response, Error>,
+        is_pending: bool,
+        out: &mut Vec<Output>,
+    ) {
         let seq = self.tail.last().seq;
         match &mut self.primary {
             Some(primary) if is_pending => {
@@ -451,7 +458,7 @@ impl Replica {
 
     /// Whether a write can be ordered now.
     fn check_writable(&self) -> Result<(), Error> {
-        let (copies, copies_min) = (self.record.in_sync.len(), self.options.min_copies);
+        let (copies, copies_min) = (self.record.copies(), self.options.min_copies);
         if !self.is_serving() {
             Err(self.unavailable("this node is not its primary"))
         } else if copies < usize::from(copies_min) && !is_broken(Mutant::FewerCopies) {
@@ -469,23 +476,8 @@ impl Replica {
         Error::Unavailable { partition: self.partition, detail: detail.to_owned() }
     }
 
-    fn uncommitted(&self) -> usize {
+    pub(super) fn uncommitted(&self) -> usize {
         (self.tail.last().seq.0 - self.applied.seq.0) as usize
-    }
-
-    /// Makes the outstanding proposal, again perhaps.
-    fn propose(&self, out: &mut Vec<Output>) {
-        let Some(primary) = &self.primary else { return };
-        if !primary.proposed.union(primary.evicted).is_empty() {
-            out.push(Output::Propose(InSyncChange {
-                partition: self.partition,
-                proposer: self.options.me,
-                epoch: self.epoch,
-                change: primary.proposed_under,
-                add: primary.proposed,
-                remove: primary.evicted,
-            }));
-        }
     }
 
     /// Orders the deletes of records whose time has run out.
@@ -498,7 +490,7 @@ impl Replica {
             // A pending effect replaces or deletes the record anyway.
             if self.primary.as_ref().is_some_and(|primary| !primary.pending.contains_key(&key)) {
                 let version = self.next_version(unix_micros);
-                self.append(now, Effect::Delete { key, version, expired: true });
+                self.append(now, Effect::Delete { key, version, expired: true, marked: None });
             }
         }
         self.stream_and_commit(now, out);

@@ -146,7 +146,7 @@ pub fn feed_event(partition: PartitionId, effect: &Effect) -> Option<FeedEvent> 
             value: Some(value.clone()),
             content_type: content_type.clone(),
         }),
-        Effect::Delete { key, version, expired } => Some(FeedEvent {
+        Effect::Delete { key, version, expired, .. } => Some(FeedEvent {
             kind: if *expired { EventKind::Expire } else { EventKind::Delete },
             key: key.clone(),
             partition,

@@ -83,6 +83,7 @@ impl Net {
                 primary: Some(Slot(0)),
                 in_sync: set(in_sync),
                 learners: SlotSet::EMPTY,
+                counting: SlotSet::EMPTY,
             },
             wire: VecDeque::new(),
             replies: Vec::new(),
@@ -521,6 +522,10 @@ fn without_a_quorum_the_newest_that_a_survivor_knows_is_read_and_marked() {
     let value = read(&net, 1, "k").expect("in sync").expect("it is there");
     assert!(value.degraded && value.stale && *value.bytes == *b"newer");
     assert_eq!((read(&net, 1, "l"), read(&net, 2, "k")), (Ok(None), Err(NotServing)));
+    let uncommitted = net.replicas[1].uncommitted_records(net.now);
+    let uncommitted = uncommitted.into_iter().map(|(key, record)| (key, record.map(|record| record.value)));
+    let newer = crate::base::Blob::from_static(b"newer");
+    assert!(uncommitted.eq([(key("k"), Some(newer)), (key("l"), None)]), "a deleted key is known to be gone");
 }
 
 #[test]

@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use super::history::{Asked, History, Question};
 use super::linear::Verdict;
-use crate::api::{Consistency, Error, Key, Match, Operation, Page, Precondition, PutMode, Request, Response};
+use crate::api::{
+    Consistency, Error, Key, Match, Once, Operation, Outcome, Page, Precondition, PutMode, Request, Response,
+};
 use crate::base::{Blob, Instant, PartitionId, RequestId, Rng, ShardId, Slot, Version};
 use crate::placement;
 
@@ -23,6 +25,8 @@ const PREFIX: &str = "key-";
 const TIMEOUT_MS: u32 = 1000;
 /// An answer may come so much after its deadline, and no more.
 const GRACE: Duration = Duration::from_millis(50);
+/// A client sends a write so often before it gives up finding out what became of it.
+const ATTEMPTS_MAX: u32 = 5;
 /// Values that expire do so within this time.
 const TTL_MS_MAX: u64 = 300;
 
@@ -48,18 +52,27 @@ pub struct Clients {
     pub failed: u64,
     /// Writes that were acknowledged.
     pub acknowledged: u64,
+    /// Of these, such as had been done by an earlier attempt.
+    pub replayed: u64,
+    /// When somebody was last answered.
+    now: Instant,
     rng: Rng,
 }
 
 #[derive(Debug, Default)]
 struct Client {
     under_way: Option<UnderWay>,
+    /// A write with an idempotency key of which it isn't known whether it happened: it is sent again next.
+    again: Option<UnderWay>,
 }
 
 #[derive(Debug)]
 struct UnderWay {
     kind: Kind,
+    request: Request,
+    /// This attempt.
     began_at: Instant,
+    attempts: u32,
     waits_for: Option<(Slot, ShardId, RequestId)>,
 }
 
@@ -84,6 +97,8 @@ impl Clients {
             done: 0,
             failed: 0,
             acknowledged: 0,
+            replayed: 0,
+            now: Instant::ZERO,
             rng,
         }
     }
@@ -96,6 +111,10 @@ impl Clients {
     /// Nobody asks anything new from now on.
     pub fn stop(&mut self) {
         self.is_stopped = true;
+        let unsure: Vec<UnderWay> = self.clients.iter_mut().filter_map(|client| client.again.take()).collect();
+        for under_way in unsure {
+            self.judge_answer(self.now, under_way.kind, &Err(unknown()));
+        }
     }
 
     /// A fault took the last copy of this partition.
@@ -160,9 +179,19 @@ impl Clients {
     }
 
     pub(super) fn next_request(&mut self, now: Instant, client: usize) -> Request {
+        if let Some(again) = self.clients[client].again.take() {
+            let request = again.request.clone();
+            self.clients[client].under_way = Some(UnderWay { began_at: now, waits_for: None, ..again });
+            return request;
+        }
         let (kind, operation) = if self.rng.below(24) == 0 { self.next_list(now) } else { self.next_on_one_key(now) };
-        self.clients[client].under_way = Some(UnderWay { kind, began_at: now, waits_for: None });
-        Request { operation, timeout_ms: TIMEOUT_MS }
+        // Every second write has an idempotency key, and is sent again where nobody knows what became of it.
+        let has_key = operation.is_write() && self.writes.is_multiple_of(2);
+        let once = has_key.then(|| Once::new(&format!("write-{}", self.writes), &operation)).flatten();
+        let request = Request { operation, once, timeout_ms: TIMEOUT_MS };
+        let under_way = UnderWay { kind, request: request.clone(), began_at: now, attempts: 0, waits_for: None };
+        self.clients[client].under_way = Some(under_way);
+        request
     }
 
     fn next_list(&mut self, now: Instant) -> (Kind, Operation) {
@@ -229,11 +258,27 @@ impl Clients {
     }
 
     pub(super) fn handle_result(&mut self, now: Instant, client: usize, result: &Result<Response, Error>) {
-        let Some(under_way) = self.clients[client].under_way.take() else { return };
+        self.now = now;
+        let Some(mut under_way) = self.clients[client].under_way.take() else { return };
+        under_way.attempts += 1;
+        let is_unknown = result.as_ref().is_err_and(|error| error.outcome() == Outcome::Unknown);
+        let is_refusal = matches!(result, Err(_) | Ok(Response::NotFound));
+        if under_way.request.once.is_some() && (is_unknown || under_way.attempts > 1 && is_refusal) {
+            // No refusal of a later attempt says that an earlier one did not happen, or won't: only what was done is
+            // remembered. A delete that finds nothing is a refusal, too.
+            if self.is_stopped || under_way.attempts >= ATTEMPTS_MAX {
+                self.failed += 1;
+                self.judge_answer(now, under_way.kind, &Err(unknown()));
+            } else {
+                self.clients[client].again = Some(under_way);
+            }
+            return;
+        }
+        self.replayed += u64::from(matches!(result, Ok(Response::Replayed { .. })));
         match result {
             Ok(response) => {
                 self.done += 1;
-                self.acknowledged += u64::from(matches!(response, Response::Written { .. } | Response::Deleted { .. }));
+                self.acknowledged += u64::from(is_write_done(response));
             }
             Err(_) => self.failed += 1,
         }
@@ -242,8 +287,12 @@ impl Clients {
         {
             self.complaints.push(format!("a write was acknowledged with {copies} copies"));
         }
+        self.judge_answer(now, under_way.kind, result);
+    }
+
+    fn judge_answer(&mut self, now: Instant, kind: Kind, result: &Result<Response, Error>) {
         let moment = self.moment();
-        match under_way.kind {
+        match kind {
             Kind::One(key, question) => {
                 let history = self.keys.get_mut(&key).expect("it was asked about");
                 if let Err(words) = history.end((now, moment), &question, result) {
@@ -251,6 +300,7 @@ impl Clients {
                 }
             }
             Kind::List(limit, questions) => match result {
+                Ok(Response::Page(page)) if page.degraded => {}
                 Ok(Response::Page(page)) => self.judge_page(limit, &questions, page),
                 Ok(response) => self.complaints.push(format!("a listing was answered by {response:?}")),
                 Err(_) => {}
@@ -315,6 +365,14 @@ impl Clients {
         }
         undecided
     }
+}
+
+fn is_write_done(response: &Response) -> bool {
+    matches!(response, Response::Written { .. } | Response::Deleted { .. } | Response::Replayed { .. })
+}
+
+fn unknown() -> Error {
+    Error::OutcomeUnknown("no attempt said what became of it".to_owned())
 }
 
 fn operation(key: Key, asked: Asked, ttl_ms: Option<u64>) -> Operation {

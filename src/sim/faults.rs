@@ -233,7 +233,8 @@ impl Nemesis {
             Fault::Wish => return self.wish(world),
             Fault::Probe => {
                 let probe = Probe::draw(&mut self.rng, world.options.nodes);
-                return self.calm_down(world) && probe.run(world, &mut self.rng);
+                // An operator who waits still may get another leader in the middle of it.
+                return self.calm_down(world) && world.wishes.is_empty() && probe.run(world, &mut self.rng);
             }
             _ => self.cut(world, fault, slot),
         }

@@ -10,7 +10,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::linear::{self, Act, Call, Verdict};
-use crate::api::{Error, Outcome, Response};
+use crate::api::{Done, Error, Outcome, Response};
 use crate::base::{Blob, Instant, Version};
 
 /// What a client asked of one key.
@@ -153,7 +153,13 @@ impl History {
     fn judge(&mut self, question: &Question, response: &Response) -> Result<(), String> {
         let floor = question.floor;
         match (&question.asked, response) {
-            (Asked::Read, Response::Value(value)) if value.stale || value.degraded => {
+            // Without a quorum: what somebody wrote at some time, and was not refused.
+            (Asked::Read | Asked::ReadStale, Response::Value(value)) if value.degraded => {
+                let is_written = self.tried.contains(&value.bytes) && !self.refused.contains(&value.bytes);
+                is_written.then_some(()).ok_or_else(|| format!("a degraded read shows {:?}", value.bytes))
+            }
+            (Asked::Read | Asked::ReadStale, Response::NotFoundDegraded) => Ok(()),
+            (Asked::Read, Response::Value(value)) if value.stale => {
                 Err("a read that must be fresh was answered by a stale one".to_owned())
             }
             (Asked::Read, Response::Value(value)) => self.judge_seen(question, value.version, &value.bytes),
@@ -163,7 +169,8 @@ impl History {
             (Asked::Read | Asked::Delete, Response::NotFound) => self.judge_absent(question),
             (
                 Asked::Put(value) | Asked::Create(value) | Asked::Replace(value, _),
-                Response::Written { version, .. },
+                Response::Written { version, .. }
+                | Response::Replayed { version, done: Done::Created | Done::Replaced, .. },
             ) => {
                 if *version <= floor {
                     return Err(format!("written as {version}, though {floor} was known"));
@@ -175,7 +182,10 @@ impl History {
                 }
                 self.note(*version, Some(value))
             }
-            (Asked::Delete | Asked::Remove(_), Response::Deleted { version, .. }) => {
+            (
+                Asked::Delete | Asked::Remove(_),
+                Response::Deleted { version, .. } | Response::Replayed { version, done: Done::Deleted, .. },
+            ) => {
                 if *version <= floor {
                     return Err(format!("deleted as {version}, though {floor} was known"));
                 }
@@ -261,13 +271,14 @@ impl History {
     /// Keeps what the search for an order needs.
     fn keep(&mut self, question: &Question, moment: u32, result: &Result<Response, Error>) {
         let what = match result {
+            Ok(Response::Value(value)) if value.degraded => return,
             Ok(Response::Value(value)) => What::Found(Some(value.bytes.clone())),
             Ok(Response::NotFound) => What::Found(None),
-            Ok(Response::Written { .. } | Response::Deleted { .. }) => What::Done,
+            Ok(Response::Written { .. } | Response::Deleted { .. } | Response::Replayed { .. }) => What::Done,
             Err(Error::Exists { current }) => What::RefusedBy(Some(*current)),
             Err(Error::PreconditionFailed { current }) => What::RefusedBy(*current),
             Err(error) if error.outcome() == Outcome::Unknown => What::Nothing,
-            Ok(Response::Page(_)) | Err(_) => return,
+            Ok(Response::Page(_) | Response::NotFoundDegraded) | Err(_) => return,
         };
         let is_read = matches!(question.asked, Asked::Read | Asked::ReadStale);
         let is_judged = question.asked != Asked::ReadStale && !(is_read && matches!(what, What::Nothing));

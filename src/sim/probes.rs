@@ -37,11 +37,16 @@ pub(super) enum Probe {
     Bridge,
     /// A follower that was cut off for a while disturbs nobody when it is back.
     LostFollower,
+    /// A follower whose stream plane is dead, though its pulse is well, is declared down.
+    FollowerWithoutStream,
+    /// A primary that can send on the stream plane and not hear takes the healthy for dead. Its partitions go to them all
+    /// the same.
+    DeafPrimary,
     /// A follower that hears the leader, but isn't heard, disturbs nobody either, nor does one that hears nobody.
     HalfLostFollower,
 }
 
-const ALL: [Probe; 10] = [
+const ALL: [Probe; 12] = [
     Probe::LostLeader,
     Probe::LeaderWithoutPulse,
     Probe::DeafLeader,
@@ -52,6 +57,8 @@ const ALL: [Probe; 10] = [
     Probe::Bridge,
     Probe::LostFollower,
     Probe::HalfLostFollower,
+    Probe::FollowerWithoutStream,
+    Probe::DeafPrimary,
 ];
 
 impl Probe {
@@ -85,6 +92,8 @@ impl Probe {
             }
             Self::SleepingLeader => return sleep(world, rng, leader, other),
             Self::LeadersInTurn => return self.lose_leaders(world, rng, leader),
+            Self::FollowerWithoutStream => return self.lose_stream(world, leader, other),
+            Self::DeafPrimary => return self.deafen(world, rng),
             Self::LostFollower | Self::HalfLostFollower | Self::Bridge => {
                 return self.lose_follower(world, rng, leader, other);
             }
@@ -98,6 +107,9 @@ impl Probe {
         if !world.run_until(within, has_another) && !world.is_broken() {
             world.complain(format!("{self:?}: nobody else leads within {within:?}"));
         }
+        if self == Self::LeaderWithoutPulse {
+            self.expect_up(world, &others);
+        }
         // Whoever doesn't hear of its successor finds out by itself that it has lost its quorum.
         let leads_on = |world: &World| {
             let raft = world.node(leader).and_then(|node| node.control().raft());
@@ -105,6 +117,61 @@ impl Probe {
         };
         if !world.run_until(Duration::from_secs(1), |world| !leads_on(world)) && !world.is_broken() {
             world.complain(format!("{self:?}: {leader} still takes itself for the leader"));
+        }
+        world.network.calm();
+        true
+    }
+
+    /// A leader that hears nobody must not take the others along before it steps down: they are well.
+    fn expect_up(self, world: &mut World, others: &[Slot]) {
+        let Some(view) = world.leader().and_then(|slot| world.node(slot)).map(|node| node.view()) else { return };
+        let down: Vec<Slot> = others.iter().copied().filter(|slot| !view.up.contains(*slot)).collect();
+        if !down.is_empty() && !world.is_broken() {
+            world.complain(format!("{self:?}: {down:?} were declared down, and nothing was wrong with them"));
+        }
+    }
+
+    fn lose_stream(self, world: &mut World, leader: Slot, follower: Slot) -> bool {
+        world.network.isolate(follower, false, true);
+        let is_down = |world: &World| {
+            let led = world.leader().and_then(|slot| world.node(slot)).map(|node| node.view());
+            led.is_some_and(|view| !view.up.contains(follower))
+        };
+        // What went wrong before may have made the leader patient.
+        let election = world.node(leader).and_then(|node| node.control().raft()).map(|raft| raft.timing().election);
+        let within = ELECTED_WITHIN + election.unwrap_or_default() * 8;
+        if !world.run_until(within, is_down) && !world.is_broken() {
+            world.complain(format!("{self:?}: {leader} leads and {follower} is not declared down within {within:?}"));
+        }
+        world.network.calm();
+        true
+    }
+
+    /// On slow links the times are wide, so that a primary evicts others before it is declared down itself.
+    fn deafen(self, world: &mut World, rng: &mut Rng) -> bool {
+        world.network.delay_jitter = Duration::from_millis(90);
+        world.run(Duration::from_millis(1500));
+        world.network.calm();
+        world.run(Duration::from_millis(500));
+        let Some(leader) = world.leader() else { return false };
+        let nodes = world.options.nodes as u8;
+        let deaf = Slot((leader.0 + 1 + rng.below(u64::from(nodes) - 1) as u8) % nodes);
+        let others = (0..nodes).map(Slot).filter(|slot| *slot != deaf);
+        world.network.cuts.extend(others.map(|from| Cut { from, to: deaf, pulse: false, stream: true }));
+        // It orders writes that nobody's ack reaches it for.
+        for nth in 0..40 {
+            let _ = world.submit(deaf, put(&format!("probe-{nth}"), "written by the deaf one"));
+        }
+        let has_moved = |world: &World| {
+            let view = world.leader().and_then(|slot| world.node(slot)).map(|node| node.view());
+            view.is_some_and(|view| {
+                view.table.iter().all(|record| record.is_lost() || record.primary.is_some_and(|slot| slot != deaf))
+            })
+        };
+        let election = world.node(leader).and_then(|node| node.control().raft()).map(|raft| raft.timing().election);
+        let within = ELECTED_WITHIN + election.unwrap_or_default() * 8;
+        if !world.run_until(within, has_moved) && !world.is_broken() {
+            world.complain(format!("{self:?}: {deaf} hears nobody, and its partitions are not served by others"));
         }
         world.network.calm();
         true

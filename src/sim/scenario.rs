@@ -129,8 +129,8 @@ impl Scenario {
             nemesis.ask_back(world);
         }
         if !world.is_broken() {
-            // What is to expire has done so then.
-            world.run(Duration::from_millis(400));
+            // What is to expire has done so then, and whoever missed the news of a commit has asked for it.
+            world.run(Duration::from_millis(700));
             unequal_copies(world);
             lost_keys(world);
             use_every_partition(world);
@@ -247,7 +247,7 @@ fn lost_keys(world: &mut World) {
     for (nth, key) in world.clients.keys().into_iter().enumerate() {
         let operation = Operation::Get { key: key.clone(), consistency: Consistency::Linearizable };
         let slot = Slot((nth % world.options.nodes) as u8);
-        match world.ask(slot, Request { operation, timeout_ms: 1000 }) {
+        match world.ask(slot, Request::new(operation, 1000)) {
             Some(result @ Ok(Response::Value(_) | Response::NotFound)) => {
                 world.clients.judge_last(world.now, &key, &result);
             }
@@ -311,10 +311,10 @@ pub(super) fn put(name: &str, value: &str) -> Request {
         mode: PutMode::Upsert,
         precondition: Precondition::NONE,
     };
-    Request { operation, timeout_ms: 1500 }
+    Request::new(operation, 1500)
 }
 
 fn get(name: &str) -> Request {
     let key = name.parse::<Key>().expect("a key");
-    Request { operation: Operation::Get { key, consistency: Consistency::Linearizable }, timeout_ms: 1500 }
+    Request::new(Operation::Get { key, consistency: Consistency::Linearizable }, 1500)
 }

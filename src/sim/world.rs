@@ -233,10 +233,11 @@ impl World {
         self.nodes.iter().any(|process| process.paused_until > self.now)
     }
 
-    /// Whether nobody stands still and nothing is late.
+    /// Whether nobody stands still, nothing is late, and no change of an in-sync set is wished for or on its way.
     #[must_use]
     pub fn is_at_rest(&self) -> bool {
-        !self.is_anybody_paused() && !self.network.is_behind(self.now)
+        let mut living = self.nodes.iter().filter_map(|process| process.node.as_ref());
+        !self.is_anybody_paused() && !self.network.is_behind(self.now) && living.all(Node::is_at_rest)
     }
 
     /// The node in `slot`, if its process runs.

@@ -4,8 +4,18 @@ use std::time::Duration;
 
 use bincode::{Decode, Encode};
 
-use crate::api::{ContentType, Key};
+use crate::api::{ContentType, Done, Key, Once};
 use crate::base::{Blob, Version};
+
+/// What is to be remembered of a write with an idempotency key: replicated with what it did, so that there is never one
+/// without the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Marked {
+    /// Which request it was.
+    pub once: Once,
+    /// What it did.
+    pub done: Done,
+}
 
 /// One decided change of a partition. Effects are replicated, not commands: preconditions are judged, versions are given,
 /// so applying the same effects in the same order gives the same table everywhere.
@@ -24,6 +34,8 @@ pub enum Effect {
         /// Milliseconds that it had left when this was sent; for ever without. A time left travels rather than a
         /// deadline because clocks of two processes can't be compared.
         ttl_ms: Option<u64>,
+        /// The write had an idempotency key.
+        marked: Option<Marked>,
     },
     /// The key has no value from now on.
     Delete {
@@ -33,6 +45,8 @@ pub enum Effect {
         version: Version,
         /// Its time ran out, as opposed to a client's wish.
         expired: bool,
+        /// The write had an idempotency key.
+        marked: Option<Marked>,
     },
     /// Changes nothing: the first effect of every epoch. Once it is committed, so is everything before it.
     EpochStart {
@@ -56,6 +70,15 @@ impl Effect {
     pub const fn version(&self) -> Version {
         match self {
             Self::Put { version, .. } | Self::Delete { version, .. } | Self::EpochStart { version } => *version,
+        }
+    }
+
+    /// What is to be remembered of it.
+    #[must_use]
+    pub const fn marked(&self) -> Option<Marked> {
+        match self {
+            Self::Put { marked, .. } | Self::Delete { marked, .. } => *marked,
+            Self::EpochStart { .. } => None,
         }
     }
 
@@ -96,6 +119,7 @@ mod tests {
             content_type: None,
             version: Version(7),
             ttl_ms,
+            marked: None,
         };
         assert_eq!(put(Some(1000)).aged(Duration::from_micros(250_900)), put(Some(750)));
         assert_eq!(put(Some(1000)).aged(Duration::from_secs(9)), put(Some(0)));

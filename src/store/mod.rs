@@ -13,15 +13,18 @@
 //! | `effect` | [`Effect`]: one decided change, as it is replicated |
 //! | `table` | [`Table`] and [`Record`] |
 //! | `expiry` | which records run out when |
+//! | `recent` | [`Recent`]: which writes with an idempotency key were done |
 //!
 //! Left out: who may read (the replica's affair), memory limits (the node's), and the digests of anti-entropy.
 
 mod effect;
 mod expiry;
+mod recent;
 mod table;
 
 #[cfg(test)]
 mod tests;
 
-pub use effect::Effect;
+pub use effect::{Effect, Marked};
+pub use recent::{Aged, Recent, Remembered};
 pub use table::{RECORD_OVERHEAD_BYTES, Record, Table};

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::Effect;
 use super::expiry::Expiry;
+use super::recent::{Recent, Remembered};
 use crate::api::{ContentType, Key, Value};
 use crate::base::{Blob, Instant, Version};
 
@@ -27,6 +28,19 @@ pub struct Record {
 }
 
 impl Record {
+    /// What `effect`, which came at `received`, leaves behind: its time to live counts from then. Nothing, unless it is a
+    /// put.
+    #[must_use]
+    pub fn of(received: Instant, effect: &Effect) -> Option<Self> {
+        let Effect::Put { value, content_type, version, ttl_ms, .. } = effect else { return None };
+        Some(Self {
+            value: value.clone(),
+            content_type: content_type.clone(),
+            version: *version,
+            expires_at: ttl_ms.map(|left| received + Duration::from_millis(left)),
+        })
+    }
+
     /// Whether its time has run out. An expired record reads as absent at once; its delete is replicated behind.
     #[must_use]
     pub fn is_expired(&self, now: Instant) -> bool {
@@ -67,6 +81,8 @@ pub struct Table {
     /// While scanning: keys that were deleted, and by which version.
     tombstones: Option<BTreeMap<Key, Version>>,
     bytes: usize,
+    /// There is none while nobody uses idempotency keys.
+    recent: Option<Box<Recent>>,
 }
 
 impl Table {
@@ -88,10 +104,27 @@ impl Table {
         self.records.is_empty()
     }
 
-    /// Accounted memory: keys, values, content types and [`RECORD_OVERHEAD_BYTES`] each.
+    /// Accounted memory: keys, values, content types and [`RECORD_OVERHEAD_BYTES`] each; and what is remembered of writes.
     #[must_use]
-    pub const fn bytes(&self) -> usize {
-        self.bytes
+    pub fn bytes(&self) -> usize {
+        self.bytes + self.recent().map_or(0, Recent::bytes)
+    }
+
+    /// Which writes with an idempotency key were done lately; none where nobody uses them.
+    #[must_use]
+    pub fn recent(&self) -> Option<&Recent> {
+        self.recent.as_deref()
+    }
+
+    /// Remembers that a write was done, whose effect came at `at`.
+    pub fn remember(&mut self, at: Instant, done: Remembered) {
+        self.recent.get_or_insert_default().remember(at, done);
+    }
+
+    /// Forgets which writes were done. Nobody may ever do that.
+    #[cfg(feature = "sim")]
+    pub fn forget_recent(&mut self) {
+        self.recent = None;
     }
 
     /// Applies a committed effect that reached this replica at `received`: its time to live counts from then.
@@ -99,15 +132,14 @@ impl Table {
     /// What is older than what is there changes nothing. In a settled table that never happens, as versions rise with
     /// every effect; behind a scan it does, because the scan may have brought the later state first.
     pub fn apply(&mut self, received: Instant, effect: &Effect) {
+        if let Some(marked) = effect.marked() {
+            self.remember(received, Remembered { marked, version: effect.version() });
+        }
         match effect {
-            Effect::Put { key, value, content_type, version, ttl_ms } => {
-                let record = Record {
-                    value: value.clone(),
-                    content_type: content_type.clone(),
-                    version: *version,
-                    expires_at: ttl_ms.map(|left| received + Duration::from_millis(left)),
-                };
-                self.insert_newer(key, record);
+            Effect::Put { key, .. } => {
+                if let Some(record) = Record::of(received, effect) {
+                    self.insert_newer(key, record);
+                }
             }
             Effect::Delete { key, version, .. } => {
                 if self.newest(key).is_some_and(|known| known >= *version) {
@@ -212,6 +244,7 @@ impl Table {
         assert_eq!(self.bytes, bytes, "accounted bytes differ from the sum over the records");
         let expiring = self.records.values().filter(|record| record.expires_at.is_some()).count();
         assert_eq!(self.expiry.len(), expiring, "the index of deadlines differs from the records");
+        self.recent().into_iter().for_each(Recent::check_invariants);
         for (key, version) in self.tombstones.iter().flatten() {
             assert!(!self.records.contains_key(key), "{key:?} has a record and a tombstone of version {version}");
         }

@@ -12,11 +12,11 @@ fn key(text: &str) -> Key {
 
 fn put(name: &str, version: u64, ttl_ms: Option<u64>) -> Effect {
     let value = Blob::from_static(b"value");
-    Effect::Put { key: key(name), value, content_type: None, version: Version(version), ttl_ms }
+    Effect::Put { key: key(name), value, content_type: None, version: Version(version), ttl_ms, marked: None }
 }
 
 fn delete(name: &str, version: u64) -> Effect {
-    Effect::Delete { key: key(name), version: Version(version), expired: false }
+    Effect::Delete { key: key(name), version: Version(version), expired: false, marked: None }
 }
 
 fn at(milliseconds: u64) -> Instant {

@@ -30,7 +30,7 @@ fn formed(seed: u64) -> World {
 }
 
 fn request(operation: Operation) -> Request {
-    Request { operation, timeout_ms: 1500 }
+    Request::new(operation, 1500)
 }
 
 fn put(world: &mut World, slot: Slot, name: &str) {

@@ -147,3 +147,51 @@ fn a_minority_refuses_writes_instead_of_pretending() {
     assert!(matches!(answer.status, 503 | 504), "{answer:?}");
     assert!(!cluster.status(0).quorum);
 }
+
+#[test]
+fn two_of_four_may_die_at_once_and_every_value_is_still_read() {
+    let mut cluster = Cluster::start(4);
+    assert_eq!(cluster.status(0).replicas, 3);
+    let stored = contents("four/", KEYS);
+    cluster.put_all(&[0, 1, 2, 3], &stored);
+    let leader = cluster.leader();
+    cluster.kill(&[leader, (leader + 1) % 4]);
+    let survivors = cluster.running();
+    cluster.expect(&survivors, &stored);
+    cluster.wait_until("the survivors notice", |status| !status.quorum);
+    for &survivor in &survivors {
+        let mut client = cluster.http(survivor);
+        for (key, value) in &stored {
+            let answer = client.ask(&format!("GET /v1/kv/{key}"), b"").expect("an answer");
+            assert_eq!((answer.status, answer.header("jumpgate-degraded")), (200, "true"), "{answer:?}");
+            assert_eq!(&answer.body, value, "{key}");
+        }
+        let page = client.ask("GET /v1/kv?limit=10000", b"").expect("an answer");
+        let keys = page.json()["items"].as_array().map_or(0, Vec::len);
+        assert_eq!((page.status, page.header("jumpgate-degraded"), keys), (200, "true", stored.len()));
+        let nothing = client.ask("GET /v1/kv/never-written", b"").expect("an answer");
+        assert_eq!((nothing.status, nothing.header("jumpgate-degraded")), (404, "true"), "{nothing:?}");
+        let refused = client.ask("PUT /v1/kv/four/00000", b"x").expect("an answer");
+        let problem = refused.json();
+        let said = (refused.status, problem["type"].as_str(), problem["outcome"].as_str());
+        assert_eq!(said, (503, Some("urn:jumpgate:problem:no-quorum"), Some("definite")), "{refused:?}");
+    }
+    // One more than the copies bear: what is gone is said by name.
+    cluster.kill(&[survivors[0]]);
+    let mut client = cluster.http(survivors[1]);
+    let page = client.ask("GET /v1/kv?limit=10000", b"").expect("an answer");
+    assert_eq!((page.status, page.json()["type"].as_str()), (503, Some("urn:jumpgate:problem:unavailable")));
+    let mut lost = 0;
+    for (key, value) in stored.iter().take(12) {
+        let answer = client.ask(&format!("GET /v1/kv/{key}"), b"").expect("an answer");
+        if answer.status == 200 {
+            assert_eq!((&answer.body, answer.header("jumpgate-degraded")), (value, "true"), "{key}");
+        } else {
+            let problem = answer.json();
+            let name = problem["type"].as_str().unwrap_or_default();
+            assert!(name.ends_with(":unavailable") || name.ends_with(":partition-lost"), "{key}: {answer:?}");
+            lost += 1;
+        }
+    }
+    assert!(lost < 12, "the last node holds three quarters");
+}

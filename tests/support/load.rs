@@ -227,6 +227,8 @@ fn is_definite(body: &[u8]) -> bool {
 pub fn read(client: &mut Http, key: &str, deadline: Duration) -> Option<u64> {
     let answer = client.ask(&format!("GET /v1/kv/{key}?timeout={}ms", deadline.as_millis()), b"").ok()?;
     match answer.status {
+        // Said to be perhaps stale, by a node without a quorum: no read that promises anything.
+        _ if answer.header("jumpgate-degraded") == "true" => None,
         200 => Some(std::str::from_utf8(&answer.body).ok().and_then(|text| text.parse().ok()).unwrap_or(u64::MAX)),
         404 => Some(0),
         _ => None,

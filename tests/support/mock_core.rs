@@ -148,7 +148,7 @@ impl MockCore {
                 let is_last = items.len() <= limit as usize;
                 items.truncate(limit as usize);
                 let next_after = if is_last { None } else { items.last().map(|item| item.key.clone()) };
-                Ok(Response::Page(Page { items, next_after }))
+                Ok(Response::Page(Page { items, next_after, degraded: false }))
             }
         }
     }

@@ -306,6 +306,51 @@ fn who_was_evicted_is_filled_anew_and_another_one_helps_out_until_it_is() {
     let after = state.table()[0];
     assert_eq!(after.in_sync, SlotSet::EMPTY.with(primary));
     assert_eq!(after.learners, SlotSet::first(3).without(primary), "the slow one, and a stand-in for it");
+    assert_eq!(after.counting, after.learners.difference(slow), "whose acks come");
+}
+
+#[test]
+fn learners_count_while_too_few_are_in_sync_and_no_longer() {
+    let mut state = founded(3, 2);
+    state.apply(LogIndex(2), &down(0, 1));
+    for record in state.table() {
+        assert_eq!(record.copies(), 2, "{record:?}");
+        assert_eq!(record.counting, record.learners, "{record:?}");
+    }
+    let partition = state.table().iter().position(|record| !record.counting.is_empty()).expect("one");
+    let record = state.table()[partition];
+    let change = InSyncChange {
+        partition: PartitionId(partition as u16),
+        proposer: state.node(record.primary.expect("a primary")).node.expect("registered"),
+        epoch: record.epoch,
+        change: record.change,
+        add: record.counting,
+        remove: SlotSet::EMPTY,
+    };
+    assert!(state.apply(LogIndex(3), &Command::ChangeInSync(vec![change])));
+    let after = state.table()[partition];
+    assert_eq!((after.in_sync.len(), after.counting), (2, SlotSet::EMPTY));
+}
+
+#[test]
+fn a_learner_that_counts_and_answers_nothing_gives_its_place_to_another() {
+    let mut state = founded(4, 2);
+    let partition = state.table().iter().position(|record| record.in_sync.contains(Slot(0))).expect("one");
+    state.apply(LogIndex(2), &down(0, 1));
+    let record = state.table()[partition];
+    let mute = record.counting;
+    assert_eq!(mute.len(), 1, "{record:?}");
+    let change = InSyncChange {
+        partition: PartitionId(partition as u16),
+        proposer: state.node(record.primary.expect("a primary")).node.expect("registered"),
+        epoch: record.epoch,
+        change: record.change,
+        add: SlotSet::EMPTY,
+        remove: mute,
+    };
+    assert!(state.apply(LogIndex(3), &Command::ChangeInSync(vec![change])));
+    let after = state.table()[partition];
+    assert_eq!((after.counting.len(), after.counting.intersection(mute)), (1, SlotSet::EMPTY), "{after:?}");
 }
 
 #[test]

@@ -113,7 +113,7 @@ impl ShardCore {
         let Some(id) = self.follower.id() else { return };
         let mut out = Vec::new();
         self.follower.on_asked(now, &self.view, &mut out);
-        self.tell_everybody(NodeMessage::FeedWanted { id, floor: self.follower.floor(), restart: Vec::new() });
+        self.tell(self.view.up, NodeMessage::FeedWanted { id, floor: self.follower.floor(), restart: Vec::new() });
         self.on_follower_outputs(now, out);
     }
 
@@ -208,7 +208,7 @@ impl ShardCore {
         let Some(resume) = self.resumes.get_mut(&id) else { return };
         resume.ask_again_at = now + ASK_AGAIN_AFTER;
         let message = NodeMessage::FeedSince(resume.since.clone());
-        self.tell_everybody(message);
+        self.tell(self.view.up, message);
     }
 
     pub(super) fn on_since_part(&mut self, id: RequestId, part: SincePart) {

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use super::degraded::SURVIVORS_AWAITED_FOR;
 use super::{Origin, SWEEP_EVERY, ShardCore, ShardOutput};
 use crate::api::{Error, Operation, Request, Response};
-use crate::base::{Instant, PartitionId, RequestId};
+use crate::base::{Instant, PartitionId, RequestId, SlotSet};
 use crate::node::gather::Gather;
 use crate::node::message::{NodeMessage, PartitionSet, PeerMessage, Scan, Scanned};
 use crate::node::scan;
@@ -16,7 +17,7 @@ impl ShardCore {
     pub(super) fn begin_gather(&mut self, now: Instant, id: RequestId, request: Request, deadline: Instant) {
         let Operation::List { prefix, after, limit, values } = request.operation else { return };
         let wanted = PartitionSet::first(self.partitions());
-        let scan = Scan { id, prefix, after, limit, values, wanted };
+        let scan = Scan { id, prefix, after, limit, values, wanted, degraded: false };
         self.gathers.insert(id, Gather::new(scan, deadline, now));
         self.sweep_at = self.sweep_at.min(now + SWEEP_EVERY).max(now);
         self.ask_for_parts(now, id);
@@ -24,6 +25,7 @@ impl ShardCore {
 
     /// Asks every node for what is still missing.
     pub(super) fn ask_for_parts(&mut self, now: Instant, id: RequestId) {
+        let is_degraded = self.view.is_degraded(now);
         let Some(gather) = self.gathers.get_mut(&id) else { return };
         gather.ask_again_at = now + ASK_AGAIN_AFTER;
         if self.view.settings.is_none() {
@@ -38,8 +40,11 @@ impl ShardCore {
             let error = Error::PartitionLost(PartitionId(lost as u16));
             return self.reply(Origin::Client(id), Err(error));
         }
+        gather.begin_round(now, is_degraded, SURVIVORS_AWAITED_FOR);
         let message = NodeMessage::Scan(gather.scan.clone());
-        self.tell_everybody(message);
+        // Without a quorum nobody knows who is up: even who was declared dead may live, and hold a copy.
+        let everybody = SlotSet::first(self.options.slots);
+        self.tell(if is_degraded { everybody } else { self.view.up }, message);
     }
 
     pub(super) fn finish_gather(&mut self, id: RequestId) {
@@ -53,14 +58,16 @@ impl ShardCore {
     pub(super) fn scan(&self, now: Instant, scan: &Scan) -> Scanned {
         let mine = self.replicas.iter().filter(|replica| {
             let partition = replica.partition();
-            scan.wanted.contains(partition) && now < self.serves_until(partition)
+            let may_answer = if scan.degraded { replica.holds_all() } else { now < self.serves_until(partition) };
+            scan.wanted.contains(partition) && may_answer
         });
-        scan::first_keys(now, scan, mine)
+        if scan.degraded { scan::first_keys_degraded(now, scan, mine) } else { scan::first_keys(now, scan, mine) }
     }
 
-    pub(super) fn tell_everybody(&mut self, message: NodeMessage) {
+    /// Tells every shard of this node, and of those in `slots`.
+    pub(super) fn tell(&mut self, slots: SlotSet, message: NodeMessage) {
         let me = self.view.me;
-        let others = self.view.up.iter().filter_map(|slot| self.view.registered(slot)).filter(|&node| node != me);
+        let others = slots.iter().filter_map(|slot| self.view.registered(slot)).filter(|&node| node != me);
         for to in others {
             let message = PeerMessage::EveryShard(message.clone());
             self.outputs.push_back(ShardOutput::Peer { to, message });

@@ -1,18 +1,20 @@
 //! A shard: the partitions of this node whose number modulo the count of shards is its own.
 //!
 //! It takes clients' requests, messages of other nodes, views of the cluster and the passing of time. A request ends in one
-//! of four ways:
+//! of five ways:
 //!
 //! ```text
 //! request ──▶ route ──▶ my partition, I serve ──▶ read: answered in the call          (lease valid)
 //!                  │                        └──▶ write: to the replica, answered when committed
 //!                  ├──▶ somebody else's      ──▶ forwarded (leader or primary), at most two hops
-//!                  └──▶ nobody's at the moment ─▶ waits for a newer view, a lease, a finished takeover, or its deadline
+//!                  ├──▶ nobody's at the moment ─▶ waits for a newer view, a lease, a finished takeover, or its deadline
+//!                  └──▶ no leader for long     ─▶ read: from a surviving copy, marked; write: refused (`degraded`)
 //! ```
 //!
 //! Invariants: a read is answered from a partition only while the lease holds and its epoch has begun; every request is
 //! answered once, at its deadline at the latest; what waits is bounded by `requests_max`.
 
+mod degraded;
 mod feed;
 mod listings;
 mod partitions;
@@ -28,7 +30,7 @@ use super::gather::Gather;
 use super::message::{AnswerMessage, NodeMessage, PeerMessage, ShardMessage};
 use crate::api::{Error, FeedEvent, FeedPart, Operation, Request, Response};
 use crate::base::mutant::{Mutant, is_broken};
-use crate::base::{Epoch, InSyncChange, Instant, NodeId, Options, PartitionId, RequestId, ShardId};
+use crate::base::{Epoch, InSyncChange, Instant, NodeId, Options, PartitionId, RequestId, ShardId, SlotSet};
 use crate::replica::{self, Replica};
 
 /// How often deadlines are looked at: a request is answered at most this much after its deadline.
@@ -113,6 +115,8 @@ pub struct ShardCore {
     sweep_at: Instant,
     next_id: u64,
     retry: bool,
+    /// Members of partitions led here that have left something unanswered for too long, until they answer.
+    mute: SlotSet,
     outputs: VecDeque<ShardOutput>,
     scratch: Vec<replica::Output>,
     rejected: BTreeMap<&'static str, u64>,
@@ -141,27 +145,29 @@ enum InFlight {
     Writing { origin: Origin, deadline: Instant },
     /// Another node.
     Forwarded { to: NodeId, work: Box<Work> },
+    /// Without a quorum: all who may hold a copy, of whom these haven't said that they don't.
+    Survivors { work: Box<Work>, partition: PartitionId, asked: SlotSet, ask_again_at: Instant, gives_up_at: Instant },
 }
 
 impl InFlight {
     const fn deadline(&self) -> Instant {
         match self {
             Self::Writing { deadline, .. } => *deadline,
-            Self::Forwarded { work, .. } => work.deadline,
+            Self::Forwarded { work, .. } | Self::Survivors { work, .. } => work.deadline,
         }
     }
 
     const fn origin(&self) -> Origin {
         match self {
             Self::Writing { origin, .. } => *origin,
-            Self::Forwarded { work, .. } => work.origin,
+            Self::Forwarded { work, .. } | Self::Survivors { work, .. } => work.origin,
         }
     }
 
     fn is_write(&self) -> bool {
         match self {
             Self::Writing { .. } => true,
-            Self::Forwarded { work, .. } => work.request.operation.is_write(),
+            Self::Forwarded { work, .. } | Self::Survivors { work, .. } => work.request.operation.is_write(),
         }
     }
 }
@@ -191,6 +197,7 @@ impl ShardCore {
             sweep_at: Instant::ZERO,
             next_id: u64::from(id.0),
             retry: false,
+            mute: SlotSet::EMPTY,
             outputs: VecDeque::new(),
             scratch: Vec::new(),
             rejected: BTreeMap::new(),
@@ -230,7 +237,10 @@ impl ShardCore {
                 if self.view.registered(from.slot) != Some(from) {
                     self.reject("unregistered_sender");
                 } else if self.owns(partition) {
-                    self.with_replica(partition, |replica, out| replica.handle_message(now, from, message, out));
+                    if message.is_answer() {
+                        self.mute.remove(from.slot);
+                    }
+                    self.with_replica(now, partition, |replica, out| replica.handle_message(now, from, message, out));
                 } else {
                     self.reject("other_shard");
                 }
@@ -265,6 +275,8 @@ impl ShardCore {
                     && let Some(in_flight) = self.in_flight.remove(&id)
                 {
                     self.reply(in_flight.origin(), result);
+                } else {
+                    self.on_survivor_answered(id, from, result);
                 }
             }
             AnswerMessage::Scanned(part) => {
@@ -317,7 +329,7 @@ impl ShardCore {
             self.armed[usize::from(index)] = Instant::FAR;
             let unix_micros = self.unix_micros(now);
             let partition = self.partition(usize::from(index));
-            self.with_replica(partition, |replica, out| replica.handle_timeout(now, unix_micros, out));
+            self.with_replica(now, partition, |replica, out| replica.handle_timeout(now, unix_micros, out));
         }
         if now >= self.sweep_at {
             self.sweep(now);
@@ -374,6 +386,12 @@ impl ShardCore {
     pub fn is_serving_all(&self, now: Instant) -> bool {
         let mine = |replica: &&Replica| self.view.primary(replica.partition()) == Some(self.view.me);
         now < self.lease_until && self.replicas.iter().filter(mine).all(Replica::is_serving)
+    }
+
+    /// Whether none of its replicas wishes for a change of its in-sync set.
+    #[must_use]
+    pub fn is_at_rest(&self) -> bool {
+        self.replicas.iter().all(Replica::is_at_rest)
     }
 
     /// How many inputs were refused, by reason.

@@ -13,6 +13,7 @@ impl ShardCore {
     /// Lets `act` act on a replica, and draws the consequences.
     pub(super) fn with_replica(
         &mut self,
+        now: Instant,
         partition: PartitionId,
         act: impl FnOnce(&mut Replica, &mut Vec<replica::Output>),
     ) {
@@ -22,6 +23,9 @@ impl ShardCore {
         let before = replica.status();
         let ring = (replica.ring().pushed(), replica.ring().last(), replica.ring().bytes() as u64);
         act(replica, &mut out);
+        if !self.mute.is_empty() {
+            replica.handle_mute(now, self.mute, &mut out);
+        }
         let after = replica.status();
         self.table_keys = self.table_keys + after.records as u64 - before.records as u64;
         self.table_bytes = self.table_bytes + after.bytes as u64 - before.bytes as u64;
@@ -57,7 +61,10 @@ impl ShardCore {
             }
             // The feed reads the ring.
             replica::Output::Event(_) => {}
-            replica::Output::Propose(change) => self.outputs.push_back(ShardOutput::Propose(change)),
+            replica::Output::Propose(change) => {
+                self.mute = self.mute.union(change.remove);
+                self.outputs.push_back(ShardOutput::Propose(change));
+            }
         }
     }
 
@@ -86,7 +93,7 @@ impl ShardCore {
                 continue;
             }
             let closed = self.source.closed();
-            self.with_replica(partition, |replica, out| {
+            self.with_replica(now, partition, |replica, out| {
                 // Whoever takes office begins above what this shard has closed.
                 replica.raise_version(closed);
                 replica.handle_record(now, &record, &view.registered, out);

@@ -55,13 +55,16 @@ impl ShardCore {
             return self.wait(work);
         }
         let primary = self.view.primary(partition);
-        if primary == Some(self.view.me) {
+        if primary == Some(self.view.me) && !self.view.is_degraded(now) {
             return self.execute(now, partition, work);
         }
         if let Operation::Get { key, consistency: Consistency::Stale } = &work.request.operation
             && let Ok(value) = self.replicas[self.index(partition)].read_stale(now, key)
         {
             return self.answered(work.origin, Ok(value.map_or(Response::NotFound, Response::Value)));
+        }
+        if self.view.is_degraded(now) {
+            return self.route_degraded(now, partition, work);
         }
         match self.next_hop(&work, primary) {
             Some(to) => {
@@ -113,7 +116,12 @@ impl ShardCore {
                 self.answered(work.origin, result)
             }
             operation => {
-                if let Operation::Put { key, value, .. } = &operation {
+                let once = work.request.once;
+                // What was done already takes no more memory.
+                let is_done = once.is_some_and(|once| self.replicas[index].remembers(&once));
+                if let Operation::Put { key, value, .. } = &operation
+                    && !is_done
+                {
                     let bytes_max = self.options.memory_bytes_max / u64::from(self.options.shards);
                     if self.table_bytes + (key.as_bytes().len() + value.len()) as u64 > bytes_max {
                         return self.answered(
@@ -129,8 +137,8 @@ impl ShardCore {
                 };
                 self.note_in_flight(now, id, InFlight::Writing { origin: work.origin, deadline: work.deadline });
                 let unix_micros = self.unix_micros(now);
-                self.with_replica(partition, |replica, out| {
-                    replica.handle_write(now, unix_micros, id, operation, out);
+                self.with_replica(now, partition, |replica, out| {
+                    replica.handle_write_once(now, unix_micros, (id, once), operation, out);
                 });
                 None
             }
@@ -163,6 +171,9 @@ impl ShardCore {
         }
         if let Err(error) = self.check(&forward.request) {
             return self.reply(origin, Err(error));
+        }
+        if matches!(forward.request.operation, Operation::Get { consistency: Consistency::Degraded, .. }) {
+            return self.answer_survivor(now, origin, partition, &forward);
         }
         let deadline = now + Duration::from_millis(u64::from(forward.request.timeout_ms));
         let work = Work { origin, request: forward.request, deadline, hops: forward.hops, epoch_min: forward.epoch };
@@ -256,6 +267,8 @@ impl ShardCore {
             .collect();
         for id in gone {
             let Some(InFlight::Forwarded { to, work }) = self.in_flight.remove(&id) else { continue };
+            // Nor is one with an idempotency key handed on: it would be executed once, but a refusal of the second attempt
+            // would say nothing of the first. Clients send it again, and know that.
             if work.request.operation.is_write() && !is_broken(Mutant::WriteTwice) {
                 let name = self.options.name(to.slot);
                 self.reply(work.origin, Err(Error::OutcomeUnknown(format!("{name} went down while it worked on it"))));
@@ -272,6 +285,7 @@ impl ShardCore {
     pub(super) fn sweep(&mut self, now: Instant) {
         self.sweep_at = now + SWEEP_EVERY;
         self.sweep_feed(now);
+        self.sweep_degraded(now);
         let late: Vec<RequestId> =
             self.in_flight.iter().filter(|(_, in_flight)| now >= in_flight.deadline()).map(|(id, _)| *id).collect();
         for id in late {
@@ -289,6 +303,10 @@ impl ShardCore {
             if now >= gather.deadline {
                 self.gathers.remove(&id);
                 let error = Error::DeadlineBefore("not every partition answered in time".to_owned());
+                self.reply(Origin::Client(id), Err(error));
+            } else if now >= gather.gives_up_at {
+                let error = self.no_survivor(gather.scan.wanted.lowest().unwrap_or_default());
+                self.gathers.remove(&id);
                 self.reply(Origin::Client(id), Err(error));
             } else if now >= gather.ask_again_at {
                 self.ask_for_parts(now, id);

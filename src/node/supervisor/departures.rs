@@ -22,11 +22,17 @@ impl Supervisor {
         let others = || membership.voters.iter().copied().filter(|&node| node != options.me);
         let Some(silent) = others().find(|&node| silent_for(node) > options.demote_after) else { return };
         let rest: BTreeSet<NodeId> = membership.voters.iter().copied().filter(|&node| node != silent).collect();
-        let alive = rest.iter().filter(|&&node| node == options.me || silent_for(node) < raft.timing().down).count();
         let silent_for = silent_for(silent);
-        if alive * 2 > rest.len() && raft.propose_voters(now, rest).is_ok() {
+        if self.can_decide(now, raft, &rest, options) && raft.propose_voters(now, rest).is_ok() {
             self.events.push(ControlEvent::Demoted { node: silent, silent_for });
         }
+    }
+
+    /// Whether most of `voters` are heard: no vote is taken away that the others could not do without.
+    fn can_decide(&self, now: Instant, raft: &Raft, voters: &BTreeSet<NodeId>, options: &Options) -> bool {
+        let Some(reign) = &self.reign else { return false };
+        let is_heard = |node: NodeId| now.since(reign.heard_at(node, raft)) < raft.timing().down;
+        voters.iter().filter(|&&node| node == options.me || is_heard(node)).count() * 2 > voters.len()
     }
 
     /// What a node holds that has been away for `replace_after` is copied elsewhere. (Where fewer than `min_copies` are left
@@ -77,7 +83,8 @@ impl Supervisor {
         }
         if let Some(&voter) = membership.voters.iter().find(outside) {
             let rest = membership.voters.iter().copied().filter(|&node| node != voter).collect();
-            if raft.propose_voters(now, rest).is_ok() {
+            // Where others are dead at the moment, theirs might be the votes that are left.
+            if self.can_decide(now, raft, &rest, options) && raft.propose_voters(now, rest).is_ok() {
                 self.events.push(ControlEvent::Left { node: voter });
             }
         } else if let Some(&learner) = membership.learners.iter().find(outside) {

@@ -18,6 +18,9 @@ const TICK_EVERY: Duration = Duration::from_millis(300);
 /// A stream that takes nothing for so many election timeouts, though something waits, stands still. A leader whose own
 /// plane is dead steps down after two.
 const STALL_ELECTIONS: u32 = 4;
+/// Whoever has taken something within so long, less than a member may leave something unanswered, heard what there was to
+/// be heard while it waited.
+const HEARD_WITHIN: Duration = Duration::from_millis(400);
 
 /// What a leader knows of the others' streams.
 #[derive(Debug)]
@@ -48,9 +51,9 @@ impl Streams {
         self.falter.contains(&node)
     }
 
-    /// Whether the stream of `node` has been seen to work, both ways, after `since`.
-    pub(super) fn has_moved(&self, node: NodeId, since: Instant) -> bool {
-        self.moved_at.get(&node).is_some_and(|at| *at > since)
+    /// Whether the stream of `node` has been seen to work, both ways, a moment ago or after `since`.
+    pub(super) fn has_moved(&self, now: Instant, node: NodeId, since: Instant) -> bool {
+        self.moved_at.get(&node).is_some_and(|at| *at > since || now.since(*at) < HEARD_WITHIN)
     }
 
     fn note(&mut self, now: Instant, raft: &Raft, me: NodeId) {

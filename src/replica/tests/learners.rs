@@ -218,7 +218,7 @@ fn nonsense(rng: &mut Rng) -> Message {
         0 => Message::NewEpoch { epoch, change },
         1 => Message::NewEpochAck { epoch, applied: position(rng), runs: vec![position(rng), position(rng)] },
         2 | 3 => {
-            let delete = Effect::Delete { key, version, expired: false };
+            let delete = Effect::Delete { key, version, expired: false, marked: None };
             let effects = vec![(position(rng).epoch, delete); rng.below(4) as usize];
             Message::Prepare { epoch, previous: position(rng), commit: seq, effects }
         }
@@ -232,7 +232,7 @@ fn nonsense(rng: &mut Rng) -> Message {
             let record =
                 ScannedRecord { key: key.clone(), value, content_type: None, version, ttl_ms: Some(version.0) };
             let records = vec![record; rng.below(3) as usize];
-            Message::ScanChunk { epoch, attach, after: Some(key), records, last: rng.below(2) == 0 }
+            Message::ScanChunk { epoch, attach, after: Some(key), records, last: rng.below(2) == 0, recent: Vec::new() }
         }
         _ => match rng.below(2) {
             0 => Message::ScanAck { epoch, attach, heard: change, after: Some(key), done: rng.below(2) == 0 },

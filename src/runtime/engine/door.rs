@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use super::{Engine, FEED_SHARD};
+use super::{Engine, FEED_SHARD, Occupant};
 use crate::api::{AdminReport, AdminRequest, ClusterStatus, Error, FeedCursor, FeedPart, Request};
 use crate::base::{Instant, ShardId};
 use crate::node::{Destination, Submitted};
@@ -22,17 +22,25 @@ const PULSE_ALIVE_FOR: Duration = Duration::from_secs(2);
 
 impl Core for Engine {
     fn submit(&self, request: Request) -> Answer {
-        let partitions = self.view.load().settings.map_or(self.options.partitions, |settings| settings.partitions);
-        let shard = Destination::of_request(&request, partitions, self.options.shards);
-        // The waiter is left under the same lock under which the request is taken, or its answer could come before.
-        self.with_shard(shard, |occupant, now| match occupant.shard.handle_request(now, request) {
-            Submitted::Now(result) => Answer::Now(result),
-            Submitted::Later(id) => {
-                let (sender, receiver) = oneshot::channel();
-                occupant.waiters.insert(id, sender);
-                Answer::Later(receiver)
-            }
-        })
+        let shard = self.shard_of(&request);
+        self.with_shard(shard, |occupant, now| occupant.take(now, request))
+    }
+
+    /// Each shard is locked once, and what it has to say to one peer leaves together.
+    fn submit_batch(&self, requests: Vec<Request>) -> Vec<Answer> {
+        let mut by_shard: Vec<Vec<(usize, Request)>> = vec![Vec::new(); self.shards.len()];
+        for (index, request) in requests.into_iter().enumerate() {
+            by_shard[self.shard_of(&request).index()].push((index, request));
+        }
+        let mut answers: Vec<(usize, Answer)> = Vec::new();
+        for (shard, requests) in by_shard.into_iter().enumerate().filter(|(_, requests)| !requests.is_empty()) {
+            self.with_shard(ShardId(shard as u16), |occupant, now| {
+                let taken = requests.into_iter().map(|(index, request)| (index, occupant.take(now, request)));
+                answers.extend(taken);
+            });
+        }
+        answers.sort_unstable_by_key(|(index, _)| *index);
+        answers.into_iter().map(|(_, answer)| answer).collect()
     }
 
     fn status(&self) -> BoxFuture<'_, ClusterStatus> {
@@ -100,6 +108,29 @@ impl Core for Engine {
         Box::pin(async move {
             receiver.await.unwrap_or_else(|_| Err(Error::DeadlineBefore("this node is shutting down".to_owned())))
         })
+    }
+}
+
+impl Engine {
+    /// The shard that takes `request`.
+    fn shard_of(&self, request: &Request) -> ShardId {
+        let partitions = self.view.load().settings.map_or(self.options.partitions, |settings| settings.partitions);
+        Destination::of_request(request, partitions, self.options.shards)
+    }
+}
+
+impl Occupant {
+    /// Hands in a request. The waiter is left under the same lock under which the request is taken, or its answer could
+    /// come before.
+    fn take(&mut self, now: Instant, request: Request) -> Answer {
+        match self.shard.handle_request(now, request) {
+            Submitted::Now(result) => Answer::Now(result),
+            Submitted::Later(id) => {
+                let (sender, receiver) = oneshot::channel();
+                self.waiters.insert(id, sender);
+                Answer::Later(receiver)
+            }
+        }
     }
 }
 

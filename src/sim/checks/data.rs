@@ -3,13 +3,16 @@
 //! | rule | how it is checked |
 //! |---|---|
 //! | every acknowledged write is in every live in-sync member | whoever is in sync by the newest decided record reaches as far as any primary has ever committed |
+//! | an acknowledged write is in every learner that counts for it | when a primary commits something of its epoch, the learners that count by its record have it |
 //! | one history a partition | a sequence number is committed in one epoch, whoever applies it |
 //! | no service before the epoch has begun | whoever serves finds every live in-sync member of its record in its epoch |
 //! | a replica doesn't contradict itself | [`Replica::check_invariants`], of every replica that changed |
 
 use std::collections::BTreeMap;
 
-use crate::base::{ClusterId, Epoch, Generation, NodeId, PartitionId, PartitionRecord, Position, Seq, ShardId, Slot};
+use crate::base::{
+    ChangeNumber, ClusterId, Epoch, Generation, NodeId, PartitionId, PartitionRecord, Position, Seq, ShardId, Slot,
+};
 use crate::control::ControlState;
 use crate::node::Node;
 use crate::replica::{Replica, ReplicaRole, ReplicaStatus};
@@ -21,8 +24,8 @@ pub(in crate::sim) struct Data {
     cluster: ClusterId,
     generation: Generation,
     partitions: Vec<Partition>,
-    /// By slot: who was looked at, and each replica's state then.
-    seen: Vec<(NodeId, Vec<Option<ReplicaStatus>>)>,
+    /// By slot: who was looked at, and each replica's state and record then.
+    seen: Vec<(NodeId, Vec<Option<(ReplicaStatus, ChangeNumber)>>)>,
     /// By slot: who is registered by the newest decided state.
     registered: Vec<Option<NodeId>>,
     applied: crate::base::LogIndex,
@@ -86,13 +89,13 @@ impl Data {
         for number in 0..self.partitions.len() {
             let partition = PartitionId(number as u16);
             let Some(replica) = replica(node, partition) else { continue };
-            let now = replica.status();
+            let now = (replica.status(), replica.record().change);
             let before = self.seen[slot].1[number].replace(now);
             if before == Some(now) {
                 continue;
             }
             replica.check_invariants();
-            self.check_replica(processes, node, replica, now, before.is_some_and(|before| before.serving))?;
+            self.check_replica(processes, node, replica, now.0, before)?;
         }
         Ok(())
     }
@@ -137,7 +140,7 @@ impl Data {
         node: &Node,
         replica: &Replica,
         now: ReplicaStatus,
-        has_served: bool,
+        before: Option<(ReplicaStatus, ChangeNumber)>,
     ) -> Result<(), String> {
         let (me, number) = (node.view().me, replica.partition());
         let partition = &mut self.partitions[number.index()];
@@ -156,12 +159,43 @@ impl Data {
         if now.role == ReplicaRole::Primary && now.applied.seq > partition.committed.seq {
             partition.committed = now.applied;
             self.check_members(processes, number)?;
+            // What was committed under the record before had other copies.
+            if before.is_some_and(|(_, change)| change == replica.record().change) {
+                check_counting(processes, node, replica, now)?;
+            }
         }
-        if now.serving && !has_served {
+        if now.serving && !before.is_some_and(|(before, _)| before.serving) {
             check_epoch(processes, node, replica, now.epoch)?;
         }
         Ok(())
     }
+}
+
+/// What a primary commits after the start of its epoch is at every learner that counts, as far as that knows no newer
+/// record: one that has left meanwhile may have dropped everything.
+fn check_counting(
+    processes: &[Process],
+    node: &Node,
+    replica_here: &Replica,
+    now: ReplicaStatus,
+) -> Result<(), String> {
+    let (number, record) = (replica_here.partition(), replica_here.record());
+    if replica_here.epoch_start().is_none_or(|start| now.applied.seq <= start) {
+        return Ok(());
+    }
+    for slot in record.counting.iter() {
+        let member = node.view().registered(slot).and_then(|id| living(processes, id));
+        let Some(member) = member.and_then(|member| replica(member, number)) else { continue };
+        let last = member.status().last;
+        if member.record().change <= record.change && last.seq < now.applied.seq {
+            return Err(format!(
+                "{} commits {number} through {}, and {slot}, which counts, has it through {last}",
+                node.view().me,
+                now.applied
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// Whoever begins to serve has told every live in-sync member of its epoch.
