@@ -184,6 +184,7 @@ fn closing(end: &End) -> (u16, String) {
         End::Feed(FeedEnd::Closed) => GOING_AWAY,
     };
     let mut reason = end.to_string();
-    reason.truncate(reason.floor_char_boundary(REASON_BYTES_MAX));
+    let end = (0..=REASON_BYTES_MAX.min(reason.len())).rev().find(|end| reason.is_char_boundary(*end));
+    reason.truncate(end.unwrap_or(0));
     (code, reason)
 }

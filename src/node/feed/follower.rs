@@ -297,7 +297,7 @@ impl Follower {
         let sends = |node: NodeId| {
             self.shards
                 .get(&node)
-                .is_some_and(|shards| (0..*shards).all(|shard| self.streams.get(&(node, shard)).is_some()))
+                .is_some_and(|shards| (0..*shards).all(|shard| self.streams.contains_key(&(node, shard))))
         };
         let everybody = view.up.iter().all(|slot| view.registered(slot).is_some_and(sends));
         let is_placed = |(index, place): (usize, &Option<Seq>)| {

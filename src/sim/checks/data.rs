@@ -25,11 +25,14 @@ pub(in crate::sim) struct Data {
     generation: Generation,
     partitions: Vec<Partition>,
     /// By slot: who was looked at, and each replica's state and record then.
-    seen: Vec<(NodeId, Vec<Option<(ReplicaStatus, ChangeNumber)>>)>,
+    seen: Vec<(NodeId, Vec<Option<Seen>>)>,
     /// By slot: who is registered by the newest decided state.
     registered: Vec<Option<NodeId>>,
     applied: crate::base::LogIndex,
 }
+
+/// A replica's state, and which record it knew.
+type Seen = (ReplicaStatus, ChangeNumber);
 
 #[derive(Clone, Debug, Default)]
 struct Partition {
@@ -140,7 +143,7 @@ impl Data {
         node: &Node,
         replica: &Replica,
         now: ReplicaStatus,
-        before: Option<(ReplicaStatus, ChangeNumber)>,
+        before: Option<Seen>,
     ) -> Result<(), String> {
         let (me, number) = (node.view().me, replica.partition());
         let partition = &mut self.partitions[number.index()];
