@@ -417,7 +417,9 @@ impl Replica {
     /// Where this replica isn't in sync.
     pub fn read_stale(&self, now: Instant, key: &Key) -> Result<Option<Value>, NotServing> {
         if is_broken(Mutant::ReadUncommitted) {
-            return self.read_degraded(now, key);
+            // Without the mark, which says that it may not be committed.
+            let read = self.read_degraded(now, key)?;
+            return Ok(read.map(|value| Value { degraded: false, ..value }));
         }
         if self.holds_all() { Ok(self.read_applied(now, key, true)) } else { Err(NotServing) }
     }
