@@ -111,6 +111,7 @@ impl Trio {
             in_sync: SlotSet::first(COPIES),
             learners: SlotSet::EMPTY,
             counting: SlotSet::EMPTY,
+            former: None,
         };
         let registered: Vec<Option<NodeId>> = trio.ids.iter().copied().map(Some).collect();
         for slot in 0..COPIES {
@@ -145,6 +146,7 @@ impl Trio {
                     black_box(result).expect("nothing stands in the way of a write");
                 }
                 Output::Event(event) => drop(black_box(event)),
+                Output::Verified | Output::Damage(_) => unreachable!("nobody compares"),
                 Output::Propose(change) => unreachable!("there are no learners: {change:?}"),
             }
         }

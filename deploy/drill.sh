@@ -49,16 +49,8 @@ containers() { for node in "$@"; do container "$node"; done; }
 records() { jumpgate export --prefix drill/data/ --timeout 30s 2>/dev/null | key_and_value; }
 key_and_value() { sed -n 's/^{"key":"\([^"]*\)","value":"\([^"]*\)".*/\1 \2/p'; }
 
-# Whether every node takes part, votes and has all of its copies, as the first gateway that answers sees it, or --url's.
-whole() {
-    local status total full present
-    status=$(jumpgate status --json --timeout 2s "$@" 2>/dev/null) || return 1
-    total=$(sed -n 's/^ *"total": \([0-9]*\),*$/\1/p' <<<"$status" | head -n 1)
-    full=$(sed -n 's/^ *"full": \([0-9]*\),*$/\1/p' <<<"$status" | head -n 1)
-    present=$(grep -cE '^ *"role": "(leader|follower)"' <<<"$status" || true)
-    [ "${total:-0}" -gt 0 ] && [ "$total" = "$full" ] && [ "$present" = "${#nodes[@]}" ] \
-        && ! grep -qE '"voter": false|"learning": [1-9]' <<<"$status"
-}
+# shellcheck source=lib.sh
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 # The same as every node sees it.
 whole_for_all() {

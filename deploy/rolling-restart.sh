@@ -25,15 +25,8 @@ export JUMPGATE_URL=${JUMPGATE_URL:-$default_urls}
 
 mapfile -t nodes < <("${compose[@]}" config --services | grep -E '^n[0-9]+$' | sort)
 
-whole() {
-    local status total full present
-    status=$("$program" status --json --timeout 2s 2>/dev/null) || return 1
-    total=$(sed -n 's/^ *"total": \([0-9]*\),*$/\1/p' <<<"$status" | head -n 1)
-    full=$(sed -n 's/^ *"full": \([0-9]*\),*$/\1/p' <<<"$status" | head -n 1)
-    present=$(grep -cE '^ *"role": "(leader|follower)"' <<<"$status" || true)
-    [ "${total:-0}" -gt 0 ] && [ "$total" = "$full" ] && [ "$present" = "${#nodes[@]}" ] \
-        && ! grep -qE '"voter": false|"learning": [1-9]' <<<"$status"
-}
+# shellcheck source=lib.sh
+source deploy/lib.sh
 
 wait_until_whole() {
     local end=$((SECONDS + patience))

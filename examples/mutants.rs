@@ -17,7 +17,7 @@ const BEGINS: &str = "<!-- mutants: written by examples/mutants.rs -->";
 const ENDS: &str = "<!-- end of mutants -->";
 
 /// What a complaint says, and which check says so. The first that fits counts.
-const CHECKS: [(&str, &str); 37] = [
+const CHECKS: [(&str, &str); 41] = [
     ("both lead in term", "one leader a term"),
     ("voted for", "one vote a term"),
     ("without the votes of a quorum", "elections take a quorum"),
@@ -44,6 +44,8 @@ const CHECKS: [(&str, &str); 37] = [
     ("unseated", "probe: a lost follower disturbs nobody"),
     ("nobody else leads within", "probe: a leader that can't lead is replaced"),
     ("still takes itself for the leader", "probe: a leader that can't lead steps down"),
+    ("still holds copies", "probe: a drained node holds nothing"),
+    ("nothing was wrong with", "probe: a leader that can't lead takes nobody along"),
     ("copies differ", "equal copies in the end"),
     ("did not form", "progress: the cluster forms"),
     ("not whole again", "progress: the cluster heals"),
@@ -54,6 +56,8 @@ const CHECKS: [(&str, &str); 37] = [
     ("known", "versions that clients saw"),
     ("took effect", "versions that clients saw"),
     ("key-", "versions that clients saw"),
+    ("finds its copy of", "nobody finds a copy bad to which nothing was done"),
+    ("was not repaired within", "probe: a copy that goes bad is good again"),
     ("panic", "an assertion in the code"),
 ];
 

@@ -27,7 +27,7 @@ use tracing::{Level, info, warn};
 use crate::base::{Incarnation, NodeId, Options, ShardId, Slot, Term, limits};
 use crate::codec::frame::Frame;
 use crate::codec::{Envelope, NameHash};
-use crate::config::{ClusterConfig, Config, NodeConfig, Ports, Replicas, Transport};
+use crate::config::{Config, NodeConfig, Ports, Replicas, Transport};
 use crate::gateway::{Gateway, GatewayOptions, PeerGateway};
 use crate::net::listen::{self, BindError};
 use crate::net::tcp::{self, Door, FrameSink, Link, LinkOptions, ListenerOptions, Outbox};
@@ -242,7 +242,6 @@ impl Server {
 pub fn serve(config: Config, slot: Slot, insecure: bool) -> Result<(), ServerError> {
     refuse_open_network(&config, slot, insecure)?;
     telemetry::start_logging(LogFormat::Text, Level::INFO);
-    warn_of_what_changes_nothing(&config);
     let sockets = Sockets::bind(&config, slot)?;
     runtime()?.block_on(async move {
         let leaders = LeaderLines::default();
@@ -302,6 +301,7 @@ fn options(config: &Config, slot: Slot) -> Options {
         replicas: config.replicas(),
         min_copies: config.cluster.min_copies,
         replicas_auto: config.cluster.replicas == Replicas::Auto,
+        sync_interval: config.cluster.sync_interval,
         replace_after: config.cluster.replace_after,
         demote_after: config.cluster.demote_after,
         timing: config.timing.timing(),
@@ -345,16 +345,6 @@ fn refuse_what_is_missing(config: &Config) -> Result<(), ServerError> {
     match missing.into_iter().find(|(_, is_set)| *is_set) {
         Some((what, _)) => Err(ServerError::Refused(format!("{what} yet; remove the setting"))),
         None => Ok(()),
-    }
-}
-
-/// Settings that are read and checked, and obeyed by nothing yet. They promise less than those that are refused, so that
-/// a file which states them goes on working.
-fn warn_of_what_changes_nothing(config: &Config) {
-    let (set, default) = (&config.cluster, ClusterConfig::default());
-    let settings = [("sync_interval", set.sync_interval != default.sync_interval)];
-    for (setting, _) in settings.into_iter().filter(|(_, is_set)| *is_set) {
-        warn!("[cluster] {setting} is set and changes nothing yet");
     }
 }
 

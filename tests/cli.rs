@@ -383,7 +383,7 @@ fn the_status_is_a_table_or_json() {
     let status = serde_json::json!({
         "name": "store", "cluster_id": "ab", "generation": 1, "node": "n1", "leader": "n1",
         "leader_url": "http://127.0.0.1:7401", "term": 4, "quorum": true, "replicas": 2, "min_copies": 2,
-        "partitions": { "total": 8, "full": 8, "reduced": 0, "unavailable": 0, "lost": 0 },
+        "partitions": { "total": 8, "full": 8, "reduced": 0, "unavailable": 0, "lost": 0, "misplaced": 0 },
         "nodes": [{ "name": "n1", "role": "leader", "voter": true, "incarnation": "1", "url": "http://127.0.0.1:7401",
             "term": 4, "last_index": 9, "commit_index": 9, "last_heard_ms": null, "round_trip_us": null,
             "primaries": 8, "in_sync": 8, "learning": 0, "keys": 3, "memory_bytes": 1024 }],

@@ -1,5 +1,9 @@
 //! The feed in simulated clusters: whatever dies, each viewer is shown every committed change at least once.
 
+#[path = "support/simulated.rs"]
+#[allow(dead_code, reason = "shared by several tests")]
+mod simulated;
+
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -7,18 +11,13 @@ use jumpgate::api::{Consistency, Key, Operation, Precondition, PutMode, Request,
 use jumpgate::base::mutant::{Mutant, with_broken};
 use jumpgate::base::{Slot, Version};
 use jumpgate::node::Submitted;
-use jumpgate::sim::{World, WorldOptions, is_whole};
+use jumpgate::sim::{World, is_whole};
+use simulated::formed;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 const VIEWERS: usize = 6;
 
 type Change = (Key, Version);
-
-fn formed(nodes: usize, seed: u64) -> World {
-    let mut world = World::new(WorldOptions { nodes, ..WorldOptions::default() }, seed);
-    assert!(world.run_until(PATIENCE, is_whole), "the cluster did not form: {:?}", world.complaints());
-    world
-}
 
 fn put(name: &str) -> Request {
     let operation = Operation::Put {

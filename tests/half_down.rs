@@ -2,20 +2,19 @@
 //! gives it out. Of an odd number a majority is left, which goes on; of an even number none is, so reads are marked and
 //! writes are refused. And one death more is said by name, never shown as an empty store.
 
+#[path = "support/simulated.rs"]
+mod simulated;
+
 use std::time::Duration;
 
 use jumpgate::api::{Consistency, Error, Key, Operation, Outcome, Precondition, PutMode, Request, Response};
 use jumpgate::base::{Blob, Slot};
 use jumpgate::node::Submitted;
-use jumpgate::sim::{Cut, World, WorldOptions, is_whole};
+use jumpgate::sim::{Cut, World, is_whole};
+use simulated::{PATIENCE, formed, key};
 
-const PATIENCE: Duration = Duration::from_secs(15);
 /// Two or three in each partition.
 const KEYS: usize = 40;
-
-fn key(nth: usize) -> Key {
-    format!("key {nth:02}").parse().expect("a key")
-}
 
 fn value(nth: usize) -> Blob {
     Blob::from(format!("value {nth}").into_bytes())
@@ -40,8 +39,7 @@ fn ask(world: &mut World, slot: Slot, operation: Operation) -> Result<Response, 
 
 /// A cluster at rest that holds all keys.
 fn settled(nodes: usize, seed: u64) -> World {
-    let mut world = World::new(WorldOptions { nodes, ..WorldOptions::default() }, seed);
-    assert!(world.run_until(PATIENCE, is_whole), "the cluster did not form");
+    let mut world = formed(nodes, seed);
     for nth in 0..KEYS {
         ask(&mut world, Slot((nth % nodes) as u8), put(nth)).expect("it is stored");
     }

@@ -1,36 +1,32 @@
 //! Who belongs to the cluster, and who leads it: what operators wish, and what a leader does about the long silent.
 
+#[path = "support/simulated.rs"]
+mod simulated;
+
 use std::time::Duration;
 
 use jumpgate::api::{
-    AdminAction, AdminReport, AdminRequest, Consistency, Error, Key, Operation, Precondition, PutMode, Request,
-    Response,
+    AdminAction, AdminReport, AdminRequest, Consistency, Error, Operation, Precondition, PutMode, Request, Response,
 };
 use jumpgate::base::{Blob, Slot, SlotSet, Term};
 use jumpgate::node::Node;
 use jumpgate::sim::{Cut, World, WorldOptions, is_whole};
+use simulated::{PATIENCE, formed, key};
 
-const PATIENCE: Duration = Duration::from_secs(15);
 const KEYS: usize = 60;
-
-fn formed(nodes: usize, seed: u64) -> World {
-    let mut world = World::new(WorldOptions { nodes, ..WorldOptions::default() }, seed);
-    assert!(world.run_until(PATIENCE, is_whole), "the cluster did not form");
-    world
-}
-
-fn key(nth: usize) -> Key {
-    format!("key {nth}").parse().expect("a key")
-}
 
 fn ask(world: &mut World, slot: Slot, operation: Operation) -> Result<Response, Error> {
     world.ask(slot, Request::new(operation, 1500)).expect("an answer within the deadline")
 }
 
-fn put(world: &mut World, slot: Slot, nth: usize) -> Result<Response, Error> {
+fn writing(nth: usize) -> Operation {
     let value = Blob::from(format!("value {nth}").into_bytes());
     let (mode, precondition) = (PutMode::Upsert, Precondition::NONE);
-    ask(world, slot, Operation::Put { key: key(nth), value, content_type: None, ttl_ms: None, mode, precondition })
+    Operation::Put { key: key(nth), value, content_type: None, ttl_ms: None, mode, precondition }
+}
+
+fn put(world: &mut World, slot: Slot, nth: usize) -> Result<Response, Error> {
+    ask(world, slot, writing(nth))
 }
 
 fn has(world: &mut World, slot: Slot, nth: usize) -> bool {
@@ -464,4 +460,71 @@ fn writes_under_way_when_two_streams_are_cut_end_soon_and_so_do_those_after_them
         }
         assert_eq!(world.complaints(), &[] as &[String]);
     }
+}
+
+/// A primary that two of its partition's owners can't answer, one of them a learner: none of them is of use, whichever is
+/// waited for.
+#[test]
+fn owners_that_are_mute_one_after_the_other_dont_fill_the_log() {
+    let mut world = formed(5, 31);
+    let leader = world.leader().expect("one leads");
+    let [primary, first, second] = [1, 2, 3].map(|step| Slot((leader.0 + step) % 5));
+    for (mute, restarts) in [(first, false), (second, true)] {
+        if restarts {
+            world.kill(mute);
+            world.start(mute);
+        }
+        cut(&mut world, mute, primary, false, true);
+        cut(&mut world, primary, mute, false, true);
+    }
+    // The partitions that the dead one led have others by then.
+    world.run(Duration::from_millis(400));
+    let last =
+        |world: &World| world.node(leader).and_then(|node| node.control().raft()).map(|raft| raft.last_index().0);
+    let before = last(&world).expect("it leads");
+    for nth in 0..KEYS {
+        let _ = world.submit(leader, Request::new(writing(nth), 5000));
+    }
+    world.run(Duration::from_secs(3));
+    let after = last(&world).expect("it leads");
+    assert!(after < before + 200, "{} entries in 3 s", after - before);
+    assert_all_there(&mut world, leader);
+    world.network.cuts.clear();
+    assert!(world.run_until(PATIENCE, is_whole), "it did not heal");
+}
+
+/// A new life of a node that died is a voter before it is registered. Where it leads by then, it isn't the one that has what
+/// its slot is in sync for: who is silent beside it must not be left out because of that.
+#[test]
+fn a_leader_that_is_not_registered_yet_is_no_witness_for_its_earlier_life() {
+    let mut led_by_newcomer = 0;
+    for seed in 0..40 {
+        let mut world = formed(5, 100 + seed);
+        fill(&mut world, Slot(0));
+        // The leader dies, too, so that its successor has not yet declared anybody else dead.
+        let gone = world.leader().expect("one leads");
+        let [reborn, other] = [1, 2].map(|step| Slot((gone.0 + step) % 5));
+        [gone, reborn].into_iter().for_each(|slot| world.kill(slot));
+        world.start(reborn);
+        let is_voter_only = |world: &World| {
+            let newcomer = world.node(reborn).map(|node| node.view().me);
+            let node = world.node(other).expect("it runs");
+            let is_voter = node.control().raft().is_some_and(|raft| {
+                newcomer.is_some_and(|me| raft.membership().voters.contains(&me) && !raft.membership().is_joint())
+            });
+            is_voter && node.view().registered(reborn) != newcomer
+        };
+        if !world.run_until(Duration::from_secs(2), is_voter_only) {
+            continue;
+        }
+        let Some(leader) = world.leader().filter(|leader| *leader != reborn && *leader != other) else { continue };
+        world.pause(leader, Duration::from_millis(700));
+        world.run(Duration::from_millis(300));
+        led_by_newcomer += usize::from(world.leader() == Some(reborn));
+        world.run(Duration::from_millis(600));
+        world.start(gone);
+        assert!(world.run_until(PATIENCE, is_whole), "seed {seed}: it did not heal");
+        assert_all_there(&mut world, other);
+    }
+    assert!(led_by_newcomer > 1, "the situation came about {led_by_newcomer} times");
 }

@@ -1,24 +1,17 @@
 //! Writes with an idempotency key are executed once, whoever leads when they are sent again, and whoever had to learn of them.
 
+#[path = "support/simulated.rs"]
+mod simulated;
+
 use std::time::Duration;
 
-use jumpgate::api::{Consistency, Done, Error, Key, Match, Once, Operation, Precondition, PutMode, Request, Response};
+use jumpgate::api::{Consistency, Done, Error, Match, Once, Operation, Precondition, PutMode, Request, Response};
 use jumpgate::base::mutant::{Mutant, with_broken};
 use jumpgate::base::{Blob, Slot, Version};
-use jumpgate::sim::{World, WorldOptions, is_whole};
+use jumpgate::sim::{World, is_whole};
+use simulated::{PATIENCE, formed, key};
 
-const PATIENCE: Duration = Duration::from_secs(15);
 const KEYS: usize = 24;
-
-fn formed(nodes: usize, seed: u64) -> World {
-    let mut world = World::new(WorldOptions { nodes, ..WorldOptions::default() }, seed);
-    assert!(world.run_until(PATIENCE, is_whole), "the cluster did not form");
-    world
-}
-
-fn key(nth: usize) -> Key {
-    format!("key {nth}").parse().expect("a key")
-}
 
 fn put(nth: usize, value: &str, mode: PutMode) -> Operation {
     let value = Blob::from(value.as_bytes());

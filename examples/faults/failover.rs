@@ -29,28 +29,23 @@ const AFTERMATH: Duration = Duration::from_millis(300);
 /// The bar: T at default settings.
 const BOUNDS_MS: [(&str, u128); 2] = [("median", 130), ("p99", 250)];
 
-/// Which node is every partition's primary, as far as deaths explain it.
-struct Primaries(Vec<usize>);
+/// How long partitions may take to go back to their targets once everything is whole.
+const BACK_WITHIN: Duration = Duration::from_secs(30);
+
+/// Which node is every partition's primary, where nothing has gone wrong for a while: the first of its owners.
+pub struct Primaries(Vec<usize>);
 
 impl Primaries {
-    /// Everybody has always been up.
-    fn targets() -> Self {
+    pub fn targets() -> Self {
         Self((0..PARTITIONS).map(|partition| owners(partition)[0]).collect())
-    }
-
-    /// A dead node's partitions went to their other owner, and stay there when it comes back.
-    fn bury(&mut self, victim: usize) {
-        for (partition, primary) in self.0.iter_mut().enumerate().filter(|(_, primary)| **primary == victim) {
-            *primary = owners(partition as u16).into_iter().find(|owner| *owner != victim).unwrap_or(victim);
-        }
     }
 
     /// Whether each node leads as many partitions as it says.
     fn agree(&self, counts: &[u32]) -> bool {
-        (0..NODES).all(|node| self.0.iter().filter(|primary| **primary == node).count() == counts[node] as usize)
+        (0..NODES).all(|node| count(self, node) == counts[node] as usize)
     }
 
-    fn of(&self, key: &str) -> usize {
+    pub fn of(&self, key: &str) -> usize {
         self.0[placement::partition_of(key.as_bytes(), PARTITIONS).index()]
     }
 }
@@ -64,7 +59,7 @@ fn owners(partition: u16) -> Vec<usize> {
 struct Seen {
     affected: Vec<Duration>,
     others: Vec<Duration>,
-    refounded: usize,
+    settled: Vec<Duration>,
 }
 
 pub fn run(trials: usize, fault: Fault, pause: Duration, seed: u64) -> Row {
@@ -76,17 +71,10 @@ pub fn run(trials: usize, fault: Fault, pause: Duration, seed: u64) -> Row {
     let bar = "T: median ≤ 130, p99 ≤ 250; 0 lost, 0 stale";
     let mut row = Row::new(name, format!("{what}; {trials} trials"), bar);
     let setting = Setting { pinned: fault == Fault::Pause, ..Setting::light(seed) };
-    let (mut stage, mut primaries, mut seen) = (Stage::set(&setting), Primaries::targets(), Seen::default());
+    let (mut stage, primaries, mut seen) = (Stage::set(&setting), Primaries::targets(), Seen::default());
     for trial in 0..trials {
-        if !settle(&stage, &mut primaries) {
-            // A node was declared down that nobody touched. The figures are of known primaries only.
-            seen.refounded += 1;
-            say(&format!("trial {trial}: who leads what isn't known any more; another cluster"));
-            stage.end(&mut row);
-            (stage, primaries) = (Stage::set(&setting), Primaries::targets());
-            settle(&stage, &mut primaries);
-        }
-        let [affected, others] = one_trial(&mut stage, &mut primaries, fault, pause, trial);
+        seen.settled.push(settle(&stage, &primaries));
+        let [affected, others] = one_trial(&mut stage, &primaries, fault, pause, trial);
         let millis = |time: Option<Duration>| time.map_or("?".to_owned(), |time| format!("{} ms", time.as_millis()));
         say(&format!(
             "{name}, trial {} of {trials}: keys of the victim {}, other keys {}",
@@ -99,26 +87,29 @@ pub fn run(trials: usize, fault: Fault, pause: Duration, seed: u64) -> Row {
     }
     row.require_times(Times::of("keys of the victim", seen.affected), &BOUNDS_MS);
     row.times.extend(Times::of("other keys", seen.others));
-    if seen.refounded > 0 {
-        row.notes.push(format!("{} times a node was declared down that nobody had touched", seen.refounded));
-    }
+    row.times.extend(Times::of("from whole to every partition led by its target", seen.settled));
     stage.end(&mut row);
     row
 }
 
-/// Waits until the nodes agree with what is known of their primaries; whether they do.
-fn settle(stage: &Stage, primaries: &mut Primaries) -> bool {
+/// Waits until everything is whole and every partition is led by its target; how long that took.
+pub fn settle(stage: &Stage, primaries: &Primaries) -> Duration {
+    let begin = Instant::now();
     stage.cluster.wait_until_whole();
-    let counts: Vec<u32> = stage.cluster.status(0).nodes.iter().map(|node| node.primaries).collect();
-    if !primaries.agree(&counts) && Primaries::targets().agree(&counts) {
-        *primaries = Primaries::targets();
-    }
-    primaries.agree(&counts)
+    let is_back = || {
+        let counts: Vec<u32> = stage.cluster.try_status(0)?.nodes.iter().map(|node| node.primaries).collect();
+        primaries.agree(&counts).then_some(())
+    };
+    until("all partitions are led by their targets", || {
+        assert!(begin.elapsed() < BACK_WITHIN, "after {BACK_WITHIN:?} some partitions aren't led by their targets");
+        is_back()
+    });
+    begin.elapsed()
 }
 
 fn one_trial(
     stage: &mut Stage,
-    primaries: &mut Primaries,
+    primaries: &Primaries,
     fault: Fault,
     pause: Duration,
     trial: usize,
@@ -128,15 +119,12 @@ fn one_trial(
     let busiest = (0..NODES).filter(|node| *node != leader).max_by_key(|node| count(primaries, *node));
     let victim = if fault == Fault::Primary { busiest.unwrap_or(leader) } else { leader };
     let survivors: Vec<u16> = (0..NODES).filter(|node| *node != victim).map(|node| stage.cluster.port(node)).collect();
-    // Whoever was promoted a moment ago may lead nothing yet.
-    let has_keys = count(primaries, victim) > 0;
     let at = Instant::now();
     match fault {
         Fault::Pause => stage.cluster.process(victim).signal("STOP"),
         Fault::Kill | Fault::Primary => stage.cluster.kill(&[victim]),
     }
-    let times = probe(&stage.history, &survivors, trial, at, |key| primaries.of(key) == victim, has_keys);
-    primaries.bury(victim);
+    let times = probe(&stage.history, &survivors, trial, at, |key| primaries.of(key) == victim);
     if fault == Fault::Pause {
         thread::sleep((at + pause).saturating_duration_since(Instant::now()));
         stage.cluster.process(victim).signal("CONT");
@@ -154,13 +142,12 @@ fn count(primaries: &Primaries, node: usize) -> usize {
 }
 
 /// Probes until a write of either kind was acknowledged; the times since the fault.
-fn probe(
+pub fn probe(
     history: &Arc<History>,
     survivors: &[u16],
     trial: usize,
     at: Instant,
     is_affected: impl Fn(&str) -> bool,
-    has_keys: bool,
 ) -> [Option<Duration>; 2] {
     let (tell, told) = mpsc::channel();
     let is_affected = &is_affected;
@@ -168,11 +155,11 @@ fn probe(
         let names = (0..).map(move |nth| format!("probe/{trial}/{nth}"));
         names.filter(move |key| is_affected(key) == affected)
     };
-    let (mut affected_keys, mut other_keys) = (has_keys.then(|| keys(true)), keys(false));
+    let (mut affected_keys, mut other_keys) = (keys(true), keys(false));
     let mut first: [Option<Duration>; 2] = [None, None];
     for sent in 1.. {
         for &port in survivors {
-            let affected_key = affected_keys.as_mut().and_then(Iterator::next);
+            let affected_key = affected_keys.next();
             for (kind, key) in [(0, affected_key), (1, other_keys.next())] {
                 let Some(key) = key.filter(|_| first[kind].is_none()) else { continue };
                 let (entry, history, tell) = (history.open(key), Arc::clone(history), tell.clone());
@@ -191,7 +178,7 @@ fn probe(
         while let Ok((kind, ended)) = told.recv_timeout(next.saturating_duration_since(Instant::now())) {
             first[kind] = Some(first[kind].map_or(ended, |first| first.min(ended)));
         }
-        let is_over = (first[0].is_some() || !has_keys) && first[1].is_some();
+        let is_over = first.iter().all(Option::is_some);
         if is_over || at.elapsed() > PROBE_FOR {
             break;
         }
@@ -201,7 +188,7 @@ fn probe(
     until("all probes have ended", || {
         told.try_recv().is_err_and(|end| end == mpsc::TryRecvError::Disconnected).then_some(())
     });
-    [has_keys.then(|| first[0].unwrap_or(PROBE_FOR)), Some(first[1].unwrap_or(PROBE_FOR))]
+    first.map(|first| Some(first.unwrap_or(PROBE_FOR)))
 }
 
 #[cfg(test)]
@@ -213,19 +200,14 @@ mod tests {
     }
 
     #[test]
-    fn a_dead_node_leads_nothing_and_the_others_lead_what_they_own() {
-        let mut primaries = Primaries::targets();
-        let before = counts(&primaries);
-        assert!(before.iter().all(|count| *count > 0) && primaries.agree(&before));
-        primaries.bury(1);
-        let after = counts(&primaries);
-        assert_eq!((after[1], after[0] + after[2]), (0, u32::from(PARTITIONS)));
-        assert!(!primaries.agree(&before), "the nodes say something else");
+    fn every_node_leads_and_whoever_leads_owns() {
+        let primaries = Primaries::targets();
+        let mut said = counts(&primaries);
+        assert!(said.iter().all(|count| *count > 0) && primaries.agree(&said));
+        said[1] -= 1;
+        assert!(!primaries.agree(&said), "one is led by somebody else");
         for (partition, primary) in primaries.0.iter().enumerate() {
             assert!(owners(partition as u16).contains(primary));
         }
-        // It comes back, and another one dies: it gets what they both own.
-        primaries.bury(0);
-        assert!(count(&primaries, 1) > 0 && count(&primaries, 0) == 0);
     }
 }

@@ -11,6 +11,10 @@
 //! | `failover` | the leader or a primary is killed or paused |
 //! | `network` | loss, delay, cuts, clogs |
 //! | `life` | busy processors, rolling kills, restarts, odd clocks |
+//! | `viewers` | a gateway dies with a thousand viewers of the feed |
+//! | `chaos` | everything by chance, on hosts of their own |
+//! | `namespaces` | those hosts |
+//! | `figures` | memory a key, processor time at rest, time to fill a node again |
 //! | `stage` | a cluster, its clients and the bookkeeping |
 //! | `report` | the rows |
 //!
@@ -26,7 +30,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use report::{Row, Verdict};
 
+mod chaos;
 mod failover;
+mod figures;
 #[path = "../../tests/support/history.rs"]
 mod history;
 #[path = "../../tests/support/http.rs"]
@@ -35,6 +41,7 @@ mod http;
 mod life;
 #[path = "../../tests/support/load.rs"]
 mod load;
+mod namespaces;
 mod network;
 #[path = "../../tests/support/processes.rs"]
 #[allow(dead_code, reason = "the tests use the rest")]
@@ -45,6 +52,7 @@ mod report;
 mod stage;
 #[path = "../../tests/support/statistics.rs"]
 mod statistics;
+mod viewers;
 #[path = "../../tests/support/weather.rs"]
 mod weather;
 
@@ -157,6 +165,39 @@ enum Scenario {
         #[arg(long, default_value_t = 20)]
         rounds: usize,
     },
+    /// A gateway dies with the leader and its viewers of the feed, who resume elsewhere.
+    Viewers {
+        #[arg(long, default_value_t = 1000)]
+        viewers: usize,
+        /// Of writes, before the death and again after it.
+        #[arg(long, default_value_t = 10)]
+        seconds: u64,
+    },
+    /// Memory a key, and processor time at rest.
+    Footprint {
+        #[arg(long, default_value_t = 100_000)]
+        keys: usize,
+        /// For how long a quiet cluster is watched.
+        #[arg(long, default_value_t = 30)]
+        seconds: u64,
+    },
+    /// A node is killed and filled again.
+    Refill {
+        #[arg(long, default_value_t = 1024)]
+        mebibytes: usize,
+        #[arg(long, default_value_t = 3)]
+        rounds: usize,
+    },
+    /// Partitions go back to a node that has restarted.
+    GiveBack {
+        #[arg(long, default_value_t = 6)]
+        rounds: usize,
+    },
+    /// Kills, pauses, restarts and cuts by chance, with a network namespace for each node (as root).
+    Chaos {
+        #[arg(long, default_value_t = 30)]
+        minutes: u64,
+    },
     /// The wall clock is an hour off, the monotonic clock a day.
     Clock {
         #[arg(long, default_value_t = 20)]
@@ -218,6 +259,7 @@ impl Scenario {
             Self::Delay { seconds: size(30, 8), settle: 2, profile: true },
             Self::Rolling { rounds: size(10, 1) as usize, every: 3 },
             Self::Restart { rounds: size(20, 4) as usize },
+            Self::Viewers { viewers: size(1000, 50) as usize, seconds: size(10, 3) },
             Self::Clock { seconds: size(20, 5) },
         ]
     }
@@ -244,6 +286,11 @@ impl Scenario {
             Self::Delay { seconds, settle, profile } => network::delay(time(seconds), time(settle), profile, seed),
             Self::Rolling { rounds, every } => life::rolling(rounds, time(every), seed),
             Self::Restart { rounds } => life::restart(rounds, seed),
+            Self::Viewers { viewers, seconds } => viewers::run(viewers, time(seconds), seed),
+            Self::Footprint { keys, seconds } => figures::footprint(keys, time(seconds)),
+            Self::Refill { mebibytes, rounds } => figures::refill(mebibytes, rounds),
+            Self::GiveBack { rounds } => figures::give_back(rounds, seed),
+            Self::Chaos { minutes } => chaos::run(time(60 * minutes), seed),
             Self::Clock { seconds } => life::clock(common.faketime.as_deref(), time(seconds), seed),
             Self::All { .. } => unreachable!("all is made of others"),
         }
@@ -261,6 +308,11 @@ impl Scenario {
             Self::Delay { .. } => "delay",
             Self::Rolling { .. } => "rolling kills",
             Self::Restart { .. } => "restart",
+            Self::Viewers { .. } => "viewers",
+            Self::Footprint { .. } => "footprint",
+            Self::Refill { .. } => "refill",
+            Self::GiveBack { .. } => "give back",
+            Self::Chaos { .. } => "chaos",
             Self::Clock { .. } => "clocks",
             Self::All { .. } => "all",
         }

@@ -5,11 +5,12 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use jumpgate::config::TimingConfig;
+use jumpgate::config::{Address, TimingConfig};
 
 use super::history::{History, Tally};
 use super::load::{self, Load, LoadOptions};
-use super::processes::{Cluster, Start, until};
+use super::namespaces::Namespaces;
+use super::processes::{Cluster, Start, program, until};
 use super::relay::Relays;
 use super::report::{Row, Times, Verdict};
 
@@ -79,6 +80,7 @@ impl Setting {
 pub struct Stage {
     pub cluster: Cluster,
     pub relays: Option<Relays>,
+    hosts: Option<Arc<Namespaces>>,
     pub history: Arc<History>,
     pub load: Load,
     checked: usize,
@@ -100,6 +102,38 @@ impl Stage {
         for (node, start) in &setting.starts {
             cluster.start_by(*node, start.clone());
         }
+        Self::begin(setting, cluster, relays, None)
+    }
+
+    /// The same with a network namespace for each node, and a secret that they share.
+    ///
+    /// # Errors
+    /// Where none can be made here.
+    pub fn set_on_hosts(setting: &Setting) -> Result<Self, String> {
+        let mut cluster = Cluster::prepare(NODES as u16, |config| {
+            config.timing = setting.timing;
+            config.cluster.partitions = PARTITIONS;
+        });
+        let ports: Vec<u16> = (0..NODES).map(|node| cluster.port(node)).collect();
+        let hosts = Namespaces::make(&ports)?;
+        let secret = cluster.scratch().file("secret");
+        let made = program(&["secret", secret.to_str().ok_or("a path that is no text")?]).status();
+        made.ok().filter(std::process::ExitStatus::success).ok_or("no secret could be made")?;
+        cluster.set_views(|_, config| {
+            config.security.secret_file = Some(secret.clone());
+            for (node, named) in config.nodes.iter_mut().enumerate() {
+                let at = |address: &mut Address| address.host = hosts.host(node).to_string();
+                [&mut named.pulse, &mut named.stream, &mut named.gateway].into_iter().for_each(at);
+                [&mut named.bind_pulse, &mut named.bind_stream, &mut named.bind_gateway].into_iter().for_each(at);
+            }
+        });
+        for node in 0..NODES {
+            cluster.start_by(node, Start { prefix: hosts.prefix(node), ..Start::default() });
+        }
+        Ok(Self::begin(setting, cluster, None, Some(Arc::new(hosts))))
+    }
+
+    fn begin(setting: &Setting, mut cluster: Cluster, relays: Option<Relays>, hosts: Option<Arc<Namespaces>>) -> Self {
         (0..NODES).for_each(|node| cluster.spawn(node));
         cluster.wait_until_whole();
         let history = Arc::new(History::default());
@@ -115,7 +149,7 @@ impl Stage {
             name: "load".to_owned(),
         };
         let load = Load::start(options, &history);
-        let mut stage = Self { cluster, relays, history, load, checked: 0, told: 0, downs: 0 };
+        let mut stage = Self { cluster, relays, hosts, history, load, checked: 0, told: 0, downs: 0 };
         stage.wait_until_writable();
         (stage.told, stage.downs) = (stage.leaders_told().len(), stage.count_downs());
         stage
@@ -123,6 +157,10 @@ impl Stage {
 
     pub fn relays(&self) -> &Relays {
         self.relays.as_ref().expect("this scenario was set with relays")
+    }
+
+    pub fn hosts(&self) -> &Arc<Namespaces> {
+        self.hosts.as_ref().expect("this scenario was set on hosts of its own")
     }
 
     /// Waits until keys of all owners were written after this moment; how long that took.

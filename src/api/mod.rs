@@ -39,4 +39,6 @@ pub use key::{ContentType, Key, KeyError};
 pub use once::{Done, Fingerprint, IdempotencyKey, Once};
 pub use request::{Consistency, Match, Operation, Precondition, PutMode, Request};
 pub use response::{Item, Page, Response, Value};
-pub use status::{ClusterStatus, NodeStatus, PartitionCounts, PeerStatus, Role, TimingStatus};
+pub use status::{
+    ClusterStatus, HealingStatus, NodeStatus, PartitionCounts, PeerStatus, Role, TimingStatus, VerificationStatus,
+};

@@ -23,6 +23,9 @@ pub struct ClusterStatus {
     pub quorum: bool,
     /// Partitions, and how they are.
     pub partitions: PartitionCounts,
+    /// How far copies are that are being made; none where none are.
+    #[serde(default)]
+    pub healing: Option<HealingStatus>,
     /// Copies of each value that the cluster aims at.
     pub replicas: u8,
     /// Copies below which a write is refused.
@@ -32,6 +35,21 @@ pub struct ClusterStatus {
     /// The timing that this node goes by, where it knows one.
     #[serde(default)]
     pub timing: Option<TimingStatus>,
+    /// How sound the copies of all nodes together are.
+    #[serde(default)]
+    pub verification: VerificationStatus,
+}
+
+/// What came of hashing records again and of comparing copies.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerificationStatus {
+    /// For how many milliseconds, at most, nobody has looked at any of the records: within that time every one was hashed
+    /// again, and every backup compared with its primary. None where that isn't known.
+    pub verified_ms: Option<u64>,
+    /// Records that were found to be bad, since the processes started.
+    pub differences: u64,
+    /// Those that were repaired.
+    pub repairs: u64,
 }
 
 /// The timing of elections and leases that a node goes by.
@@ -64,6 +82,24 @@ pub struct PartitionCounts {
     pub unavailable: u32,
     /// Without any copy left.
     pub lost: u32,
+    /// Led by another node than their target primary: they go back to it once it has them in full.
+    #[serde(default)]
+    pub misplaced: u32,
+}
+
+/// How far the copies are that are being made. Bytes are of tables, and about right: what is written meanwhile changes them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HealingStatus {
+    /// Partitions that somebody is being filled with.
+    pub partitions: u32,
+    /// Bytes that those who are being filled have got.
+    pub done_bytes: u64,
+    /// Bytes that they lack, as far as their filling has begun.
+    pub left_bytes: u64,
+    /// Bytes a second, of all nodes together.
+    pub bytes_per_second: u64,
+    /// In how many seconds they have everything, at that rate; none where nothing moves.
+    pub seconds_left: Option<u64>,
 }
 
 /// One node, as the answering node sees it.
@@ -108,6 +144,9 @@ pub struct NodeStatus {
     /// For how many milliseconds the slowest of its data workers has made no progress; none where they all do.
     #[serde(default)]
     pub workers_stalled_ms: Option<u64>,
+    /// How sound its copies are, where known.
+    #[serde(default)]
+    pub verification: Option<VerificationStatus>,
 }
 
 /// How one node hears another on the pulse plane.

@@ -24,8 +24,9 @@ pub const PAGE_BYTES_MAX: usize = 8 << 20;
 pub const FEED_EFFECTS_MAX: usize = 1 << 16;
 /// The same in bytes.
 pub const FEED_BYTES_MAX: usize = 32 << 20;
-/// Hops that a forwarded operation may take.
-pub const HOPS_MAX: u8 = 2;
+/// Hops that a forwarded operation may take: to the leader, to the primary, and to whom that one has just given the
+/// partition back.
+pub const HOPS_MAX: u8 = 3;
 
 const _: () = assert!(PARTITIONS_MAX <= 1 << 16);
 const _: () = assert!(NODES_MAX <= u64::BITS as usize);

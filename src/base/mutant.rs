@@ -109,6 +109,28 @@ pub enum Mutant {
     ForgetOnce,
     /// A learner isn't told which ones were done before.
     LearnerForgetsOnce,
+    /// Who has given a partition back is evicted while a lease from before runs.
+    FormerPrimaryEvictedAtOnce,
+    /// Who has given a partition back, and doesn't know yet, gets leases that count.
+    FormerPrimaryLeased,
+    /// Who has given a partition back is dismissed before it is known to have stopped.
+    FormerPrimaryDismissed,
+    /// A primary that gives a partition back orders writes meanwhile.
+    GivingKeepsWrites,
+    /// A partition is given to a target primary that doesn't have all of it.
+    GiveToLaggard,
+    /// A digest keeps what was deleted.
+    DigestKeepsDeleted,
+    /// Copies are compared and repaired wherever they are, and not where both have applied the same.
+    CompareAnywhere,
+    /// A rotten record is handed to a learner as if it were sound.
+    ScanUnverified,
+    /// A primary doesn't look at its own record before it repairs a backup's.
+    RepairUnverified,
+    /// A repair goes in when it comes, and not where it belongs.
+    RepairOverNewer,
+    /// A rotten record is shown though it is known to be rotten.
+    ShowRotten,
 }
 
 #[cfg(feature = "sim")]
@@ -121,8 +143,8 @@ mod switch {
     }
 
     impl Mutant {
-        /// Every one of them but those of the feed, with the rule of the protocol (section D of its design) that it breaks, and what it does.
-        pub const ALL: [(Self, &'static str, &'static str); 48] = [
+        /// Every one of them but those below, with the rule of the protocol (section D of its design) that it breaks, and what it does.
+        pub const ALL: [(Self, &'static str, &'static str); 52] = [
             (Self::EvictedDontCount, "D.8", "A primary counts without a member that it has proposed to evict."),
             (Self::EvictWithoutProof, "D.21", "A primary whose own stream may be dead evicts others."),
             (Self::DeathWithoutMajority, "D.21", "A leader that hears no majority declares nodes dead."),
@@ -199,6 +221,32 @@ mod switch {
             (Self::ForgetOnce, "D.24", "A new primary doesn't know which writes with an idempotency key were done."),
             (Self::LearnerForgetsOnce, "D.24", "A learner isn't told which ones were done before."),
             (Self::ReadUncommitted, "D.18", "A stale read shows what isn't committed."),
+            (
+                Self::FormerPrimaryLeased,
+                "D.14",
+                "Who has given a partition back, and doesn't know yet, gets leases that count.",
+            ),
+            (Self::GiveToLaggard, "D.6", "A partition is given to a target primary that doesn't have all of it."),
+            (Self::DigestKeepsDeleted, "C.12", "A digest keeps what was deleted."),
+            (
+                Self::CompareAnywhere,
+                "C.12",
+                "Copies are compared and repaired wherever they are, and not where both have applied the same.",
+            ),
+        ];
+
+        /// Those that only `tests/targets.rs` notices: two take a lease that is longer than a member's patience, or a change of
+        /// the roster at the right moment, and of the third clients are told `unknown`, as they are in most seeds.
+        pub const OF_TARGETS: [(Self, &'static str); 3] = [
+            (
+                Self::FormerPrimaryEvictedAtOnce,
+                "Who has given a partition back is evicted while a lease from before runs.",
+            ),
+            (
+                Self::FormerPrimaryDismissed,
+                "Who has given a partition back is dismissed before it is known to have stopped.",
+            ),
+            (Self::GivingKeepsWrites, "A primary that gives a partition back orders writes meanwhile."),
         ];
 
         /// Those of the feed (rule C.16), which `tests/feed.rs` breaks: only its clusters have viewers that resume.
@@ -206,6 +254,15 @@ mod switch {
         pub const OF_FEED: [(Self, &'static str); 2] = [
             (Self::RingAtPrimaryOnly, "Backups keep no ring of committed effects."),
             (Self::HolesUnnoticed, "A node with viewers takes what comes for what comes next."),
+        ];
+
+        /// More of anti-entropy (rule C.12), which `src/replica/tests/verify.rs` breaks: a copy has to go bad in a particular
+        /// moment for them to be seen.
+        pub const OF_ANTI_ENTROPY: [(Self, &'static str); 4] = [
+            (Self::ScanUnverified, "A rotten record is handed to a learner as if it were sound."),
+            (Self::RepairUnverified, "A primary doesn't look at its own record before it repairs a backup's."),
+            (Self::RepairOverNewer, "A repair goes in when it comes, and not where it belongs."),
+            (Self::ShowRotten, "A rotten record is shown though it is known to be rotten."),
         ];
     }
 

@@ -73,6 +73,8 @@ pub struct Options {
     pub replace_after: Duration,
     /// A voter silent for so long loses its vote.
     pub demote_after: Duration,
+    /// Within which time every record is hashed again, and every copy compared with its primary's.
+    pub sync_interval: Duration,
     /// The four times.
     pub timing: Timing,
     /// Whether the nodes widen them by themselves where they are too short for what they measure.

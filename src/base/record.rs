@@ -13,6 +13,7 @@ use super::{ChangeNumber, Epoch, NodeId, PartitionId, Slot, SlotSet};
 /// - the primary, if any, is in the in-sync set;
 /// - nobody is in-sync and a learner at once;
 /// - whoever counts is a learner;
+/// - the former primary is in sync, and isn't the primary;
 /// - only in-sync members are promoted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode)]
 pub struct PartitionRecord {
@@ -30,6 +31,9 @@ pub struct PartitionRecord {
     /// live stream from the moment they were attached, and their scan behind it; so writes go on without waiting for a
     /// scan. Nobody of them is promoted: what is older than their stream they may not have yet.
     pub counting: SlotSet,
+    /// Who has given the partition back to its target primary, until that one says that its epoch has begun. Its lease may
+    /// still count, and it may not have heard yet: so it stays in sync, for the new primary to wait for its ack.
+    pub former: Option<Slot>,
 }
 
 impl PartitionRecord {
@@ -57,6 +61,11 @@ impl PartitionRecord {
         if let Some(primary) = self.primary.filter(|primary| !self.in_sync.contains(*primary)) {
             return Some(format!("primary {primary} is not in the in-sync set {:?}", self.in_sync));
         }
+        if let Some(former) =
+            self.former.filter(|former| !self.in_sync.contains(*former) || self.primary == Some(*former))
+        {
+            return Some(format!("{former} is no former primary in sync: {self:?}"));
+        }
         if !self.counting.is_subset(self.learners) {
             return Some(format!("{:?} count and are no learners: {self:?}", self.counting.difference(self.learners)));
         }
@@ -70,9 +79,12 @@ impl PartitionRecord {
     }
 }
 
-/// A change of one partition's in-sync set, asked for by its primary and judged when the control log applies it: it
-/// takes effect only if the record still has this epoch and this change number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+/// A change of one partition's in-sync set, or of its primary, asked for by its primary and judged when the control log
+/// applies it: it takes effect only if the record still has this epoch and this change number.
+///
+/// One that takes nobody out comes of a primary that serves: one that asks for nothing at all says just that, and lets the
+/// former primary go.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode)]
 pub struct InSyncChange {
     /// Which partition.
     pub partition: PartitionId,
@@ -84,6 +96,8 @@ pub struct InSyncChange {
     pub change: ChangeNumber,
     /// Learners that have caught up.
     pub add: SlotSet,
-    /// Members that are too slow or gone.
+    /// Members that are too slow or gone. A learner among them begins anew where it should hold a copy, and doesn't count.
     pub remove: SlotSet,
+    /// The target primary, to whom the asker gives the partition back; then there is nobody to add or to remove.
+    pub give_to: Option<Slot>,
 }

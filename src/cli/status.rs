@@ -10,13 +10,24 @@ use indicatif::BinaryBytes;
 use super::output::{Output, printable};
 use super::pairs::{self, milliseconds};
 use super::{Failure, Target};
-use crate::api::{ClusterStatus, NodeStatus, PartitionCounts};
+use crate::api::{ClusterStatus, HealingStatus, NodeStatus, PartitionCounts, VerificationStatus};
 
 /// How often `--watch` asks again.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 
-const HEADER: [&str; 10] =
-    ["NODE", "ROLE", "TERM", "LOG/COMMIT", "HEARD", "ROUND TRIP", "PRIMARY/IN SYNC/LEARNING", "KEYS", "MEMORY", "URL"];
+const HEADER: [&str; 11] = [
+    "NODE",
+    "ROLE",
+    "TERM",
+    "LOG/COMMIT",
+    "HEARD",
+    "ROUND TRIP",
+    "PRIMARY/IN SYNC/LEARNING",
+    "KEYS",
+    "MEMORY",
+    "VERIFIED",
+    "URL",
+];
 
 /// The arguments of `status`.
 #[derive(Debug, Args)]
@@ -82,13 +93,16 @@ fn as_table(status: &ClusterStatus, for_people: bool) -> String {
     for node in &status.nodes {
         table.add_row(row(node));
     }
-    for column in 2..9 {
+    for column in 2..10 {
         if let Some(column) = table.column_mut(column) {
             column.set_cell_alignment(CellAlignment::Right);
         }
     }
     let rows: Vec<String> = table.lines().map(|line| line.trim_end().to_owned()).collect();
     let mut text = summary(status);
+    if let Some(healing) = &status.healing {
+        text += &format!("\n{}", filling(healing));
+    }
     if let Some(timing) = &status.timing {
         text += &format!("\n{}", pairs::timing(timing));
     }
@@ -99,7 +113,7 @@ fn as_table(status: &ClusterStatus, for_people: bool) -> String {
     text
 }
 
-fn row(node: &NodeStatus) -> [String; 10] {
+fn row(node: &NodeStatus) -> [String; 11] {
     let mut role = if node.voter { node.role.to_string() } else { format!("({})", node.role) };
     if node.draining {
         role += ", draining";
@@ -118,8 +132,16 @@ fn row(node: &NodeStatus) -> [String; 10] {
         partitions,
         or_dash(node.keys),
         or_dash(node.memory_bytes.map(BinaryBytes)),
+        or_dash(node.verification.map(verified)),
         printable(&node.url).into_owned(),
     ]
+}
+
+/// How long ago all copies of a node were looked at, and what was found bad so far.
+fn verified(verification: VerificationStatus) -> String {
+    let VerificationStatus { verified_ms, differences, repairs } = verification;
+    let ago = or_dash(verified_ms.map(milliseconds));
+    if differences == 0 { ago } else { format!("{ago}, {differences} bad, {repairs} repaired") }
 }
 
 fn or_dash(value: Option<impl std::fmt::Display>) -> String {
@@ -134,7 +156,7 @@ fn summary(status: &ClusterStatus) -> String {
         (None, true) => format!("no leader yet (term {})", status.term),
         (None, false) => format!("no leader and no quorum (term {})", status.term),
     };
-    let PartitionCounts { total, full, reduced, unavailable, lost } = status.partitions;
+    let PartitionCounts { total, full, reduced, unavailable, lost, misplaced } = status.partitions;
     let mut partitions = format!("{total} partitions");
     if total == 0 {
         // Before a cluster is founded, or before this node has heard of it.
@@ -149,8 +171,19 @@ fn summary(status: &ClusterStatus) -> String {
             }
         }
     }
+    if misplaced > 0 {
+        partitions.push_str(&format!(", {misplaced} not led by their targets yet"));
+    }
     let copies = format!("{} copies, at least {}", status.replicas, status.min_copies);
     format!("{}: {leader}; {partitions}; {copies}; seen by {}", printable(&status.name), printable(&status.node))
+}
+
+/// The line on copies that are being made.
+fn filling(healing: &HealingStatus) -> String {
+    let HealingStatus { partitions, done_bytes, left_bytes, bytes_per_second, seconds_left } = *healing;
+    let [done, left, rate] = [done_bytes, left_bytes, bytes_per_second].map(BinaryBytes);
+    let end = seconds_left.map_or_else(String::new, |seconds| format!(", about {seconds} s"));
+    format!("filling {partitions} partitions: {done} copied, {left} left, {rate}/s{end}")
 }
 
 /// The arguments of `health`.
@@ -209,7 +242,7 @@ mod tests {
             leader: Some("n1".to_owned()),
             term: 3,
             quorum: true,
-            partitions: PartitionCounts { total: 4096, full: 4000, reduced: 96, unavailable: 0, lost: 0 },
+            partitions: PartitionCounts { total: 4096, full: 4000, reduced: 96, ..PartitionCounts::default() },
             replicas: 2,
             min_copies: 2,
             nodes: vec![leader, dead],
@@ -239,6 +272,7 @@ mod tests {
             "12",
             "3.00",
             "MiB",
+            "-",
             "http://127.0.0.1:7401",
         ];
         assert_eq!(leader, expected);
@@ -249,13 +283,25 @@ mod tests {
     fn what_else_is_known_stands_beside_the_roles_and_below_the_table() {
         let mut status = cluster();
         status.nodes[1].draining = true;
+        status.healing = Some(HealingStatus {
+            partitions: 96,
+            done_bytes: 3 << 20,
+            left_bytes: 10 << 20,
+            bytes_per_second: 4 << 20,
+            seconds_left: Some(3),
+        });
         status.nodes[1].workers_stalled_ms = Some(1_500);
+        let verification = VerificationStatus { verified_ms: Some(12_300), differences: 3, repairs: 2 };
+        status.nodes[0].verification = Some(verification);
         status.timing = Some(TimingStatus { heartbeat_ms: 20.0, ..TimingStatus::default() });
         let hears = PeerStatus { name: "n2".to_owned(), last_heard_ms: Some(7), ..PeerStatus::default() };
         status.nodes[0].peers = vec![hears];
         let text = as_table(&status, false);
         assert!(text.contains("(dead), draining, stalled for 1.5 s"), "{text}");
-        assert!(text.lines().nth(1).is_some_and(|line| line.starts_with("timing (fixed): heartbeat 20 ms")), "{text}");
+        let filling = "filling 96 partitions: 3.00 MiB copied, 10.00 MiB left, 4.00 MiB/s, about 3 s";
+        assert_eq!(text.lines().nth(1), Some(filling));
+        assert!(text.contains("12.3 s, 3 bad, 2 repaired"), "{text}");
+        assert!(text.lines().nth(2).is_some_and(|line| line.starts_with("timing (fixed): heartbeat 20 ms")), "{text}");
         let (_, pairs) = text.split_once("\n\n").expect("an empty line before the second table");
         assert!(pairs.contains("HEARS") && pairs.contains("-, -, 7 ms ago"), "{text}");
     }
@@ -264,9 +310,12 @@ mod tests {
     fn the_summary_says_what_is_wrong() {
         let mut status = cluster();
         status.quorum = false;
-        status.partitions = PartitionCounts { total: 8, full: 4, reduced: 1, unavailable: 2, lost: 1 };
+        status.partitions = PartitionCounts { total: 8, full: 4, reduced: 1, unavailable: 2, lost: 1, misplaced: 3 };
         let line = summary(&status);
-        assert!(line.contains("no quorum") && line.contains("2 unavailable, 1 LOST"), "{line}");
+        assert!(
+            line.contains("no quorum") && line.contains("2 unavailable, 1 LOST, 3 not led by their targets yet"),
+            "{line}"
+        );
         status.partitions = PartitionCounts { total: 8, full: 8, ..PartitionCounts::default() };
         assert!(summary(&status).contains("8 partitions, all full"));
         status.partitions = PartitionCounts::default();

@@ -45,6 +45,17 @@ pub struct PeerWord {
     pub lost_percent: Option<u8>,
 }
 
+/// How far the learners are that one node fills, in KiB: what they have, what they lack, and how fast that goes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode)]
+pub struct FillingWord {
+    /// What they have.
+    pub done_kib: u32,
+    /// What they lack.
+    pub left_kib: u32,
+    /// What the node sends in a second.
+    pub kib_per_second: u32,
+}
+
 /// What is known of one node.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct GossipEntry {
@@ -64,8 +75,15 @@ pub struct GossipEntry {
     pub keys: u64,
     /// Bytes that its tables took then.
     pub memory_bytes: u64,
+    /// How far those were whom it filled then; none where it filled nobody.
+    pub filling: Option<FillingWord>,
     /// For how many milliseconds its slowest worker had made no progress then.
     pub stalled_ms: u32,
+    /// How many seconds before that, rounded up, all that it holds had been looked at last; the highest number where that
+    /// never was.
+    pub verified_s: u16,
+    /// Records of it that were found to be bad, and those of them that were repaired; mostly none.
+    pub damage: Option<(u32, u32)>,
     /// How it heard the others then; empty where there was no room to tell.
     pub peers: Vec<PeerWord>,
     /// How long ago that was, when this was sent.
@@ -166,7 +184,10 @@ mod tests {
             commit_index: LogIndex(1),
             keys: 0,
             memory_bytes: 0,
+            filling: None,
             stalled_ms: 0,
+            verified_s: 20,
+            damage: None,
             peers: Vec::new(),
             age: Duration::from_millis(age_ms),
         }
@@ -211,14 +232,16 @@ mod tests {
     fn seven_nodes_with_all_their_pairs_fit_and_of_more_the_youngest_are_told() {
         let now = Instant(10_000_000_000);
         let me = NodeId::new(Slot(0), Incarnation(1));
-        for (nodes, told, with_pairs) in [(7, 7, 7), (64, 12, 1)] {
+        // While all of them fill others, less is told of the pairs for a while; what was known of them is kept.
+        let filling = FillingWord { done_kib: 1 << 30, left_kib: 1 << 30, kib_per_second: 1 << 20 };
+        for (nodes, filling, told, with_pairs) in [(7, None, 7, 7), (7, Some(filling), 7, 5), (64, None, 12, 1)] {
             let mut view = GossipView::new(nodes);
             let pairs = nodes as u8 - 1;
             for slot in 1..nodes as u8 {
                 let age = Duration::from_millis(u64::from(slot));
-                view.handle_entries(now, me, &[GossipEntry { age, ..large(slot, pairs) }]);
+                view.handle_entries(now, me, &[GossipEntry { age, filling, ..large(slot, pairs) }]);
             }
-            let entries = view.entries_to_tell(now, large(0, pairs));
+            let entries = view.entries_to_tell(now, GossipEntry { filling, ..large(0, pairs) });
             assert!(size_bytes(&entries) <= GOSSIP_BYTES_MAX + 1, "{}", size_bytes(&entries));
             assert!(entries.iter().zip(0..).all(|(entry, slot)| entry.slot == Slot(slot)), "the youngest first");
             let full = entries.iter().filter(|entry| entry.peers.len() >= 6).count();

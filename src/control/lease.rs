@@ -106,6 +106,8 @@ impl LeaseGranter {
 pub struct LeaseHolder {
     until: Instant,
     since: LogIndex,
+    /// Until when the leases before it last, of those that have counted.
+    counted: Instant,
 }
 
 impl LeaseHolder {
@@ -115,14 +117,16 @@ impl LeaseHolder {
         LeaseRequest { asked_at: now.0 }
     }
 
-    /// Takes a grant. One that claims to answer a question from the future is no answer of ours.
-    pub fn handle_grant(&mut self, now: Instant, grant: LeaseGrant) {
+    /// Takes a grant, having applied the log through `applied`. One that claims to answer a question from the future is no
+    /// answer of ours. Where it doesn't count yet, the one before goes on to its own end.
+    pub fn handle_grant(&mut self, now: Instant, applied: LogIndex, grant: LeaseGrant) {
         if grant.asked_at > now.0 {
             return;
         }
         let from = if is_broken(Mutant::LeaseFromArrival) { now } else { Instant(grant.asked_at) };
         let until = from + grant.valid;
         if until > self.until {
+            self.counted = self.until(applied);
             self.until = until;
             self.since = grant.since;
         }
@@ -143,7 +147,7 @@ impl LeaseHolder {
     /// Until when this node may serve reads, having applied the log through `applied`; [`Instant::ZERO`] is never.
     #[must_use]
     pub fn until(&self, applied: LogIndex) -> Instant {
-        if applied >= self.since { self.until } else { Instant::ZERO }
+        if applied >= self.since { self.until } else { self.counted }
     }
 }
 
@@ -184,9 +188,25 @@ mod tests {
         assert_eq!(granter.grant(holder(), Instant(940 * MS), &timing, LogIndex(3)), None, "one grant a question");
 
         let mut lease = LeaseHolder::default();
-        lease.handle_grant(Instant(MS), grant);
+        lease.handle_grant(Instant(MS), LogIndex(2), grant);
         assert_eq!(lease.until(LogIndex(3)), Instant(5) + grant.valid);
         assert_eq!(lease.until(LogIndex(2)), Instant::ZERO, "its table is from before its roles");
+    }
+
+    #[test]
+    fn a_lease_that_has_counted_goes_on_while_the_next_one_does_not_count_yet() {
+        let mut lease = LeaseHolder::default();
+        let grant = |asked_at, since| LeaseGrant {
+            asked_at: asked_at * MS,
+            valid: Duration::from_millis(80),
+            since: LogIndex(since),
+        };
+        lease.handle_grant(Instant(21 * MS), LogIndex(3), grant(20, 3));
+        lease.handle_grant(Instant(41 * MS), LogIndex(3), grant(40, 7));
+        lease.handle_grant(Instant(61 * MS), LogIndex(3), grant(60, 8));
+        assert_eq!(lease.until(LogIndex(3)), Instant(100 * MS), "the first one, to its end");
+        assert_eq!(lease.until(LogIndex(7)), Instant(100 * MS), "the second was replaced before it counted");
+        assert_eq!(lease.until(LogIndex(8)), Instant(140 * MS));
     }
 
     #[test]
@@ -204,7 +224,7 @@ mod tests {
         assert_eq!(granter.grant(reborn, Instant(10), &Timing::default(), LogIndex(3)), None);
         let mut lease = LeaseHolder::default();
         let grant = LeaseGrant { asked_at: 99, valid: Duration::from_secs(1), since: LogIndex::ZERO };
-        lease.handle_grant(Instant(98), grant);
+        lease.handle_grant(Instant(98), LogIndex(9), grant);
         assert_eq!(lease.until(LogIndex(9)), Instant::ZERO);
     }
 }

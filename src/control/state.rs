@@ -1,5 +1,7 @@
 //! The state that the commands of the Raft log produce.
 
+mod give_back;
+
 use bincode::{Decode, Encode};
 
 use super::{Command, Recovery, Roster, Settings};
@@ -34,7 +36,7 @@ pub struct NodeEntry {
     /// Whether it may hold data roles.
     pub up: bool,
     /// The entry that last made it up: a lease counts for it only once it has applied this entry itself, or it could
-    /// serve by a table from before its own death.
+    /// serve by a table from before its own death. Likewise the last one by which it gave partitions back.
     pub up_since: LogIndex,
 }
 
@@ -294,11 +296,13 @@ impl ControlState {
             record.epoch == change.epoch && record.change == change.change || is_broken(Mutant::ApplyStaleChange);
         let is_primary = record.primary.is_some_and(|slot| self.node(slot).node == Some(change.proposer));
         let added_learn = change.add.is_subset(record.learners);
-        let needed = record.in_sync.union(record.counting);
-        let removed_may_go =
-            change.remove.is_subset(needed) && !record.primary.is_some_and(|p| change.remove.contains(p));
+        let removed_may_go = change.remove.is_subset(record.members())
+            && !record.primary.is_some_and(|primary| change.remove.contains(primary));
         if !(is_current && is_primary && added_learn && removed_may_go) {
             return false;
+        }
+        if change.give_to.is_some() {
+            return self.on_given_back(epoch, change);
         }
         let up = self.up();
         let targets = self.owners(change.partition).set();
@@ -306,12 +310,16 @@ impl ControlState {
         changed.in_sync = record.in_sync.union(change.add).difference(change.remove);
         changed.learners = record.learners.difference(change.add).difference(change.remove);
         changed.counting = changed.counting.intersection(changed.learners);
-        if !change.remove.is_empty() {
+        if change.remove.is_empty() {
+            // Only who serves proposes such a change, so everybody in sync has fenced the epochs before.
+            changed.former = None;
+        } else {
             // Somebody else helps out where too few are left; whoever was too slow, and should hold a copy, begins anew.
             let others = up.difference(change.remove);
             changed.learners = changed.learners.union(self.stand_ins(change.partition, changed.members(), others));
             changed.learners = changed.learners.union(targets.intersection(up).difference(changed.in_sync));
         }
+        give_back::forget_former(&mut changed);
         dismiss_stand_ins(&mut changed, targets);
         self.count_learners(change.partition, &mut changed, change.remove);
         let record = &mut self.table[change.partition.index()];
@@ -332,6 +340,7 @@ impl ControlState {
             let before = self.table[index];
             let mut record = before;
             edit(partition, &mut record);
+            give_back::forget_former(&mut record);
             if !record.primary.is_some_and(|primary| up.contains(primary) && record.in_sync.contains(primary)) {
                 let promotable = if is_broken(Mutant::PromoteLearner) {
                     record.learners.union(record.in_sync)
@@ -339,6 +348,7 @@ impl ControlState {
                     record.in_sync
                 };
                 record.primary = self.promote(partition, promotable.intersection(up));
+                give_back::forget_former(&mut record);
                 if record.primary.is_some() || before.primary.is_some() {
                     record.epoch = epoch;
                 }
@@ -459,10 +469,13 @@ impl ControlState {
     }
 }
 
-/// Once every owner holds a copy, those who stood in for one are no longer needed, but for the primary.
+/// Once every owner holds a copy, those who stood in for one are no longer needed, but for the primary, and the former one
+/// while it may not know yet that it is that.
 fn dismiss_stand_ins(record: &mut PartitionRecord, owners: SlotSet) {
     if !owners.is_empty() && owners.is_subset(record.in_sync) {
-        record.in_sync = record.primary.into_iter().collect::<SlotSet>().union(owners);
+        let former = record.former.filter(|_| !is_broken(Mutant::FormerPrimaryDismissed));
+        record.in_sync = record.primary.into_iter().chain(former).collect::<SlotSet>().union(owners);
+        record.former = former;
         record.learners = record.learners.intersection(owners);
         record.counting = record.counting.intersection(record.learners);
     }

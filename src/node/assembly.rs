@@ -9,9 +9,13 @@ use std::sync::Arc;
 use super::message::{NodeMessage, PeerMessage};
 use super::{ControlCore, ControlEvent, ControlOutput, ShardCore, ShardOutput, Submitted, View};
 use crate::api::{AdminReport, AdminRequest, Error, FeedCursor, FeedEvent, FeedPart, Operation, Request, Response};
+#[cfg(feature = "sim")]
+use crate::base::PartitionId;
 use crate::base::{Instant, NodeId, Options, RequestId, ShardId, Slot};
 use crate::codec::{Envelope, Keyring};
 use crate::placement;
+#[cfg(feature = "sim")]
+use crate::replica::Replica;
 
 /// Who inside a node a message of the stream plane is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -233,6 +237,14 @@ impl Node {
         self.control.is_at_rest() && self.shards.iter().all(ShardCore::is_at_rest)
     }
 
+    /// Does harm to the copy of `partition`, and draws no consequences but in the accounts.
+    #[cfg(feature = "sim")]
+    pub fn harm(&mut self, now: Instant, partition: PartitionId, act: impl FnOnce(&mut Replica)) {
+        let shard = ShardId::of(partition, self.options.shards);
+        self.shards[shard.index()].harm(now, partition, act);
+        self.drain(now);
+    }
+
     /// The control core.
     #[must_use]
     pub const fn control(&self) -> &ControlCore {
@@ -307,6 +319,7 @@ impl Node {
             ShardOutput::FeedPart { request, result } => {
                 self.outputs.push_back(NodeOutput::FeedPart { request, result });
             }
+            ShardOutput::Notice(event) => self.outputs.push_back(NodeOutput::Event(event)),
             ShardOutput::Propose(change) => self.control.handle_proposals(now, vec![change]),
         }
     }

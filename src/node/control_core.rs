@@ -28,6 +28,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
+use super::load::LoadWatch;
 use super::member::{Member, slot_of};
 use super::message::{ControlMessage, PulseMessage};
 use super::outbox::PulseOutbox;
@@ -41,7 +42,7 @@ use crate::base::{
 };
 use crate::codec::datagram::{self, Datagram};
 use crate::codec::{Envelope, Keyring, NameHash};
-use crate::control::{Bootstrap, BootstrapOutput, ControlState, GossipView};
+use crate::control::{Bootstrap, BootstrapOutput, ControlState, FillingWord, GossipView};
 use crate::raft::Raft;
 
 /// What a control core gives out.
@@ -88,7 +89,7 @@ pub struct ControlCore {
     outputs: VecDeque<ControlOutput>,
     view: Arc<View>,
     lease_told: Instant,
-    load: Load,
+    load: LoadWatch,
     rejected: BTreeMap<&'static str, u64>,
     rejected_messages: BTreeMap<&'static str, u64>,
     rng: Rng,
@@ -126,7 +127,7 @@ impl ControlCore {
             outputs: VecDeque::from([ControlOutput::View(Arc::clone(&view))]),
             view,
             lease_told: Instant::ZERO,
-            load: Load::default(),
+            load: LoadWatch::default(),
             rejected: BTreeMap::new(),
             rejected_messages: BTreeMap::new(),
             rng,
@@ -205,8 +206,9 @@ impl ControlCore {
     }
 
     /// Notes what this node's tables hold; others see it in their status.
-    pub fn handle_load(&mut self, load: Load) {
-        self.load = load;
+    pub fn handle_load(&mut self, now: Instant, load: Load) {
+        let event = self.load.handle(now, load, self.options.memory_bytes_max);
+        self.outputs.extend(event.map(ControlOutput::Event));
     }
 
     /// Notes that the slowest of this node's workers made progress at `at`. A node whose workers stand still while its
@@ -292,7 +294,12 @@ impl ControlCore {
     /// What this node's tables hold.
     #[must_use]
     pub const fn load(&self) -> Load {
-        self.load
+        self.load.load()
+    }
+
+    /// How this node fills others, as it tells them.
+    pub(super) fn filling(&self) -> Option<FillingWord> {
+        self.load.filling()
     }
 
     /// How many datagrams, or messages in them, were refused, by reason.
@@ -424,7 +431,7 @@ impl ControlCore {
         self.drain_bootstrap(now);
         if let Phase::Member(member) = &mut self.phase {
             let mut out = Vec::new();
-            let starts_anew = member.advance(now, &self.options, self.load, &mut self.pulses, &mut out);
+            let starts_anew = member.advance(now, &self.options, &self.load, &mut self.pulses, &mut out);
             self.outputs.extend(out);
             if starts_anew {
                 self.start_anew(now);
@@ -524,6 +531,7 @@ impl ControlCore {
             degraded_from,
             term: member.raft().term(),
             settings: state.settings(),
+            roster: state.roster(),
             applied: state.applied(),
             table,
         }

@@ -4,16 +4,8 @@ use std::fmt;
 use std::time::Duration;
 
 use super::Cause;
-use crate::base::{ClusterId, Generation, NodeId, Options, Slot, Term};
-
-/// How much this node holds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Load {
-    /// Keys, copies included.
-    pub keys: u64,
-    /// Bytes of keys, values and their overhead.
-    pub memory_bytes: u64,
-}
+use crate::base::{ClusterId, Generation, NodeId, Options, PartitionId, Slot, Term};
+use crate::replica::{Damage, Fault};
 
 /// Something that people want to know. Adapters log it; nothing is decided by it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -111,6 +103,20 @@ pub enum ControlEvent {
         /// Who.
         node: NodeId,
     },
+    /// This node's tables take most of what they may.
+    MemoryCrowded {
+        /// What they take.
+        bytes: u64,
+        /// What they may.
+        bytes_max: u64,
+    },
+    /// They take less again.
+    MemoryRoomy {
+        /// What they take.
+        bytes: u64,
+        /// What they may.
+        bytes_max: u64,
+    },
     /// The leader says that this process belongs to the cluster no more.
     Removed,
     /// The survivors of a lost majority go on without it.
@@ -124,6 +130,18 @@ pub enum ControlEvent {
     DuplicateSlot {
         /// The second one.
         newcomer: NodeId,
+    },
+    /// Something bad was found in this node's copy of a partition, or put right.
+    Damage {
+        /// Which partition.
+        partition: PartitionId,
+        /// What.
+        damage: Damage,
+    },
+    /// There was more of that than is worth a line each.
+    MoreDamage {
+        /// Records that were found to be bad, or put right, beside those that were named.
+        count: u64,
     },
 }
 
@@ -141,8 +159,11 @@ impl ControlEvent {
                     | Self::LeaderHangs { .. }
                     | Self::Demoted { .. }
                     | Self::Replaced { .. }
+                    | Self::MemoryCrowded { .. }
                     | Self::Removed
                     | Self::Recovered { .. }
+                    | Self::Damage { .. }
+                    | Self::MoreDamage { .. }
             ),
         }
     }
@@ -193,10 +214,24 @@ impl ControlEvent {
                 )
             }
             Self::Left { node } => format!("{} holds nothing any more and leaves the cluster", name(node)),
+            Self::MemoryCrowded { bytes, bytes_max } => format!(
+                "the tables of this node take {}, of {} that they may ([limits] memory); beyond that writes are refused",
+                mebibytes(*bytes),
+                mebibytes(*bytes_max)
+            ),
+            Self::MemoryRoomy { bytes, bytes_max } => format!(
+                "the tables of this node take {} again, of {} that they may",
+                mebibytes(*bytes),
+                mebibytes(*bytes_max)
+            ),
             Self::Removed => "the leader says that this process belongs to the cluster no more".to_owned(),
             Self::Recovered { generation, survivors } => format!(
                 "recovered by force: generation {generation} begins with {survivors} of {all} nodes; what only the others held is lost"
             ),
+            Self::Damage { partition, damage } => describe_damage(options, *partition, damage),
+            Self::MoreDamage { count } => {
+                format!("{}: {count} more records were found to be bad, or repaired", name(&options.me))
+            }
             Self::DuplicateSlot { newcomer } => format!(
                 "a second process ({}) says that it is {}, which is alive: stop one of them, or give it an id of its own",
                 newcomer.incarnation,
@@ -212,6 +247,35 @@ impl ControlEvent {
             Self::Leader { leader, .. } => Some(leader.slot),
             _ => None,
         }
+    }
+}
+
+fn mebibytes(bytes: u64) -> String {
+    format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
+}
+
+fn describe_damage(options: &Options, partition: PartitionId, damage: &Damage) -> String {
+    let name = |node: NodeId| options.name(node.slot);
+    let me = name(options.me);
+    let key = damage.key.as_ref().map_or_else(String::new, |key| format!("key {:?}", key.as_str()));
+    match (damage.fault, damage.repaired_from.map(name)) {
+        (Fault::Rotten, None) => {
+            format!("{key} ({partition}): bits have changed in the memory of {me}; looking for another copy")
+        }
+        (Fault::Rotten, Some(from)) => {
+            format!("{key} ({partition}): repaired at {me} with the copy of {from}, after bits had changed")
+        }
+        (Fault::Missing, from) => {
+            format!("{key} ({partition}): {me} lacked it, repaired with the copy of {}", from.unwrap_or("?"))
+        }
+        (Fault::Surplus, from) => {
+            format!("{key} ({partition}): {me} had it and {}, the primary, has not; removed", from.unwrap_or("?"))
+        }
+        (Fault::Different, from) => {
+            let from = from.unwrap_or("?");
+            format!("{key} ({partition}): {me} had another value than {from}, the primary; repaired with that")
+        }
+        (Fault::Sums, _) => format!("{partition}: the digest at {me} didn't fit its records; summed up anew"),
     }
 }
 

@@ -1,5 +1,6 @@
 //! A process that belongs to a cluster: its Raft, the state that the log has produced, and its leases.
 
+mod granting;
 mod handover;
 mod operators;
 mod recovery;
@@ -10,12 +11,13 @@ use handover::Handover;
 pub(super) use operators::{Wish, slot_of};
 
 use super::control_core::ControlOutput;
+use super::load::LoadWatch;
 use super::message::{ControlMessage, PulseMessage};
 use super::outbox::PulseOutbox;
 use super::pace::Pace;
 use super::supervisor::Supervisor;
 use super::vetting::vet;
-use super::{Cause, ControlEvent, Load};
+use super::{Cause, ControlEvent};
 use crate::base::{Blob, ClusterId, Generation, InSyncChange, Instant, NodeId, Options, Rng, Term};
 use crate::codec;
 use crate::control::{
@@ -199,7 +201,9 @@ impl Member {
                 self.raft.handle_pulse(now, from, message);
             }
             PulseMessage::LeaseRequest(request) => self.granter.handle_request(now, from, request),
-            PulseMessage::LeaseGrant(grant) if self.raft.leader() == Some(from) => self.leases.handle_grant(now, grant),
+            PulseMessage::LeaseGrant(grant) if self.raft.leader() == Some(from) => {
+                self.leases.handle_grant(now, self.state.applied(), grant);
+            }
             PulseMessage::LeaseGrant(_) => {}
             PulseMessage::Report(report) => self.pace.handle_report(now, from, report),
             PulseMessage::Gossip(entries) => self.gossip.handle_entries(now, self.me, &entries),
@@ -322,7 +326,7 @@ impl Member {
         &mut self,
         now: Instant,
         options: &Options,
-        load: Load,
+        load: &LoadWatch,
         pulses: &mut PulseOutbox,
         out: &mut Vec<ControlOutput>,
     ) -> bool {
@@ -451,17 +455,6 @@ impl Member {
         }
     }
 
-    /// A lease for `to`, where it is registered as up, stays so, and this leader's own standing allows it.
-    fn grant(&mut self, now: Instant, to: NodeId) -> Option<crate::control::LeaseGrant> {
-        let entry = self.state.node(to.slot);
-        let is_up = entry.node == Some(to) && entry.up && !self.supervisor.is_being_replaced(to, &self.state);
-        let is_withheld = self.withholds_leases() || self.pace.falters(now, to, &self.raft.timing());
-        if !self.raft.is_ready_leader() || !is_up || is_withheld {
-            return None;
-        }
-        self.granter.grant(to, self.raft.quorum_contact()?, &self.raft.lease_timing(), entry.up_since)
-    }
-
     fn on_committed(&mut self, entry: &Entry, out: &mut Vec<ControlOutput>) {
         self.changed = true;
         let Payload::Command(bytes) = &entry.payload else {
@@ -476,8 +469,11 @@ impl Member {
                 out.push(ControlOutput::Event(ControlEvent::NodeDown { node }));
             }
             Command::NodeUp { node } => out.push(ControlOutput::Event(ControlEvent::NodeUp { node })),
-            // What was wished for meanwhile has its turn at once.
-            Command::ChangeInSync(_) => self.supervise_at = Instant::ZERO,
+            Command::ChangeInSync(changes) => {
+                self.note_given_back(entry.index, &changes);
+                // What was wished for meanwhile has its turn at once.
+                self.supervise_at = Instant::ZERO;
+            }
             Command::Found { .. }
             | Command::NodeDown { .. }
             | Command::SetRoster { .. }
@@ -513,7 +509,7 @@ impl Member {
         }
     }
 
-    fn maybe_gossip(&mut self, now: Instant, load: Load, pulses: &mut PulseOutbox) {
+    fn maybe_gossip(&mut self, now: Instant, load: &LoadWatch, pulses: &mut PulseOutbox) {
         if now < self.gossip_at {
             return;
         }
@@ -533,7 +529,7 @@ impl Member {
     }
 
     /// This node's own word about itself.
-    fn entry(&self, now: Instant, load: Load) -> GossipEntry {
+    fn entry(&self, now: Instant, load: &LoadWatch) -> GossipEntry {
         GossipEntry {
             slot: self.me.slot,
             incarnation: self.me.incarnation,
@@ -541,9 +537,12 @@ impl Member {
             term: self.raft.term(),
             last_index: self.raft.last_index(),
             commit_index: self.raft.commit_index(),
-            keys: load.keys,
-            memory_bytes: load.memory_bytes,
+            keys: load.load().keys,
+            memory_bytes: load.load().memory_bytes,
+            filling: load.filling(),
             stalled_ms: u32::try_from(self.pace.stalled(now).as_millis()).unwrap_or(u32::MAX),
+            verified_s: load.load().verified_s(now),
+            damage: load.load().damage(),
             peers: self.pace.words(now),
             age: Duration::ZERO,
         }

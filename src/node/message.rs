@@ -7,6 +7,7 @@ use super::feed::{FeedMessage, Since, SincePart};
 use crate::api::{Error, Item, Request, Response};
 use crate::base::{Blob, Epoch, InSyncChange, PartitionId, RequestId, Seq, Version};
 use crate::control::{Announcement, GossipEntry, LeaseGrant, LeaseRequest};
+use crate::store::Digest;
 use crate::{api, raft, replica};
 
 /// One message of the pulse plane. A datagram carries a list of them.
@@ -97,6 +98,21 @@ pub enum NodeMessage {
     },
     /// A viewer has come back: what came after its cursor in the wanted partitions whose primary the receiver is.
     FeedSince(Since),
+    /// What copies of partitions that the sender leads should come to, at backups in sync.
+    Digests(Vec<PartitionDigest>),
+}
+
+/// What a backup's copy of one partition should come to.
+#[derive(Clone, Debug, PartialEq, Encode, Decode)]
+pub struct PartitionDigest {
+    /// Which partition.
+    pub partition: PartitionId,
+    /// The primary's epoch.
+    pub epoch: Epoch,
+    /// Once exactly this is applied.
+    pub seq: Seq,
+    /// What.
+    pub digest: Digest,
 }
 
 /// Part of a listing.

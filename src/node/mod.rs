@@ -32,6 +32,7 @@ mod control_core;
 mod event;
 mod feed;
 mod gather;
+mod load;
 mod member;
 pub mod message;
 mod outbox;
@@ -47,7 +48,8 @@ mod view;
 
 pub use assembly::{Destination, Node, NodeOutput};
 pub use control_core::{ControlCore, ControlOutput};
-pub use event::{ControlEvent, Load};
+pub use event::ControlEvent;
+pub use load::{FillingLoad, Load};
 pub use pace::Report;
 pub use shard::{ShardCore, ShardOutput, Submitted};
 pub use timing::{Cause, Need};

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use super::ControlCore;
 use super::member::node_kind;
-use crate::api::{ClusterStatus, NodeStatus, PartitionCounts, PeerStatus, Role, TimingStatus};
+use crate::api::{
+    ClusterStatus, HealingStatus, NodeStatus, PartitionCounts, PeerStatus, Role, TimingStatus, VerificationStatus,
+};
 use crate::base::{ClusterId, Instant, NodeId, Slot};
 use crate::control::{NodeKind, PeerWord};
 use crate::raft::{Raft, RaftRole};
@@ -22,6 +24,7 @@ impl ControlCore {
         let view = self.view();
         let settings = view.settings;
         let leader = view.leader.map(|leader| leader.slot);
+        let nodes: Vec<NodeStatus> = (0..options.slots).map(|slot| self.node_status(now, Slot(slot as u8))).collect();
         ClusterStatus {
             name: options.cluster_name.clone(),
             cluster_id: if view.cluster == ClusterId::NONE { String::new() } else { view.cluster.to_string() },
@@ -32,9 +35,11 @@ impl ControlCore {
             term: view.term.0,
             quorum: self.has_quorum(now),
             partitions: self.partition_counts(),
+            healing: self.healing(now),
             replicas: settings.map_or(options.replicas, |settings| settings.replicas),
             min_copies: settings.map_or(options.min_copies, |settings| settings.min_copies),
-            nodes: (0..options.slots).map(|slot| self.node_status(now, Slot(slot as u8))).collect(),
+            verification: of_all(&nodes),
+            nodes,
             timing: Some(self.timing_status(now)),
         }
     }
@@ -51,7 +56,8 @@ impl ControlCore {
     fn partition_counts(&self) -> PartitionCounts {
         let view = self.view();
         let replicas = view.settings.map_or(0, |settings| usize::from(settings.replicas));
-        let mut counts = PartitionCounts { total: view.table.len() as u32, ..PartitionCounts::default() };
+        let misplaced = self.state().map_or(0, |state| state.misplaced() as u32);
+        let mut counts = PartitionCounts { total: view.table.len() as u32, misplaced, ..PartitionCounts::default() };
         for record in view.table.iter() {
             if record.is_lost() {
                 counts.lost += 1;
@@ -64,6 +70,25 @@ impl ControlCore {
             }
         }
         counts
+    }
+
+    /// What all nodes say of whom they fill, as far as this node was told lately.
+    fn healing(&self, now: Instant) -> Option<HealingStatus> {
+        let view = self.view();
+        let partitions = view.table.iter().filter(|record| !record.learners.is_empty()).count() as u32;
+        let others = (0..self.options().slots).map(|slot| Slot(slot as u8)).filter(|slot| *slot != self.me().slot);
+        let told = others.filter_map(|slot| self.gossip()?.entry(slot));
+        let told = told.filter(|(_, at)| now.since(*at) <= DEAD_AFTER).filter_map(|(entry, _)| entry.filling);
+        let bytes = |kib: u32| u64::from(kib) << 10;
+        let mut healing = HealingStatus { partitions, ..HealingStatus::default() };
+        for word in told.chain(self.filling()) {
+            healing.done_bytes += bytes(word.done_kib);
+            healing.left_bytes += bytes(word.left_kib);
+            healing.bytes_per_second += bytes(word.kib_per_second);
+        }
+        let rate = healing.bytes_per_second;
+        healing.seconds_left = (rate > 0).then(|| healing.left_bytes.div_ceil(rate));
+        (partitions > 0).then_some(healing)
     }
 
     fn node_status(&self, now: Instant, slot: Slot) -> NodeStatus {
@@ -104,6 +129,11 @@ impl ControlCore {
     fn describe_myself(&self, now: Instant, status: &mut NodeStatus) {
         status.keys = Some(self.load().keys);
         status.memory_bytes = Some(self.load().memory_bytes);
+        status.verification = Some(VerificationStatus {
+            verified_ms: self.load().verified_at.map(|at| now.since(at).as_millis() as u64),
+            differences: self.load().differences,
+            repairs: self.load().repairs,
+        });
         if let Some(pace) = self.pace() {
             status.peers = self.peers(&pace.words(now), Duration::ZERO);
             status.workers_stalled_ms = worth_telling(pace.stalled(now));
@@ -126,6 +156,12 @@ impl ControlCore {
             status.commit_index = Some(entry.commit_index.0);
             status.keys = Some(entry.keys);
             status.memory_bytes = Some(entry.memory_bytes);
+            let age_ms = now.since(said_at).as_millis() as u64;
+            status.verification = Some(VerificationStatus {
+                verified_ms: (entry.verified_s < u16::MAX).then(|| u64::from(entry.verified_s) * 1000 + age_ms),
+                differences: entry.damage.map_or(0, |(differences, _)| u64::from(differences)),
+                repairs: entry.damage.map_or(0, |(_, repairs)| u64::from(repairs)),
+            });
             status.peers = self.peers(&entry.peers, now.since(said_at));
             status.workers_stalled_ms = worth_telling(Duration::from_millis(u64::from(entry.stalled_ms)));
         }
@@ -168,6 +204,21 @@ impl ControlCore {
             lateness_us: self.pace().map(|pace| pace.lateness(now).as_micros() as u64),
         }
     }
+}
+
+/// Of all who hold copies: the oldest look, and the sums.
+fn of_all(nodes: &[NodeStatus]) -> VerificationStatus {
+    let known = nodes.iter().filter_map(|node| node.verification);
+    let holders = nodes.iter().filter(|node| node.in_sync > 0);
+    let looks = holders.map(|node| node.verification.and_then(|verification| verification.verified_ms));
+    let oldest = looks.reduce(|one, other| one.zip(other).map(|(one, other)| one.max(other)));
+    known.fold(VerificationStatus { verified_ms: oldest.flatten(), ..VerificationStatus::default() }, |sum, node| {
+        VerificationStatus {
+            differences: sum.differences + node.differences,
+            repairs: sum.repairs + node.repairs,
+            ..sum
+        }
+    })
 }
 
 fn worth_telling(stalled: Duration) -> Option<u64> {

@@ -12,12 +12,13 @@
 //! | a node that has been away for `replace_after` | `SetRoster` with its slot absent |
 //! | a node that drains or leaves, all that it leads in full elsewhere, its lease over | `Resign` |
 //! | a leaving node that holds nothing | `SetRoster` without its slot; then a joint change without it |
-//! | wishes of primaries | `ChangeInSync`, many in one entry |
+//! | wishes of primaries | `ChangeInSync`, many in one entry; with whom a partition may be given to, or who evicted, as it knows |
 //!
 //! Everything here can be proposed twice without harm: commands are judged when they are applied. What is remembered keeps
 //! the log short, and withholds leases from a node that an entry under way replaces.
 
 mod departures;
+mod givers;
 mod streams;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -57,6 +58,8 @@ pub(super) struct Supervisor {
     proposals: VecDeque<InSyncChange>,
     /// Wishes to evict somebody, by partition, and when they were first looked at.
     evictions: BTreeMap<PartitionId, (InSyncChange, Option<Instant>)>,
+    /// Until when the leases go on that were granted to a node before it last gave a partition back.
+    former_read_until: BTreeMap<Slot, Instant>,
     reign: Option<Reign>,
     events: Vec<ControlEvent>,
 }
@@ -121,18 +124,21 @@ impl Supervisor {
 
     /// The evictions that may be decided: those of primaries that take what the leader sends, as was seen lately. One that
     /// could only send would take the healthy for dead, and evict a majority.
-    fn proven_evictions(&mut self, now: Instant) -> Vec<InSyncChange> {
+    fn proven_evictions(&mut self, now: Instant, state: &ControlState) -> Vec<InSyncChange> {
         let Some(reign) = &self.reign else { return Vec::new() };
         let mut proven = Vec::new();
+        let former_read_until = std::mem::take(&mut self.former_read_until);
         self.evictions.retain(|_, (change, looked_at)| {
             let since = *looked_at.get_or_insert(now);
-            let is_proven =
-                reign.streams.has_moved(now, change.proposer, since) || is_broken(Mutant::EvictWithoutProof);
+            let is_proven = (reign.streams.has_moved(now, change.proposer, since)
+                || is_broken(Mutant::EvictWithoutProof))
+                && !givers::may_read(now, state, change, &former_read_until);
             if is_proven {
                 proven.push(*change);
             }
             !is_proven && now.since(since) < EVICTION_KEPT_FOR
         });
+        self.former_read_until = former_read_until;
         proven
     }
 
@@ -172,6 +178,8 @@ impl Supervisor {
             self.reign = None;
             self.proposals.clear();
             self.evictions.clear();
+            // Whoever leads next was elected after all leases of this reign had ended.
+            self.former_read_until.clear();
         } else if self.reign.as_ref().is_none_or(|reign| reign.term != raft.term()) {
             self.reign = Some(Reign {
                 term: raft.term(),
@@ -180,7 +188,7 @@ impl Supervisor {
                 founding: None,
                 changing: None,
                 roster: None,
-                streams: Streams::new(now),
+                streams: Streams::new(now, predecessor.map(|(node, _)| node)),
                 resigning: BTreeMap::new(),
                 node_states: BTreeMap::new(),
             });
@@ -263,7 +271,9 @@ impl Supervisor {
             return;
         }
         let stalls = |node: NodeId| reign.streams.stalls(now, node, &timing);
-        let alive = others().map(|(node, _)| node).filter(|node| acked_lately(*node) && !stalls(*node)).chain([me]);
+        // Only who is registered has what its slot is in sync for. A new life of a slot can lead before it is.
+        let own = Some(me).filter(|me| state.node(me.slot).node == Some(*me));
+        let alive = others().map(|(node, _)| node).filter(|node| acked_lately(*node) && !stalls(*node)).chain(own);
         let witnesses: SlotSet = alive.filter(|node| !pace.hangs(now, *node, &timing)).map(|node| node.slot).collect();
         for (node, is_up) in others() {
             let heard_at = reign.heard_at(node, raft);
@@ -333,8 +343,9 @@ impl Supervisor {
 
     /// One entry of changes is on its way at a time; what comes meanwhile goes into the next.
     fn propose_changes(&mut self, now: Instant, raft: &mut Raft, state: &ControlState) {
-        let proven = self.proven_evictions(now);
+        let proven = self.proven_evictions(now, state);
         self.proposals.extend(proven);
+        self.drop_unfit_givings(now, raft);
         let Some(reign) = &mut self.reign else { return };
         if self.proposals.is_empty() || reign.changing.is_some_and(|index| state.applied() < index) {
             return;

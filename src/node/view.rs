@@ -8,7 +8,7 @@ use crate::base::{
     ClusterId, Generation, Instant, LogIndex, NodeId, PartitionId, PartitionRecord, Slot, SlotSet, Term, Timing,
 };
 use crate::codec::Envelope;
-use crate::control::Settings;
+use crate::control::{Roster, Settings};
 
 /// How many election timeouts a node waits for a leader before it answers reads without one. An election that is split,
 /// or meets a candidate whose log is behind, takes two or three.
@@ -42,6 +42,8 @@ pub struct View {
     pub term: Term,
     /// The settings of the cluster; none before it is founded.
     pub settings: Option<Settings>,
+    /// Which slots the cluster consists of, and among which the data is placed.
+    pub roster: Roster,
     /// The last control entry that is in `table`.
     pub applied: LogIndex,
     /// The partition table, by partition.

@@ -107,6 +107,7 @@ impl Replica {
         let Some(Office { primary, context, table, record, .. }) = self.office(now) else { return };
         let Some(member) = primary.member_mut(from, attach) else { return };
         member.on_scanned(context, table, (record, heard), reached, out);
+        self.note_rotten_scans(out);
         self.maybe_propose(now, out);
     }
 

@@ -121,7 +121,7 @@ impl Replica {
             self.tail.push(Entry { epoch: ordered_in, received: now, effect });
         }
         self.following.matched = settled.max(end);
-        self.follow_commit(now, commit);
+        self.follow_commit(now, commit, out);
         self.acknowledge(from, out);
     }
 
@@ -130,7 +130,7 @@ impl Replica {
         if !self.follows(from, epoch, out) {
             return;
         }
-        self.follow_commit(now, seq);
+        self.follow_commit(now, seq, out);
         if seq > self.following.matched {
             self.reject(from, out);
         }
@@ -187,8 +187,18 @@ impl Replica {
     }
 
     /// Applies what is committed, as far as it is known to be what the primary has.
-    fn follow_commit(&mut self, now: Instant, commit: Seq) {
+    fn follow_commit(&mut self, now: Instant, commit: Seq, out: &mut Vec<Output>) {
         let point = commit.min(self.following.matched);
+        // What the primary wants compared is compared where it says, on the way.
+        while let Some(seq) = self.verifying.waits_for().filter(|seq| *seq <= point) {
+            self.apply_through(seq);
+            self.look_here(now, out);
+        }
+        self.apply_through(point);
+        self.rest_nudge(now);
+    }
+
+    fn apply_through(&mut self, point: Seq) {
         for (seq, entry) in self.tail.range(self.applied.seq.next()..=point) {
             self.table.apply(entry.received, &entry.effect);
             if is_broken(Mutant::RingAtPrimaryOnly) {
@@ -205,7 +215,6 @@ impl Replica {
             self.applied = self.tail.position(point);
             self.tail.drop_through(point);
         }
-        self.rest_nudge(now);
     }
 
     fn rest_nudge(&mut self, now: Instant) {

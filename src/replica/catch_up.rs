@@ -8,7 +8,7 @@ use super::{COUNTER_SANE_MAX, Output, Replica, ReplicaRole};
 use crate::api::Key;
 use crate::base::mutant::{Mutant, is_broken};
 use crate::base::{ChangeNumber, Epoch, Instant, NodeId, Position, Version};
-use crate::store::{Aged, Record};
+use crate::store::{Aged, RecordHash};
 
 /// How far a learner's scan is, at the learner. It asks for what comes after the key that it has reached; so a chunk that
 /// comes twice, or is read again with other contents, does no harm.
@@ -90,16 +90,22 @@ impl Replica {
         if !self.follows(from, epoch, out) || self.following.answers_under() != attach {
             return;
         }
+        let mut rotten = Vec::new();
         if let Some(scanning) = self.following.filling.as_mut().filter(|scanning| scanning.reached == after) {
             for scanned in records {
-                let ScannedRecord { key, value, content_type, version, ttl_ms } = scanned;
-                if Some(&key) <= scanning.reached.as_ref() || version.0 >= COUNTER_SANE_MAX {
+                if Some(&scanned.key) <= scanning.reached.as_ref() || scanned.version.0 >= COUNTER_SANE_MAX {
                     return;
                 }
-                let expires_at = ttl_ms.map(|left| now + Duration::from_millis(left));
-                self.table.insert_newer(&key, Record { value, content_type, version, expires_at });
+                let (version, record) = (scanned.version, scanned.to_record(now));
+                let hash = RecordHash::of(&scanned.key, &record);
+                let is_sound = hash == scanned.hash || is_broken(Mutant::ScanUnverified);
+                let kept = if is_sound { hash } else { scanned.hash };
+                if self.table.insert_hashed(&scanned.key, record, kept) && !is_sound {
+                    // Nobody had it sound when it was sent. It is asked for like any other that is rotten.
+                    rotten.push((scanned.key.clone(), version));
+                }
                 self.version_max = self.version_max.max(version);
-                scanning.reached = Some(key);
+                scanning.reached = Some(scanned.key);
             }
             if last {
                 let sane = recent.into_iter().filter(|aged| aged.done.version.0 < COUNTER_SANE_MAX);
@@ -110,6 +116,7 @@ impl Replica {
                 self.table.end_scan();
             }
         }
+        self.handle_rotten(rotten, out);
         self.tell_scan(from, out);
     }
 
@@ -143,6 +150,7 @@ impl Replica {
 
     fn begin_filling(&mut self, previous: Position) {
         self.table.clear();
+        self.verifying.clear();
         self.table.begin_scan();
         self.applied = previous;
         self.version_max = Version::ZERO;

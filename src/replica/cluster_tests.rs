@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::*;
-use crate::api::{Match, Precondition, PutMode};
+use crate::api::{Key, Match, Precondition, PutMode};
 use crate::base::{Blob, Incarnation, Rng, Slot, SlotSet};
 use crate::store::Effect;
 
@@ -97,6 +97,7 @@ impl World {
             in_sync: SlotSet::first(copies),
             learners: SlotSet::EMPTY,
             counting: SlotSet::EMPTY,
+            former: None,
         };
         let nodes = world.nodes.iter().map(|node| Some(node.id)).collect();
         world.log.push(Entry { record, nodes });
@@ -163,6 +164,7 @@ impl World {
                 Output::Send { to, message } => self.send(id, to, message),
                 Output::Reply { request, result } => self.answered(request, result),
                 Output::Event(_) => {}
+                Output::Verified | Output::Damage(_) => unreachable!("nobody compares"),
                 Output::Propose(change) => {
                     if !self.rng.chance(200_000) {
                         let at = self.now + self.rng.duration(Duration::from_millis(40));

@@ -2,11 +2,12 @@
 
 use super::message::{AttachId, Message, ScannedRecord};
 use super::tail::Tail;
+use super::verify::Verifying;
 use super::{Output, ReplicaOptions};
 use crate::api::Key;
 use crate::base::mutant::{Mutant, is_broken};
 use crate::base::{ChangeNumber, Epoch, Instant, NodeId, PartitionRecord, Position, Seq, Version};
-use crate::store::Table;
+use crate::store::{RecordHash, Table};
 
 /// One other replica, as the primary of an epoch sees it.
 ///
@@ -53,10 +54,15 @@ pub struct Filling {
     pub acked: Option<Key>,
     /// When its chunk, or the question whether it stands, is sent again. It has a timer of its own: the acks of a busy live stream say nothing of the scan.
     pub resend_at: Option<Instant>,
+    /// Bytes of the chunk that was sent last, and of those before, which it has acked.
+    pub chunk_bytes: u64,
+    pub acked_bytes: u64,
     /// It has seen the end of the table.
     pub done: bool,
     /// Under this change of the record it still stood.
     pub confirmed: ChangeNumber,
+    /// A record that stands in the way of its scan, because it is rotten; and its version.
+    pub met_rotten: Option<(Key, Version)>,
     /// It fell so far behind that effects it needs are gone: it has to begin anew.
     pub lapsed: bool,
 }
@@ -74,6 +80,8 @@ pub struct StreamContext<'a> {
     pub committed: Seq,
     /// Its effects.
     pub tail: &'a Tail,
+    /// Its records that are rotten.
+    pub verifying: &'a Verifying,
 }
 
 impl Member {
@@ -219,22 +227,28 @@ impl Member {
     pub fn send_chunk(&mut self, context: StreamContext<'_>, table: &Table, out: &mut Vec<Output>) {
         let Some(filling) = &mut self.filling else { return };
         let (mut records, mut bytes, mut last) = (Vec::new(), 0, true);
-        for (key, record) in table.scan(&[], filling.acked.as_ref()) {
+        for (key, record, hash) in table.scan_stored(filling.acked.as_ref()) {
             if bytes >= context.options.scan_chunk_bytes {
                 last = false;
                 break;
             }
+            // What is rotten here is sound elsewhere, mostly: with a hash made of what it is now nobody would know any more.
+            let is_sound = RecordHash::of(key, record) == hash || is_broken(Mutant::ScanUnverified);
+            if !is_sound && context.verifying.is_awaited(key, record.version) {
+                filling.met_rotten = Some((key.clone(), record.version));
+                last = false;
+                break;
+            }
             bytes += key.as_bytes().len() + record.value.len() + size_of::<ScannedRecord>();
-            records.push(ScannedRecord {
-                key: key.clone(),
-                value: record.value.clone(),
-                content_type: record.content_type.clone(),
-                version: record.version,
-                ttl_ms: record.ttl_ms(context.now),
-            });
+            records.push(ScannedRecord::of(context.now, key, record, hash));
+        }
+        if records.is_empty() && !last {
+            filling.resend_at = Some(context.now + context.options.resend_after);
+            return;
         }
         let recent = table.recent().filter(|_| last).map(|recent| recent.iter(context.now).collect());
         let recent = recent.unwrap_or_default();
+        filling.chunk_bytes = bytes as u64;
         let message = Message::ScanChunk {
             epoch: context.epoch,
             attach: self.attach,
@@ -272,6 +286,7 @@ impl Member {
         } else if after > filling.acked {
             // An answer that says nothing new is one to a duplicate: another chunk for it would double the stream.
             filling.acked = after;
+            filling.acked_bytes += filling.chunk_bytes;
             self.send_chunk(context, table, out);
         }
     }

@@ -1,10 +1,12 @@
 //! What replicas of one partition tell each other.
 
+use std::time::Duration;
+
 use bincode::{Decode, Encode};
 
 use crate::api::{ContentType, Key};
-use crate::base::{Blob, ChangeNumber, Epoch, Position, Seq, Version};
-use crate::store::{Aged, Effect};
+use crate::base::{Blob, ChangeNumber, Epoch, Instant, Position, Seq, Version};
+use crate::store::{Aged, BucketSet, Buckets, Digest, Effect, Record, RecordHash};
 
 /// Which filling of a learner is meant. A primary counts them up, so an answer to an earlier attempt can't be taken for
 /// one to the present attempt. 0 is a member that was in sync when the epoch began.
@@ -119,6 +121,111 @@ pub enum Message {
         /// The number of the filling that came to nothing.
         attach: AttachId,
     },
+    /// Primary to a backup: this is what my table was once `seq` was applied.
+    Check {
+        /// The primary's epoch.
+        epoch: Epoch,
+        /// To be looked at when exactly this is applied.
+        seq: Seq,
+        /// What it is.
+        check: Box<Check>,
+    },
+    /// The backup has looked.
+    Finding {
+        /// The primary's epoch.
+        epoch: Epoch,
+        /// What it has found.
+        finding: Box<Finding>,
+    },
+    /// My record of this key and version is rotten: send me yours.
+    Fetch {
+        /// The epoch that both act in.
+        epoch: Epoch,
+        /// Whose record.
+        key: Key,
+        /// Which one.
+        version: Version,
+    },
+    /// Here it is.
+    Fetched {
+        /// The epoch that both act in.
+        epoch: Epoch,
+        /// The record.
+        record: Box<ScannedRecord>,
+    },
+}
+
+/// What a primary says of its table, so that a backup can compare it with its own.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum Check {
+    /// What all of it comes to.
+    Digest(Digest),
+    /// What its buckets come to.
+    Buckets(Box<Buckets>),
+    /// Its keys.
+    Keys {
+        /// Only of these buckets.
+        buckets: BucketSet,
+        /// Only those after this one.
+        after: Option<Key>,
+        /// And up to this one; to the end without.
+        through: Option<Key>,
+        /// All of these, in order.
+        entries: Vec<Fingerprint>,
+    },
+    /// Records that the backup is to have.
+    Records {
+        /// From these buckets.
+        buckets: BucketSet,
+        /// What comes after this key is still to be compared; nothing without.
+        reached: Option<Key>,
+        /// Keys that differed, each with its record if it has one.
+        records: Vec<(Key, Option<ScannedRecord>)>,
+    },
+}
+
+/// What a backup has found.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum Finding {
+    /// The tables differ.
+    Differs,
+    /// They differ in these buckets.
+    Buckets(BucketSet),
+    /// They differ in the records of these keys.
+    Keys {
+        /// From these buckets.
+        buckets: BucketSet,
+        /// The keys, in order.
+        keys: Vec<Key>,
+        /// What comes after this key is still to be compared; nothing without.
+        reached: Option<Key>,
+    },
+    /// There is no difference any more up to this key.
+    Done {
+        /// In these buckets.
+        buckets: BucketSet,
+        /// What comes after this key is still to be compared; nothing without.
+        reached: Option<Key>,
+    },
+}
+
+impl Finding {
+    /// Whether nothing is left to be asked.
+    #[must_use]
+    pub const fn is_end(&self) -> bool {
+        matches!(self, Self::Buckets(BucketSet(0)) | Self::Done { reached: None, .. })
+    }
+}
+
+/// What is compared of a record.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Fingerprint {
+    /// Its key.
+    pub key: Key,
+    /// Its version.
+    pub version: Version,
+    /// The hash that it is stored with.
+    pub hash: RecordHash,
 }
 
 impl Message {
@@ -132,7 +239,16 @@ impl Message {
                 | Self::Reject { .. }
                 | Self::ScanAck { .. }
                 | Self::Detached { .. }
+                | Self::Finding { .. }
         )
+    }
+
+    /// How much of a table it brings to a learner, in bytes.
+    #[must_use]
+    pub fn filling_bytes(&self) -> u64 {
+        let Self::ScanChunk { records, .. } = self else { return 0 };
+        let bytes = |record: &ScannedRecord| record.key.as_bytes().len() + record.value.len();
+        records.iter().map(|record| (bytes(record) + size_of::<ScannedRecord>()) as u64).sum()
     }
 
     /// The epoch that the sender acts in.
@@ -148,7 +264,11 @@ impl Message {
             | Self::AttachLearner { epoch, .. }
             | Self::ScanChunk { epoch, .. }
             | Self::ScanAck { epoch, .. }
-            | Self::Detached { epoch, .. } => *epoch,
+            | Self::Detached { epoch, .. }
+            | Self::Check { epoch, .. }
+            | Self::Finding { epoch, .. }
+            | Self::Fetch { epoch, .. }
+            | Self::Fetched { epoch, .. } => *epoch,
         }
     }
 }
@@ -166,4 +286,32 @@ pub struct ScannedRecord {
     pub version: Version,
     /// Milliseconds that it had left when it was read; for ever without.
     pub ttl_ms: Option<u64>,
+    /// The hash that it was stored with.
+    pub hash: RecordHash,
+}
+
+impl ScannedRecord {
+    /// The record of `key`, stored with `hash`, as it is sent `now`.
+    #[must_use]
+    pub fn of(now: Instant, key: &Key, record: &Record, hash: RecordHash) -> Self {
+        Self {
+            key: key.clone(),
+            value: record.value.clone(),
+            content_type: record.content_type.clone(),
+            version: record.version,
+            ttl_ms: record.ttl_ms(now),
+            hash,
+        }
+    }
+
+    /// What it is for whoever takes it `now`.
+    #[must_use]
+    pub fn to_record(&self, now: Instant) -> Record {
+        Record {
+            value: self.value.clone(),
+            content_type: self.content_type.clone(),
+            version: self.version,
+            expires_at: self.ttl_ms.map(|left| now + Duration::from_millis(left)),
+        }
+    }
 }

@@ -51,31 +51,37 @@
 //!
 //! # Left out
 //!
-//! Leases (whoever asks for a read holds one; a refusal of a write that is answered from applied state is a read, too),
-//! anti-entropy, the read barrier.
+//! Leases (whoever asks for a read holds one; a refusal of a write that is answered from applied state is a read, too), the
+//! read barrier, and when copies are compared and hashed again (the shard's affair).
 //!
 //! | file | what it holds |
 //! |---|---|
 //! | `message` | [`Message`] |
 //! | `tail` | the tail: positions, matching, truncation |
 //! | `primary` | taking office, writes, commit, in-sync proposals, timers |
+//! | `reads` | what is read from a replica, by whom it may be read |
 //! | `once` | writes with an idempotency key, which are executed once |
 //! | `members` | what a primary knows of one other replica; streaming to it |
 //! | `backup` | fencing, appending, following the commit point |
 //! | `answers` | what a primary makes of its members' answers |
+//! | `give_back` | a primary that gives its partition back to the target primary |
 //! | `wishes` | whom a primary proposes for its in-sync set, and whom it wishes to leave |
 //! | `catch_up` | the learner's side of its filling |
+//! | `verify` | anti-entropy: copies are compared, and what has gone bad is replaced |
 //! | `ring` | the last committed effects, for the feed |
 
 mod answers;
 mod backup;
 mod catch_up;
+mod give_back;
 mod members;
 mod message;
 mod once;
 mod primary;
+mod reads;
 mod ring;
 mod tail;
+mod verify;
 mod wishes;
 
 #[cfg(test)]
@@ -83,25 +89,26 @@ mod cluster_tests;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use thiserror::Error;
 
-pub use message::{AttachId, Message, ScannedRecord};
+pub use message::{AttachId, Check, Finding, Fingerprint, Message, ScannedRecord};
 pub use ring::{Ring, RingEntry, Stamp};
+pub use verify::{Damage, Fault};
 
-use crate::api::{Error, FeedEvent, Key, Once, Operation, Response, Value};
+use crate::api::{Error, FeedEvent, Once, Operation, Response};
 use crate::base::mutant::{Mutant, is_broken};
 use crate::base::{
     ChangeNumber, Epoch, InSyncChange, Instant, NodeId, PartitionId, PartitionRecord, Position, RequestId, Seq,
     SlotSet, Version,
 };
-use crate::store::{Record, Table};
+use crate::store::Table;
 use backup::Following;
 use primary::Primary;
 use tail::Tail;
+use verify::Verifying;
 
 /// Sequence numbers, versions and filling numbers of peers that are not below this are nonsense: counting on from them
 /// could overflow.
@@ -177,6 +184,10 @@ pub enum Output {
     Event(FeedEvent),
     /// The control log should judge this change. It comes again until a record of a higher change number is handled.
     Propose(InSyncChange),
+    /// This backup's table is what the primary's is.
+    Verified,
+    /// Something bad was found in this copy, or put right.
+    Damage(Damage),
 }
 
 /// What this replica is, by the last record.
@@ -215,6 +226,8 @@ pub struct ReplicaStatus {
     pub records: usize,
     /// Bytes that its table and its tail take.
     pub bytes: usize,
+    /// Records that are known to be rotten, and aren't shown.
+    pub rotten: usize,
 }
 
 /// One copy of one partition.
@@ -242,6 +255,7 @@ pub struct Replica {
     /// Exactly while the role is primary.
     primary: Option<Box<Primary>>,
     following: Following,
+    verifying: Verifying,
 }
 
 impl Replica {
@@ -262,6 +276,7 @@ impl Replica {
             version_max: Version::ZERO,
             primary: None,
             following: Following::default(),
+            verifying: Verifying::default(),
         }
     }
 
@@ -331,6 +346,10 @@ impl Replica {
                 self.on_scan_ack(now, from, (epoch, attach), heard, (after, done), out);
             }
             Message::Detached { epoch, attach } => self.on_detached(now, from, (epoch, attach), out),
+            Message::Check { epoch, seq, check } => self.on_check(now, from, (epoch, seq), *check, out),
+            Message::Finding { epoch, finding } => self.on_finding(now, from, epoch, *finding, out),
+            Message::Fetch { epoch, key, version } => self.on_fetch(now, from, (epoch, key, version), out),
+            Message::Fetched { epoch, record } => self.on_fetched(now, from, epoch, *record, out),
         }
     }
 
@@ -403,73 +422,6 @@ impl Replica {
         self.primary.as_ref().map(|primary| primary.epoch_start)
     }
 
-    /// The committed value of `key`. Linearizable where the caller holds the partition's lease.
-    ///
-    /// # Errors
-    /// Where this replica doesn't serve.
-    pub fn read(&self, now: Instant, key: &Key) -> Result<Option<Value>, NotServing> {
-        if self.is_serving() { Ok(self.read_applied(now, key, false)) } else { Err(NotServing) }
-    }
-
-    /// A value of `key` that was committed, perhaps replaced since; marked as stale.
-    ///
-    /// # Errors
-    /// Where this replica isn't in sync.
-    pub fn read_stale(&self, now: Instant, key: &Key) -> Result<Option<Value>, NotServing> {
-        if is_broken(Mutant::ReadUncommitted) {
-            // Without the mark, which says that it may not be committed.
-            let read = self.read_degraded(now, key)?;
-            return Ok(read.map(|value| Value { degraded: false, ..value }));
-        }
-        if self.holds_all() { Ok(self.read_applied(now, key, true)) } else { Err(NotServing) }
-    }
-
-    /// The newest value of `key` that this replica knows, committed or not; marked as stale and degraded. For survivors of
-    /// a majority: whatever may have been acknowledged is in every in-sync member's tail.
-    ///
-    /// # Errors
-    /// Where this replica isn't in sync.
-    pub fn read_degraded(&self, now: Instant, key: &Key) -> Result<Option<Value>, NotServing> {
-        if !self.holds_all() {
-            return Err(NotServing);
-        }
-        let mut newest = Table::default();
-        let uncommitted = self.tail.range(self.applied.seq.next()..=self.tail.last().seq);
-        let of_key = uncommitted.filter(|(_, entry)| entry.effect.key() == Some(key)).last();
-        let table = match of_key {
-            Some((_, entry)) => {
-                newest.apply(entry.received, &entry.effect);
-                &newest
-            }
-            None => &self.table,
-        };
-        let record = table.read(key).filter(|record| !record.is_expired(now));
-        Ok(record.map(|record| Value { degraded: true, ..record.to_value(now, true) }))
-    }
-
-    /// What isn't committed here, by key: the last effect's value, or that there is none. For survivors of a majority, as
-    /// for [`Replica::read_degraded`].
-    #[must_use]
-    pub fn uncommitted_records(&self, now: Instant) -> BTreeMap<Key, Option<Record>> {
-        let entries = self.tail.range(self.applied.seq.next()..=self.tail.last().seq);
-        let of_key = |entry: &tail::Entry| {
-            let record = Record::of(entry.received, &entry.effect).filter(|record| !record.is_expired(now));
-            Some((entry.effect.key()?.clone(), record))
-        };
-        entries.filter_map(|(_, entry)| of_key(entry)).collect()
-    }
-
-    /// Committed records in the order of their keys, without expired ones: those after `after` that begin with `prefix`.
-    /// Who may show them is decided as for reads: [`Replica::is_serving`], [`Replica::holds_all`].
-    pub fn scan<'a>(
-        &'a self,
-        now: Instant,
-        prefix: &'a [u8],
-        after: Option<&'a Key>,
-    ) -> impl Iterator<Item = (&'a Key, &'a Record)> + 'a {
-        self.table.scan(prefix, after).filter(move |(_, record)| !record.is_expired(now))
-    }
-
     /// Whether every acknowledged write is here: an in-sync member, by the last record.
     #[must_use]
     pub const fn holds_all(&self) -> bool {
@@ -486,6 +438,13 @@ impl Replica {
     #[must_use]
     pub const fn record(&self) -> &PartitionRecord {
         &self.record
+    }
+
+    /// Whether the effect at `position` is in its history, as far as it remembers: of what is applied it knows the last.
+    #[must_use]
+    pub fn holds(&self, position: Position) -> bool {
+        let is_settled = position.seq < self.applied.seq || position == self.applied;
+        is_settled || self.tail.epoch_at(position.seq) == Some(position.epoch)
     }
 
     /// Its last committed effects.
@@ -530,6 +489,7 @@ impl Replica {
             last: self.tail.last(),
             records: self.table.len(),
             bytes: self.table.bytes() + self.tail.bytes(),
+            rotten: self.verifying.rotten(),
         }
     }
 
@@ -555,23 +515,20 @@ impl Replica {
         }
     }
 
-    fn read_applied(&self, now: Instant, key: &Key, stale: bool) -> Option<Value> {
-        let record = self.table.read(key)?;
-        (!record.is_expired(now)).then(|| record.to_value(now, stale))
-    }
-
     /// From now on nothing of an epoch below `epoch` is acked or ordered.
     fn fence(&mut self, epoch: Epoch, out: &mut Vec<Output>) {
         assert!(epoch > self.epoch, "epoch {epoch} doesn't fence {}", self.epoch);
         self.leave_office(out);
         self.epoch = epoch;
         self.following.fence(self.applied.seq);
+        self.verifying.end_round();
     }
 
     /// No longer a member: nothing is kept.
     fn become_none(&mut self) {
         self.role = ReplicaRole::None;
         self.table.clear();
+        self.verifying.clear();
         self.applied = Position::ZERO;
         self.version_max = Version::ZERO;
         self.tail.reset(Position::ZERO);

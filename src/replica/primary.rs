@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use super::give_back::Giving;
 use super::members::{Filling, Member, Stream, StreamContext};
 use super::message::AttachId;
 use super::ring::{RingEntry, Stamp, feed_event};
@@ -25,6 +26,9 @@ pub struct Primary {
     pub(super) proposed: SlotSet,
     /// Members that are too late, and were proposed to leave it. Until that is decided their acks are required.
     pub(super) evicted: SlotSet,
+    /// Whether it has proposed that the former primary be let go.
+    pub(super) dismisses: bool,
+    pub(super) giving: Giving,
     pub(super) proposed_under: ChangeNumber,
     /// The last uncommitted effect of each key that has one.
     pending: BTreeMap<Key, Seq>,
@@ -154,6 +158,7 @@ impl Replica {
                 epoch: self.epoch,
                 committed: self.applied.seq,
                 tail: &self.tail,
+                verifying: &self.verifying,
             },
             table: &self.table,
             record: &self.record,
@@ -189,6 +194,8 @@ impl Replica {
             members: Vec::new(),
             proposed: SlotSet::EMPTY,
             evicted: SlotSet::EMPTY,
+            dismisses: false,
+            giving: Giving::new(now),
             proposed_under: self.record.change,
             pending,
             waiting: VecDeque::new(),
@@ -213,6 +220,8 @@ impl Replica {
             // Whatever was proposed under an older change number is decided: in the record, or refused.
             primary.proposed = SlotSet::EMPTY;
             primary.evicted = SlotSet::EMPTY;
+            primary.dismisses = false;
+            primary.giving = Giving::new(now);
             primary.proposed_under = record.change;
             primary.propose_at = Instant::FAR;
         }
@@ -350,6 +359,7 @@ impl Replica {
             primary.notice_soon(context);
         }
         self.release_retained();
+        self.maybe_propose_giving(now, out);
     }
 
     /// When the primary's clock rings next; `None` where this replica is none.
@@ -358,12 +368,15 @@ impl Replica {
         let resend = primary.members.iter().map(|(_, member)| member.deadline()).min().unwrap_or(Instant::FAR);
         let expiry = self.table.next_deadline();
         let expiry = if expiry != Instant::FAR && self.check_writable().is_ok() { expiry } else { Instant::FAR };
-        Some(primary.notice_at.min(primary.propose_at).min(resend).min(expiry))
+        Some(primary.notice_at.min(primary.propose_at).min(primary.giving.deadline()).min(resend).min(expiry))
     }
 
     /// What the clock asks of a primary.
     pub(super) fn on_primary_timeout(&mut self, now: Instant, unix_micros: u64, out: &mut Vec<Output>) {
         let Some(Office { primary, context, table, record, applied, version_max }) = self.office(now) else { return };
+        if primary.giving.deadline() <= now {
+            primary.giving.give_up(now);
+        }
         if primary.notice_at <= now {
             primary.notice_at = Instant::FAR;
             for (_, member) in &mut primary.members {
@@ -388,10 +401,14 @@ impl Replica {
         let is_news = !late.is_subset(primary.evicted);
         if is_news || primary.propose_at <= now {
             primary.evicted = late;
-            let is_done = primary.evicted.union(primary.proposed).is_empty();
+            let is_done = primary.evicted.union(primary.proposed).is_empty() && !primary.dismisses;
+            if is_news {
+                primary.giving.give_up(now);
+            }
             primary.propose_at = if is_done { Instant::FAR } else { now + context.options.propose_after };
             self.propose(out);
         }
+        self.note_rotten_scans(out);
         self.expire(now, unix_micros, out);
     }
 
@@ -463,6 +480,8 @@ impl Replica {
             Err(self.unavailable("this node is not its primary"))
         } else if copies < usize::from(copies_min) && !is_broken(Mutant::FewerCopies) {
             Err(Error::TooFewCopies { copies: copies as u8, copies_min })
+        } else if self.withholds_writes() {
+            Err(self.unavailable("this node is giving it to another one"))
         } else if self.uncommitted() >= self.options.tail_effects_max
             || self.tail.bytes() >= self.options.tail_bytes_max
         {

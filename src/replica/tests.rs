@@ -1,13 +1,16 @@
 //! One test for each rule.
 
+mod give_back;
 mod learners;
+#[cfg(feature = "sim")]
+mod verify;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::*;
-use crate::api::{EventKind, Match, Precondition, PutMode};
+use crate::api::{EventKind, Key, Match, Precondition, PutMode};
 use crate::base::{Blob, Incarnation, Rng, Slot, SlotSet};
 use crate::store::Effect;
 
@@ -21,6 +24,8 @@ struct Net {
     replies: Vec<(u64, Result<Response, Error>)>,
     events: Vec<FeedEvent>,
     proposals: Vec<InSyncChange>,
+    verified: usize,
+    damage: Vec<(usize, Damage)>,
 }
 
 /// Unix time in microseconds of all tests.
@@ -84,11 +89,14 @@ impl Net {
                 in_sync: set(in_sync),
                 learners: SlotSet::EMPTY,
                 counting: SlotSet::EMPTY,
+                former: None,
             },
             wire: VecDeque::new(),
             replies: Vec::new(),
             events: Vec::new(),
             proposals: Vec::new(),
+            verified: 0,
+            damage: Vec::new(),
         }
     }
 
@@ -102,6 +110,8 @@ impl Net {
                 Output::Reply { request, result } => self.replies.push((request.0, result)),
                 Output::Event(event) => self.events.push(event),
                 Output::Propose(change) => self.proposals.push(change),
+                Output::Verified => self.verified += 1,
+                Output::Damage(damage) => self.damage.push((slot, damage)),
             }
         }
     }

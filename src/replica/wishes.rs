@@ -1,4 +1,5 @@
-//! What a primary wishes of its in-sync set: who is to enter it, and who is to leave. The control log decides.
+//! What a primary wishes of its in-sync set: who is to enter it, and who is to leave. The control log decides. And how far
+//! those are that are to enter it.
 //!
 //! Whoever was proposed counts from then on, and whoever is to leave counts until that is decided: between a wish and the
 //! record that answers it, both sets may be the one in force.
@@ -11,10 +12,12 @@ use crate::base::{InSyncChange, Instant, PartitionRecord, SlotSet};
 impl Primary {
     /// Whether no change of the in-sync set is proposed.
     pub const fn wishes_nothing(&self) -> bool {
-        self.proposed.is_empty() && self.evicted.is_empty()
+        self.proposed.is_empty() && self.evicted.is_empty() && !self.dismisses && !self.giving.is_under_way()
     }
 
-    /// Wishes those of `mute` to leave whose ack is needed and missing; whether that is news.
+    /// Wishes those of `mute` to leave whose ack is needed and missing; whether that is news. The other mute learners go with
+    /// them, so that none of them is the one who counts next: two that took turns filled the log with thousands of changes
+    /// a second.
     pub fn evict(&mut self, context: StreamContext<'_>, record: &PartitionRecord, mute: SlotSet) -> bool {
         let last = context.tail.last().seq;
         let needed = record.in_sync.union(record.counting).intersection(mute);
@@ -22,7 +25,10 @@ impl Primary {
         let late: SlotSet = late.collect();
         let is_news = !late.is_subset(self.evicted);
         if is_news {
-            self.evicted = self.evicted.union(late);
+            // Whoever is to get the partition may be among them; and nothing is committed without them now.
+            self.giving.give_up(context.now);
+            let useless = record.learners.intersection(mute).difference(self.proposed);
+            self.evicted = self.evicted.union(late).union(useless);
             self.propose_at = context.now + context.options.propose_after;
         }
         is_news
@@ -30,7 +36,8 @@ impl Primary {
 }
 
 impl Replica {
-    /// Proposes learners that have caught up. From here on their acks are required.
+    /// Proposes learners that have caught up. From here on their acks are required. And says that this epoch has begun, if a
+    /// former primary is kept until then.
     pub(super) fn maybe_propose(&mut self, now: Instant, out: &mut Vec<Output>) {
         if !self.is_serving() {
             return;
@@ -38,9 +45,11 @@ impl Replica {
         let Some(Office { primary, context, record, applied, .. }) = self.office(now) else { return };
         let ready = primary.members.iter().filter(|(_, member)| member.is_caught_up(record, applied.seq));
         let ready: SlotSet = ready.map(|(slot, _)| *slot).collect();
-        if ready.is_subset(primary.proposed) {
+        let dismisses = record.former.is_some();
+        if ready.is_subset(primary.proposed) && dismisses == primary.dismisses {
             return;
         }
+        primary.dismisses = dismisses;
         primary.proposed = primary.proposed.union(ready);
         primary.propose_at = context.now + context.options.propose_after;
         self.propose(out);
@@ -59,10 +68,18 @@ impl Replica {
         }
     }
 
+    /// Of each learner whose scan is under way: how many bytes of the table it has, and about how many it lacks.
+    pub fn fillings(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        let table_bytes = self.table.bytes() as u64;
+        let members = self.primary.iter().flat_map(|primary| primary.members.iter());
+        let fillings = members.filter_map(|(_, member)| member.filling.as_ref()).filter(|filling| !filling.done);
+        fillings.map(move |filling| (filling.acked_bytes, table_bytes.saturating_sub(filling.acked_bytes)))
+    }
+
     /// Makes the outstanding proposal, again perhaps.
     pub(super) fn propose(&self, out: &mut Vec<Output>) {
         let Some(primary) = &self.primary else { return };
-        if !primary.proposed.union(primary.evicted).is_empty() {
+        if primary.dismisses || !primary.proposed.union(primary.evicted).is_empty() {
             out.push(Output::Propose(InSyncChange {
                 partition: self.partition,
                 proposer: self.options.me,
@@ -70,6 +87,7 @@ impl Replica {
                 change: primary.proposed_under,
                 add: primary.proposed,
                 remove: primary.evicted,
+                give_to: None,
             }));
         }
     }

@@ -72,8 +72,7 @@ struct Seat {
     /// In nanoseconds of the clock: when somebody last got the lock.
     progress_at: AtomicU64,
     /// What the shard held when it was last asked.
-    keys: AtomicU64,
-    memory_bytes: AtomicU64,
+    load: Mutex<Load>,
 }
 
 struct Occupant {
@@ -121,8 +120,7 @@ impl Engine {
             }),
             wake: Notify::new(),
             progress_at: AtomicU64::new(clock.now().0),
-            keys: AtomicU64::new(0),
-            memory_bytes: AtomicU64::new(0),
+            load: Mutex::default(),
         };
         Arc::new(Self {
             shards: (0..options.shards).map(seat).collect(),
@@ -169,13 +167,16 @@ impl Engine {
         self.dropped.load(Ordering::Relaxed)
     }
 
+    /// How many bytes all tables may take.
+    #[must_use]
+    pub fn memory_bytes_max(&self) -> u64 {
+        self.options.memory_bytes_max
+    }
+
     /// What all tables hold. A shard that is busy counts with what it held before: the pulse asks, and waits for nobody.
     #[must_use]
     pub fn load(&self) -> Load {
-        self.shards.iter().map(Seat::load).fold(Load::default(), |sum, load| Load {
-            keys: sum.keys + load.keys,
-            memory_bytes: sum.memory_bytes + load.memory_bytes,
-        })
+        self.shards.iter().map(Seat::load).reduce(Load::and).unwrap_or_default()
     }
 
     /// Shows, until `shutdown`, that worker threads get to run and that every shard's lock comes free.
@@ -340,12 +341,16 @@ impl Engine {
         let mut occupant = seat.lock();
         let now = self.now();
         seat.progress_at.store(now.0, Ordering::Relaxed);
+        // The lease is looked at before the view. The control core gives out a view before a lease that counts only with it:
+        // looked at the other way round, both may be replaced in between, and this shard would serve under the new lease
+        // what it leads by the old view alone.
+        let lease_until = Instant(self.lease_until.load(Ordering::Acquire));
         let view = self.view.load();
         if !Arc::ptr_eq(&occupant.told, &view) {
             occupant.told = Arc::clone(&view);
             occupant.shard.handle_view(now, &view);
         }
-        occupant.shard.handle_lease(now, Instant(self.lease_until.load(Ordering::Acquire)));
+        occupant.shard.handle_lease(now, lease_until);
         let result = act(&mut occupant, now);
         let afterwards = self.carry(&mut occupant, &view);
         // Decided under the lock, or the timer could go to sleep on what it saw before.
@@ -394,6 +399,7 @@ impl Engine {
                     self.feed_live.send_replace(true);
                 }
                 ShardOutput::Propose(change) => afterwards.proposals.push(change),
+                ShardOutput::Notice(event) => self.handle_event(&event),
             }
         }
         afterwards
@@ -441,12 +447,11 @@ impl Seat {
     }
 
     fn load(&self) -> Load {
-        if let Some(occupant) = self.try_lock() {
-            let load = occupant.shard.load();
-            self.keys.store(load.keys, Ordering::Relaxed);
-            self.memory_bytes.store(load.memory_bytes, Ordering::Relaxed);
-        }
-        Load { keys: self.keys.load(Ordering::Relaxed), memory_bytes: self.memory_bytes.load(Ordering::Relaxed) }
+        let load = self.try_lock().map(|occupant| occupant.shard.load());
+        // Held for this copy only.
+        let mut known = self.load.lock().expect(POISONED);
+        *known = load.unwrap_or(*known);
+        *known
     }
 }
 
@@ -508,6 +513,7 @@ mod tests {
             replicas_auto: true,
             replace_after: Duration::from_secs(10),
             demote_after: Duration::from_secs(30),
+            sync_interval: Duration::from_secs(10),
             timing: Timing::default(),
             timing_adapts: true,
             followers: FollowerMode::Relay,

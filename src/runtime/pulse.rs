@@ -131,7 +131,8 @@ impl<L: PulseLink> Pulse<L> {
             }
             if now >= load_at {
                 load_at = now + LOAD_EVERY;
-                self.core.handle_load(self.engine.load());
+                self.core.handle_load(now, self.engine.load());
+                self.carry();
             }
             let due = self.core.poll_timeout().min(load_at);
             tokio::select! {

@@ -122,6 +122,7 @@ impl World {
         if let Err(words) = self.find_wrong(slot) {
             self.complain(words);
         }
+        (0..self.data.take_given_back()).for_each(|_| self.count("given back"));
     }
 
     fn find_wrong(&mut self, slot: Slot) -> Result<(), String> {

@@ -15,6 +15,7 @@
 //! | `history`, `linear` | what they were told of a key, and whether it can be true |
 //! | `checks` | what must hold after every input, seen by somebody who sees all nodes at once |
 //! | `faults`, `probes` | what goes wrong; and what must follow from some of it |
+//! | `decay` | copies that go bad |
 //! | `scenario` | [`Scenario`]: faults for a while, then peace, then everything must be well |
 //! | `viewers` | viewers of the feed that come back |
 //! | `trace` | what happened, as a hash and as lines |
@@ -26,6 +27,7 @@
 mod asking;
 mod checks;
 mod clients;
+mod decay;
 mod deliver;
 mod faults;
 mod history;
@@ -39,7 +41,8 @@ mod viewers;
 mod world;
 
 pub use clients::Clients;
+pub use decay::Decay;
 pub use network::{Cut, Network};
-pub use scenario::{Outcome, Scenario, is_whole};
+pub use scenario::{Outcome, Scenario, is_whole, judge_orders, misplaced};
 pub use viewers::Viewer;
 pub use world::{NAME, World, WorldOptions};

@@ -2,6 +2,8 @@
 //!
 //! Each begins with a whole cluster in peace, so that nothing else can be the cause.
 
+mod draining;
+
 use std::time::Duration;
 
 use super::network::Cut;
@@ -21,6 +23,9 @@ pub(super) enum Probe {
     LostLeader,
     /// The same where only its datagrams are lost.
     LeaderWithoutPulse,
+    /// A leader whose datagrams are lost, and whose entries arrive without an answer. What it orders before it steps down
+    /// is in its heir's log.
+    LeaderWithoutAnswers,
     /// A leader that hears nobody, but is heard, steps down: nobody else would ever campaign.
     DeafLeader,
     /// A leader that isn't heard is replaced.
@@ -42,13 +47,20 @@ pub(super) enum Probe {
     /// A primary that can send on the stream plane and not hear takes the healthy for dead. Its partitions go to them all
     /// the same.
     DeafPrimary,
+    /// One copy of a record goes bad. It is good again within two sync intervals.
+    Decay,
     /// A follower that hears the leader, but isn't heard, disturbs nobody either, nor does one that hears nobody.
     HalfLostFollower,
+    /// A node is drained. Soon it holds nothing.
+    Drain,
+    /// The same, and leadership is handed over in the moment in which the node is to give up what it leads.
+    DrainAndHandOver,
 }
 
-const ALL: [Probe; 12] = [
+const ALL: [Probe; 16] = [
     Probe::LostLeader,
     Probe::LeaderWithoutPulse,
+    Probe::LeaderWithoutAnswers,
     Probe::DeafLeader,
     Probe::MuteLeader,
     Probe::LeaderWithoutStream,
@@ -59,6 +71,9 @@ const ALL: [Probe; 12] = [
     Probe::HalfLostFollower,
     Probe::FollowerWithoutStream,
     Probe::DeafPrimary,
+    Probe::Drain,
+    Probe::DrainAndHandOver,
+    Probe::Decay,
 ];
 
 impl Probe {
@@ -83,6 +98,11 @@ impl Probe {
         match self {
             Self::LostLeader => world.network.isolate(leader, true, true),
             Self::LeaderWithoutPulse => world.network.isolate(leader, true, false),
+            Self::LeaderWithoutAnswers => {
+                world.network.isolate(leader, true, false);
+                let answers = others.iter().map(|other| Cut { from: *other, to: leader, pulse: false, stream: true });
+                world.network.cuts.extend(answers);
+            }
             Self::DeafLeader => world.network.cuts.extend(others.iter().map(|other| one_way(*other, leader))),
             Self::MuteLeader => world.network.cuts.extend(others.iter().map(|other| one_way(leader, *other))),
             Self::LeaderWithoutStream => {
@@ -94,11 +114,13 @@ impl Probe {
             Self::LeadersInTurn => return self.lose_leaders(world, rng, leader),
             Self::FollowerWithoutStream => return self.lose_stream(world, leader, other),
             Self::DeafPrimary => return self.deafen(world, rng),
+            Self::Drain | Self::DrainAndHandOver => return draining::drain(self, world, rng, leader, other),
+            Self::Decay => return world.probe_decay(rng),
             Self::LostFollower | Self::HalfLostFollower | Self::Bridge => {
                 return self.lose_follower(world, rng, leader, other);
             }
         }
-        if matches!(self, Self::LostLeader | Self::DeafLeader | Self::LeaderWithoutPulse) {
+        if matches!(self, Self::LostLeader | Self::DeafLeader | Self::LeaderWithoutPulse | Self::LeaderWithoutAnswers) {
             self.expect_step_down(world, leader);
         }
         let has_another = |world: &World| world.leader().is_some_and(|slot| slot != leader);
@@ -107,7 +129,7 @@ impl Probe {
         if !world.run_until(within, has_another) && !world.is_broken() {
             world.complain(format!("{self:?}: nobody else leads within {within:?}"));
         }
-        if self == Self::LeaderWithoutPulse {
+        if matches!(self, Self::LeaderWithoutPulse | Self::LeaderWithoutAnswers) {
             self.expect_up(world, &others);
         }
         // Whoever doesn't hear of its successor finds out by itself that it has lost its quorum.
@@ -124,10 +146,16 @@ impl Probe {
 
     /// A leader that hears nobody must not take the others along before it steps down: they are well.
     fn expect_up(self, world: &mut World, others: &[Slot]) {
-        let Some(view) = world.leader().and_then(|slot| world.node(slot)).map(|node| node.view()) else { return };
-        let down: Vec<Slot> = others.iter().copied().filter(|slot| !view.up.contains(*slot)).collect();
-        if !down.is_empty() && !world.is_broken() {
-            world.complain(format!("{self:?}: {down:?} were declared down, and nothing was wrong with them"));
+        let is_down = |world: &World| {
+            let view = world.leader().and_then(|slot| world.node(slot)).map(|node| node.view())?;
+            others.iter().copied().find(|slot| !view.up.contains(*slot))
+        };
+        // Long enough for its successor to commit what it has left behind.
+        if world.run_until(Duration::from_millis(100), |world| is_down(world).is_some())
+            && !world.is_broken()
+            && let Some(down) = is_down(world)
+        {
+            world.complain(format!("{self:?}: {down} was declared down, and nothing was wrong with it"));
         }
     }
 
@@ -137,11 +165,8 @@ impl Probe {
             let led = world.leader().and_then(|slot| world.node(slot)).map(|node| node.view());
             led.is_some_and(|view| !view.up.contains(follower))
         };
-        // What went wrong before may have made the leader patient.
-        let election = world.node(leader).and_then(|node| node.control().raft()).map(|raft| raft.timing().election);
-        let within = ELECTED_WITHIN + election.unwrap_or_default() * 8;
-        if !world.run_until(within, is_down) && !world.is_broken() {
-            world.complain(format!("{self:?}: {leader} leads and {follower} is not declared down within {within:?}"));
+        if !run_patiently(world, leader, is_down) {
+            world.complain(format!("{self:?}: {leader} leads and {follower} is not declared down"));
         }
         world.network.calm();
         true
@@ -168,9 +193,7 @@ impl Probe {
                 view.table.iter().all(|record| record.is_lost() || record.primary.is_some_and(|slot| slot != deaf))
             })
         };
-        let election = world.node(leader).and_then(|node| node.control().raft()).map(|raft| raft.timing().election);
-        let within = ELECTED_WITHIN + election.unwrap_or_default() * 8;
-        if !world.run_until(within, has_moved) && !world.is_broken() {
+        if !run_patiently(world, leader, has_moved) {
             world.complain(format!("{self:?}: {deaf} hears nobody, and its partitions are not served by others"));
         }
         world.network.calm();
@@ -246,6 +269,23 @@ impl Probe {
             ));
         }
         true
+    }
+}
+
+/// Runs until `is_there`, for as long as that may take by the times that `leader` goes by: what went wrong before, and the
+/// fault itself, may make it more patient meanwhile. Whether it came about, or something else went wrong.
+fn run_patiently(world: &mut World, leader: Slot, is_there: impl Fn(&World) -> bool) -> bool {
+    let begin = world.now;
+    loop {
+        let raft = world.node(leader).and_then(|node| node.control().raft());
+        let end = begin + ELECTED_WITHIN + raft.map_or(Duration::ZERO, |raft| raft.timing().election * 8);
+        if world.run_until(end.since(world.now), &is_there) || world.is_broken() {
+            return true;
+        }
+        let raft = world.node(leader).and_then(|node| node.control().raft());
+        if raft.is_none_or(|raft| begin + ELECTED_WITHIN + raft.timing().election * 8 <= world.now) {
+            return false;
+        }
     }
 }
 

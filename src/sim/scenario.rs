@@ -117,13 +117,19 @@ impl Scenario {
         let end = world.now + self.heals_within;
         loop {
             // Who stands still looks well until it goes on: a cluster that lost it may not have noticed yet.
-            let is_well = |world: &World| world.is_at_rest() && is_whole(world) && world.clients.are_idle();
+            let is_well = |world: &World| {
+                world.is_at_rest() && is_whole(world) && misplaced(world) == 0 && world.clients.are_idle()
+            };
             if world.run_until(Duration::from_millis(500), is_well) || world.is_broken() {
                 break;
             }
             if world.now >= end {
                 let why = why_not_whole(world);
-                let why = if why.is_empty() { "somebody waits for an answer for ever".to_owned() } else { why };
+                let why = match (why.is_empty(), misplaced(world)) {
+                    (false, _) => why,
+                    (true, 0) => "somebody waits for an answer for ever".to_owned(),
+                    (true, count) => format!("{count} partitions are not led by their target primaries"),
+                };
                 world.complain(format!("not whole again after {:?}: {why}", self.heals_within));
             }
             nemesis.ask_back(world);
@@ -172,6 +178,12 @@ impl Scenario {
 /// Whether everybody runs, agrees on a leader, and every partition is in full and served.
 pub fn is_whole(world: &World) -> bool {
     why_not_whole(world).is_empty()
+}
+
+/// How many partitions are led by others than their target primaries, as the leader knows.
+pub fn misplaced(world: &World) -> usize {
+    let leader = world.leader().and_then(|leader| world.node(leader));
+    leader.and_then(|node| node.control().state()).map_or(0, ControlState::misplaced)
 }
 
 fn why_not_whole(world: &World) -> String {
@@ -230,10 +242,11 @@ fn unequal_copies(world: &mut World) {
             continue;
         }
         let members = record.in_sync.iter().filter_map(|slot| world.node(slot));
-        let copies: Vec<Vec<(String, u64)>> = members
+        let copies: Vec<Vec<(String, u64, Blob)>> = members
             .filter_map(|node| replica(node, partition))
             .map(|copy| {
-                copy.scan(Instant::ZERO, &[], None).map(|(key, record)| (key.to_string(), record.version.0)).collect()
+                let all = copy.scan(Instant::ZERO, &[], None);
+                all.map(|(key, record)| (key.to_string(), record.version.0, record.value.clone())).collect()
             })
             .collect();
         if copies.windows(2).any(|pair| pair[0] != pair[1]) {
@@ -294,7 +307,8 @@ fn use_every_partition(world: &mut World) {
     }
 }
 
-fn judge_orders(world: &mut World) -> u64 {
+/// Complains where no order of the operations on a key explains every answer. How many keys had too long a history to tell.
+pub fn judge_orders(world: &mut World) -> u64 {
     let undecided = world.clients.judge_orders();
     for words in world.clients.take_complaints() {
         world.complain(words);

@@ -1,7 +1,7 @@
 //! Nodes, a clock, and deliveries in the order of time.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +13,9 @@ use super::trace::Trace;
 use super::viewers::Viewer;
 use crate::api::{AdminAction, AdminReport, Error, FeedEvent, Response};
 use crate::base::mutant::{Mutant, is_broken};
-use crate::base::{FollowerMode, Incarnation, Instant, NodeId, Options, RequestId, Rng, ShardId, Slot, Timing};
+use crate::base::{
+    FollowerMode, Incarnation, Instant, NodeId, Options, PartitionId, RequestId, Rng, ShardId, Slot, Timing,
+};
 use crate::codec::{Keyring, NameHash, frame};
 use crate::node::{ControlEvent, Node, NodeOutput};
 
@@ -33,6 +35,8 @@ pub struct WorldOptions {
     pub partitions: u16,
     /// Shards of each node.
     pub shards: u16,
+    /// Within which time copies are hashed again and compared.
+    pub sync_interval: Duration,
     /// The longest time a client thinks between two operations.
     pub think: Duration,
     /// Keep the last lines of the trace as text.
@@ -49,6 +53,7 @@ impl Default for WorldOptions {
             nodes: 3,
             partitions: 16,
             shards: 2,
+            sync_interval: Duration::from_millis(800),
             think: Duration::from_millis(10),
             verbose: false,
             secrets: String::new(),
@@ -84,6 +89,8 @@ pub struct World {
     pub(super) wishes: BTreeMap<u64, AdminAction>,
     /// Nodes that were drained or removed by a wish, and not added again.
     pub(super) set_aside: Vec<Slot>,
+    /// Partitions of which a copy was made bad: what is found there is no wonder.
+    pub(super) decayed: BTreeSet<PartitionId>,
     /// How often each thing happened, by its name.
     pub counts: BTreeMap<&'static str, u64>,
     /// The answers to wishes that somebody waits for, by ticket.
@@ -127,6 +134,7 @@ impl World {
             set_aside: Vec::new(),
             awaited: BTreeMap::new(),
             recorded: Vec::new(),
+            decayed: BTreeSet::new(),
             counts: BTreeMap::new(),
             trace: Trace::new(options.verbose),
             rng,
@@ -280,6 +288,7 @@ impl World {
             replicas_auto: true,
             replace_after: Duration::from_secs(1),
             demote_after: Duration::from_secs(3),
+            sync_interval: self.options.sync_interval,
             timing: Timing::default(),
             timing_adapts: true,
             followers: FollowerMode::Relay,
@@ -486,6 +495,12 @@ impl World {
 
     fn note_event(&mut self, slot: Slot, event: &ControlEvent) {
         self.note(|| format!("{slot}: {event:?}"));
+        if let ControlEvent::Damage { partition, damage } = event
+            && !self.decayed.contains(partition)
+            && !self.clients.is_void(*partition)
+        {
+            self.complain(format!("{slot} finds its copy of {partition} bad, and nothing was done to it: {damage:?}"));
+        }
         if let ControlEvent::Founded { cluster, .. } = event
             && let Err(words) = self.consensus.handle_founding(&self.nodes, *cluster)
         {

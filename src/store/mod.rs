@@ -13,10 +13,12 @@
 //! | `effect` | [`Effect`]: one decided change, as it is replicated |
 //! | `table` | [`Table`] and [`Record`] |
 //! | `expiry` | which records run out when |
+//! | `digest` | [`Digest`]: what copies compare |
 //! | `recent` | [`Recent`]: which writes with an idempotency key were done |
 //!
-//! Left out: who may read (the replica's affair), memory limits (the node's), and the digests of anti-entropy.
+//! Left out: who may read (the replica's affair), memory limits (the node's), and what comes of copies that differ.
 
+mod digest;
 mod effect;
 mod expiry;
 mod recent;
@@ -25,6 +27,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 
+pub use digest::{BUCKETS, BucketSet, Buckets, Digest, RecordHash};
 pub use effect::{Effect, Marked};
 pub use recent::{Aged, Recent, Remembered};
-pub use table::{RECORD_OVERHEAD_BYTES, Record, Table};
+pub use table::{RECORD_OVERHEAD_BYTES, Record, Scrubbed, Table};

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::api::Key;
+use crate::api::{ContentType, Key};
 use crate::base::{Blob, Instant, Version};
 
 fn key(text: &str) -> Key {
@@ -136,4 +136,110 @@ fn while_scanning_only_what_is_newer_goes_in() {
     table.end_scan();
     table.apply(at(0), &delete("gone", 10));
     assert!(table.insert_newer(&key("gone"), scanned(3)), "no tombstones are kept once nothing older can come");
+}
+
+#[test]
+fn equal_tables_have_equal_digests_whatever_the_order() {
+    let effects: Vec<Effect> = (0..200).map(|nth| put(&format!("key {nth}"), nth + 1, None)).collect();
+    let one = table_of(&effects);
+    let mut other = Table::default();
+    for (nth, effect) in effects.iter().rev().enumerate() {
+        other.apply(at(nth as u64), effect);
+    }
+    assert_eq!((one.digest(), one.buckets()), (other.digest(), other.buckets()));
+    other.apply(at(0), &put("key 7", 1000, None));
+    other.apply(at(0), &delete("key 9", 1001));
+    other.check_invariants();
+    assert_ne!(one.digest(), other.digest());
+    let differing = BucketSet::differing(&one.buckets(), &other.buckets());
+    assert!(differing.contains(&key("key 7")) && differing.contains(&key("key 9")));
+    let seventh = key("key 7");
+    let listed: Vec<&Key> = one.fingerprints(differing, Some(&seventh)).map(|(key, _, _)| key).collect();
+    assert!(listed.is_sorted() && listed.contains(&&key("key 9")) && !listed.contains(&&key("key 7")));
+    assert!(listed.len() < 20, "two buckets of 64 have a small part of the keys");
+    other.clear();
+    assert_eq!((other.digest(), other.buckets()), (Digest::default(), [0; BUCKETS]));
+}
+
+#[test]
+fn a_digest_depends_on_all_that_copies_must_agree_on_and_not_on_when_a_record_runs_out() {
+    let stored = |content_type: Option<&str>, value: &'static [u8], version, ttl_ms| {
+        let content_type = content_type.map(|text| ContentType::new(text).expect("a content type"));
+        let value = Blob::from_static(value);
+        let put = Effect::Put { key: key("k"), value, content_type, version: Version(version), ttl_ms, marked: None };
+        table_of(&[put]).digest()
+    };
+    let plain = stored(None, b"value", 1, None);
+    let others = [
+        stored(None, b"valuf", 1, None),
+        stored(None, b"value", 2, None),
+        stored(Some("text/plain"), b"value", 1, None),
+        stored(None, b"value", 1, Some(10)),
+        table_of(&[put("l", 1, None)]).digest(),
+    ];
+    assert!(others.iter().all(|other| *other != plain), "{plain:?} {others:?}");
+    assert_eq!(stored(None, b"value", 1, Some(10)), stored(None, b"value", 1, Some(20)));
+    assert_eq!(plain, table_of(&[put("k", 1, None)]).digest());
+}
+
+#[test]
+#[cfg(feature = "sim")]
+fn bits_that_flip_are_found_by_hashing_again_and_leave_the_sums_as_they_were() {
+    let names = ["a", "b", "c", "d"];
+    let mut table = table_of(&names.map(|name| put(name, 1, None)));
+    let before = table.digest();
+    assert!(table.rot(&key("c")) && !table.rot(&key("x")));
+    assert_eq!((table.digest(), table.is_sound(&key("b")), table.is_sound(&key("c"))), (before, true, false));
+
+    let (mut after, mut found) = (None, Vec::new());
+    let mut parts = 0;
+    loop {
+        let scrubbed = table.scrub(after.as_ref(), 2 * RECORD_OVERHEAD_BYTES as u64);
+        assert!(scrubbed.records <= 2 && scrubbed.bytes > 0 || scrubbed.reached.is_none());
+        found.extend(scrubbed.rotten);
+        after = scrubbed.reached;
+        parts += 1;
+        if after.is_none() {
+            break;
+        }
+    }
+    assert_eq!((found, parts), (vec![(key("c"), Version(1))], 3));
+    table.apply(at(0), &delete("c", 2));
+    table.check_invariants();
+    assert_eq!(table.digest(), table_of(&["a", "b", "d"].map(|name| put(name, 1, None))).digest());
+
+    // A hash may rot, too: then the sums are wrong once its record is gone.
+    assert!(table.rot_hash(&key("a")) && !table.is_sound(&key("a")));
+    assert!(table.recount() && !table.recount());
+    table.check_invariants();
+}
+
+#[test]
+fn a_repair_puts_in_what_is_older_and_takes_out_what_should_not_be() {
+    let mut table = table_of(&[put("a", 5, Some(10)), put("b", 6, None)]);
+    let record = Record { value: Blob::from_static(b"old"), content_type: None, version: Version(2), expires_at: None };
+    table.repair(&key("a"), Some(record));
+    table.repair(&key("b"), None);
+    table.repair(&key("c"), None);
+    assert_eq!(contents(&table), [("a".to_owned(), 2)]);
+    assert_eq!(table.next_deadline(), Instant::FAR);
+}
+
+#[test]
+fn a_record_that_was_rotten_elsewhere_is_known_to_be_here() {
+    let mut table = Table::default();
+    let record = Record { value: Blob::from_static(b"x"), content_type: None, version: Version(2), expires_at: None };
+    assert!(table.insert_hashed(&key("a"), record, RecordHash(7)));
+    table.check_invariants();
+    assert_eq!(table.scrub(None, 1 << 20).rotten, [(key("a"), Version(2))]);
+}
+
+#[test]
+#[cfg(feature = "sim")]
+fn a_digest_that_kept_what_was_deleted_would_be_seen() {
+    use crate::base::mutant::{Mutant, with_broken};
+    let mut table = table_of(&[put("a", 1, None), put("b", 2, None)]);
+    with_broken(Mutant::DigestKeepsDeleted, || table.apply(at(0), &delete("b", 3)));
+    assert_ne!(table.digest(), table_of(&[put("a", 1, None)]).digest());
+    assert!(table.recount() && table.digest() == table_of(&[put("a", 1, None)]).digest());
 }

@@ -23,11 +23,22 @@ impl Rejections {
     }
 }
 
-/// A family of numbers that only rise.
+/// How a number may change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// It only rises.
+    Counter,
+    /// It rises and falls.
+    Gauge,
+}
+
+/// A family of numbers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Family {
-    /// Its name, which ends in `_total`.
+    /// Its name, which ends in `_total` where it only rises.
     pub name: String,
+    /// Whether it only rises.
+    pub kind: Kind,
     /// What is counted.
     pub help: &'static str,
     /// Its numbers: the names and values of their labels, and how many. Names and values are words of this program, which
@@ -39,9 +50,13 @@ pub struct Family {
 #[must_use]
 pub fn exposition(families: &[Family]) -> String {
     let mut text = String::new();
-    for Family { name, help, samples } in families {
+    for Family { name, kind, help, samples } in families {
+        let kind = match kind {
+            Kind::Counter => "counter",
+            Kind::Gauge => "gauge",
+        };
         // Writing to a string never fails.
-        let _ = write!(text, "# HELP {name} {help}\n# TYPE {name} counter\n");
+        let _ = write!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
         for (labels, count) in samples {
             let labels: Vec<String> = labels.iter().map(|(label, value)| format!("{label}=\"{value}\"")).collect();
             let labels = if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) };
@@ -95,10 +110,10 @@ mod tests {
             .into_iter()
             .map(|(reason, count)| (vec![("plane", "pulse"), ("reason", reason)], count));
         let families = [
-            Family { name: "a_total".to_owned(), help: "Things.", samples: vec![(Vec::new(), 7)] },
-            Family { name: "b_total".to_owned(), help: "Refusals.", samples: samples.collect() },
+            Family { name: "a_bytes".to_owned(), kind: Kind::Gauge, help: "Things.", samples: vec![(Vec::new(), 7)] },
+            Family { name: "b_total".to_owned(), kind: Kind::Counter, help: "Refusals.", samples: samples.collect() },
         ];
-        let expected = "# HELP a_total Things.\n# TYPE a_total counter\na_total 7\n# HELP b_total Refusals.\n# TYPE b_total counter\n\
+        let expected = "# HELP a_bytes Things.\n# TYPE a_bytes gauge\na_bytes 7\n# HELP b_total Refusals.\n# TYPE b_total counter\n\
             b_total{plane=\"pulse\",reason=\"late\"} 2\nb_total{plane=\"pulse\",reason=\"torn\"} 1\n";
         assert_eq!(exposition(&families), expected);
     }

@@ -97,6 +97,7 @@ fn options(slot: Slot) -> Options {
         replicas: 2,
         min_copies: 2,
         replicas_auto: true,
+        sync_interval: Duration::from_secs(10),
         replace_after: Duration::from_secs(10),
         demote_after: Duration::from_secs(30),
         timing: Timing::default(),

@@ -189,7 +189,7 @@ fn a_plan_is_reckoned_from_the_status() {
     let status = serde_json::json!({
         "name": "store", "cluster_id": "ab", "generation": 1, "node": "n1", "leader": "n1", "leader_url": null,
         "term": 4, "quorum": true, "replicas": 2, "min_copies": 2,
-        "partitions": { "total": 256, "full": 256, "reduced": 0, "unavailable": 0, "lost": 0 },
+        "partitions": { "total": 256, "full": 256, "reduced": 0, "unavailable": 0, "lost": 0, "misplaced": 0 },
         "nodes": [node("n1", 170), node("n2", 171), node("n3", 171), node("n4", 0)],
     });
     gateway.set_cluster(&status.to_string());
@@ -216,23 +216,26 @@ fn the_status_shows_who_hears_whom() {
         serde_json::json!({ "name": name, "role": "follower", "voter": true, "incarnation": "", "url": "",
             "term": 1, "last_index": 9, "commit_index": 8, "last_heard_ms": 3, "round_trip_us": 150, "primaries": 0,
             "in_sync": 0, "learning": 0, "keys": null, "memory_bytes": null, "peers": peers, "draining": name == "n2",
-            "workers_stalled_ms": null })
+            "workers_stalled_ms": null,
+            "verification": (name == "n1").then(|| serde_json::json!({ "verified_ms": 9000, "differences": 2, "repairs": 1 })) })
     };
     let hears =
         |name: &str| serde_json::json!([{ "name": name, "last_heard_ms": 12, "round_trip_us": 1234, "loss": 0.003 }]);
     let status = serde_json::json!({
         "name": "store", "cluster_id": "ab", "generation": 1, "node": "n1", "leader": "n1", "leader_url": null,
-        "term": 1, "quorum": true, "replicas": 2, "min_copies": 2,
-        "partitions": { "total": 8, "full": 8, "reduced": 0, "unavailable": 0, "lost": 0 },
+        "term": 1, "quorum": true, "replicas": 2, "min_copies": 2, "healing": null,
+        "partitions": { "total": 8, "full": 8, "reduced": 0, "unavailable": 0, "lost": 0, "misplaced": 0 },
         "nodes": [node("n1", hears("n2")), node("n2", serde_json::json!([]))],
         "timing": { "adaptive": true, "heartbeat_ms": 20.0, "election_ms": 100.0, "lease_ms": 80.0, "down_ms": 90.0,
             "lateness_us": 90 },
+        "verification": { "verified_ms": null, "differences": 2, "repairs": 1 },
     });
     gateway.set_cluster(&status.to_string());
     let shown = succeed(&gateway, &["status"], b"");
     let lines: Vec<&str> = shown.text().lines().collect();
     assert_eq!(lines.len(), 9, "{}", shown.text());
     assert!(lines[1].starts_with("timing (adaptive): heartbeat 20 ms"), "{}", lines[1]);
+    assert!(lines[3].contains("9.0 s, 2 bad, 1 repaired"), "{}", lines[3]);
     assert!(lines[4].contains("follower, draining"), "{}", lines[4]);
     assert!(lines[5].is_empty() && lines[6].trim_start().starts_with("HEARS"), "{}", shown.text());
     assert!(lines[7].contains("1.2 ms, 0.3 %, 12 ms ago"), "{}", lines[7]);

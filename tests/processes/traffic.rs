@@ -172,30 +172,14 @@ fn keep_replacing(clients: &Clients, stop: &AtomicBool, acknowledged: &Mutex<BTr
     }
 }
 
-#[test]
-fn viewers_hear_what_was_acknowledged_while_the_leader_was_killed() {
-    let mut cluster = Cluster::start(3);
-    let victim = cluster.leader();
-    let survivors = [(victim + 1) % 3, (victim + 2) % 3];
-    let mut viewers =
-        survivors.map(|node| until("the feed opens", || Viewer::open(cluster.config.nodes[node].gateway.port, "")));
-    let (stop, stop_watching, acknowledged) = (AtomicBool::new(false), AtomicBool::new(false), Mutex::default());
-    let seen = [const { Mutex::new(Vec::new()) }; 2];
-    let clients = Clients { ports: (0..3).map(|node| cluster.port(node)).collect() };
+/// Kills a node while others replace values; what was acknowledged, by key and version.
+fn kill_under_traffic(cluster: &mut Cluster, victim: usize) -> BTreeSet<(String, u64)> {
+    let (stop, acknowledged) = (AtomicBool::new(false), Mutex::default());
+    let clients = Clients { ports: (0..cluster.config.nodes.len()).map(|node| cluster.port(node)).collect() };
     std::thread::scope(|scope| {
-        let (clients, stop, stop_watching) = (&clients, &stop, &stop_watching);
-        let (acknowledged, seen) = (&acknowledged, &seen);
-        let _ends = (Ends(stop), Ends(stop_watching));
-        for (viewer, seen) in viewers.iter_mut().zip(seen) {
-            scope.spawn(move || {
-                while !stop_watching.load(Ordering::Relaxed) {
-                    let change = viewer.poll().and_then(|event| Some((event.key?, event.version?)));
-                    seen.lock().expect("nobody panics with it").extend(change);
-                }
-            });
-        }
-        let writers: Vec<_> =
-            (0..2 * WRITERS).map(|_| scope.spawn(move || keep_replacing(clients, stop, acknowledged))).collect();
+        let (clients, stop, acknowledged) = (&clients, &stop, &acknowledged);
+        let _ends = Ends(stop);
+        (0..2 * WRITERS).for_each(|_| drop(scope.spawn(move || keep_replacing(clients, stop, acknowledged))));
         let wait_for_traffic = || {
             let count = || acknowledged.lock().expect("no writer panics").len();
             let target = count() + 2 * WRITES_BETWEEN;
@@ -204,13 +188,36 @@ fn viewers_hear_what_was_acknowledged_while_the_leader_was_killed() {
         wait_for_traffic();
         cluster.kill(&[victim]);
         wait_for_traffic();
-        stop.store(true, Ordering::Relaxed);
-        writers.into_iter().for_each(|writer| writer.join().expect("a writer ends"));
+    });
+    acknowledged.into_inner().expect("no writer panicked")
+}
+
+#[test]
+fn viewers_hear_what_was_acknowledged_while_the_leader_was_killed() {
+    let mut cluster = Cluster::start(3);
+    let victim = cluster.leader();
+    let survivors = [(victim + 1) % 3, (victim + 2) % 3];
+    let mut viewers =
+        survivors.map(|node| until("the feed opens", || Viewer::open(cluster.config.nodes[node].gateway.port, "")));
+    let stop_watching = AtomicBool::new(false);
+    let seen = [const { Mutex::new(Vec::new()) }; 2];
+    std::thread::scope(|scope| {
+        let (stop_watching, seen) = (&stop_watching, &seen);
+        let _ends = Ends(stop_watching);
+        for (viewer, seen) in viewers.iter_mut().zip(seen) {
+            scope.spawn(move || {
+                while !stop_watching.load(Ordering::Relaxed) {
+                    let change = viewer.poll().and_then(|event| Some((event.key?, event.version?)));
+                    seen.lock().expect("nobody panics with it").extend(change);
+                }
+            });
+        }
+        let acknowledged = kill_under_traffic(&mut cluster, victim);
         for seen in seen {
             until("every acknowledged change has been seen", || {
                 let seen: BTreeSet<(String, u64)> =
                     seen.lock().expect("nobody panics with it").iter().cloned().collect();
-                acknowledged.lock().expect("no writer panics").is_subset(&seen).then_some(())
+                acknowledged.is_subset(&seen).then_some(())
             });
         }
     });
@@ -249,36 +256,23 @@ fn follow(ports: &[u16], stop: &AtomicBool, seen: &Mutex<BTreeSet<(String, u64)>
 fn viewers_of_a_killed_gateway_resume_at_others_and_miss_nothing() {
     let mut cluster = Cluster::start(3);
     let victim = cluster.leader();
-    let (stop, stop_watching, acknowledged) = (AtomicBool::new(false), AtomicBool::new(false), Mutex::default());
+    let stop_watching = AtomicBool::new(false);
     let seen = [const { Mutex::new(BTreeSet::new()) }; 4];
     let ports: Vec<u16> = (0..3).map(|turn| cluster.port((victim + turn) % 3)).collect();
-    let clients = Clients { ports: (0..3).map(|node| cluster.port(node)).collect() };
     std::thread::scope(|scope| {
-        let (clients, stop, stop_watching, ports) = (&clients, &stop, &stop_watching, &ports[..]);
-        let (acknowledged, seen) = (&acknowledged, &seen);
-        let _ends = (Ends(stop), Ends(stop_watching));
+        let (stop_watching, ports, seen) = (&stop_watching, &ports[..], &seen);
+        let _ends = Ends(stop_watching);
         let viewers: Vec<_> = seen.iter().map(|seen| scope.spawn(move || follow(ports, stop_watching, seen))).collect();
         // Each has seen a change of its own begin, so that it has a cursor.
         until("all viewers see changes", || {
             cluster.put((victim + 1) % 3, "first", b"again");
             seen.iter().all(|seen| !seen.lock().expect("nobody panics with it").is_empty()).then_some(())
         });
-        let writers: Vec<_> =
-            (0..2 * WRITERS).map(|_| scope.spawn(move || keep_replacing(clients, stop, acknowledged))).collect();
-        let wait_for_traffic = || {
-            let count = || acknowledged.lock().expect("no writer panics").len();
-            let target = count() + 2 * WRITES_BETWEEN;
-            until("writes go on", || (count() >= target).then_some(()));
-        };
-        wait_for_traffic();
-        cluster.kill(&[victim]);
-        wait_for_traffic();
-        stop.store(true, Ordering::Relaxed);
-        writers.into_iter().for_each(|writer| writer.join().expect("a writer ends"));
+        let acknowledged = kill_under_traffic(&mut cluster, victim);
         for seen in seen {
             until("every acknowledged change has been seen", || {
                 let seen = seen.lock().expect("nobody panics with it");
-                acknowledged.lock().expect("no writer panics").is_subset(&seen).then_some(())
+                acknowledged.is_subset(&seen).then_some(())
             });
         }
         stop_watching.store(true, Ordering::Relaxed);

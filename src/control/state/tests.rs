@@ -1,5 +1,7 @@
 //! The state of the cluster after given commands.
 
+mod give_back;
+
 use super::*;
 use crate::base::Incarnation;
 
@@ -80,6 +82,7 @@ fn a_partition_short_of_copies_is_filled_elsewhere_at_once_and_the_stand_in_leav
             change: record.change,
             add: SlotSet::EMPTY.with(Slot(slot)),
             remove: SlotSet::EMPTY,
+            give_to: None,
         };
         assert!(state.apply(LogIndex(index), &Command::ChangeInSync(vec![change])));
     };
@@ -162,6 +165,7 @@ fn a_change_of_the_in_sync_set_is_judged_when_it_is_applied() {
         change: record.change,
         add: SlotSet::EMPTY.with(Slot(0)),
         remove: SlotSet::EMPTY,
+        give_to: None,
     };
     let stale = InSyncChange { change: ChangeNumber(record.change.0 - 1), ..change };
     let foreign = InSyncChange { proposer: node(primary.0, 9), ..change };
@@ -185,6 +189,7 @@ fn fill(state: &mut ControlState, index: u64) {
         change: record.change,
         add: record.learners,
         remove: SlotSet::EMPTY,
+        give_to: None,
     });
     let changes = changes.collect();
     state.apply(LogIndex(index), &Command::ChangeInSync(changes));
@@ -301,6 +306,7 @@ fn who_was_evicted_is_filled_anew_and_another_one_helps_out_until_it_is() {
         change: record.change,
         add: SlotSet::EMPTY,
         remove: slow,
+        give_to: None,
     };
     assert!(state.apply(LogIndex(2), &Command::ChangeInSync(vec![change])));
     let after = state.table()[0];
@@ -326,6 +332,7 @@ fn learners_count_while_too_few_are_in_sync_and_no_longer() {
         change: record.change,
         add: record.counting,
         remove: SlotSet::EMPTY,
+        give_to: None,
     };
     assert!(state.apply(LogIndex(3), &Command::ChangeInSync(vec![change])));
     let after = state.table()[partition];
@@ -347,6 +354,7 @@ fn a_learner_that_counts_and_answers_nothing_gives_its_place_to_another() {
         change: record.change,
         add: SlotSet::EMPTY,
         remove: mute,
+        give_to: None,
     };
     assert!(state.apply(LogIndex(3), &Command::ChangeInSync(vec![change])));
     let after = state.table()[partition];

@@ -59,7 +59,9 @@ impl ShardCore {
         let mine = self.replicas.iter().filter(|replica| {
             let partition = replica.partition();
             let may_answer = if scan.degraded { replica.holds_all() } else { now < self.serves_until(partition) };
-            scan.wanted.contains(partition) && may_answer
+            // Of a record that is known to be rotten no value is shown.
+            let is_sound = !scan.values || replica.rotten() == 0;
+            scan.wanted.contains(partition) && may_answer && is_sound
         });
         if scan.degraded { scan::first_keys_degraded(now, scan, mine) } else { scan::first_keys(now, scan, mine) }
     }

@@ -6,7 +6,7 @@
 //! ```text
 //! request ──▶ route ──▶ my partition, I serve ──▶ read: answered in the call          (lease valid)
 //!                  │                        └──▶ write: to the replica, answered when committed
-//!                  ├──▶ somebody else's      ──▶ forwarded (leader or primary), at most two hops
+//!                  ├──▶ somebody else's      ──▶ forwarded (leader or primary), a bounded number of hops
 //!                  ├──▶ nobody's at the moment ─▶ waits for a newer view, a lease, a finished takeover, or its deadline
 //!                  └──▶ no leader for long     ─▶ read: from a surviving copy, marked; write: refused (`degraded`)
 //! ```
@@ -19,19 +19,23 @@ mod feed;
 mod listings;
 mod partitions;
 mod requests;
+mod targets;
+mod verify;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::View;
 use super::feed::{Follower, Resume, Source};
 use super::gather::Gather;
 use super::message::{AnswerMessage, NodeMessage, PeerMessage, ShardMessage};
+use super::{ControlEvent, Load, View};
 use crate::api::{Error, FeedEvent, FeedPart, Operation, Request, Response};
 use crate::base::mutant::{Mutant, is_broken};
 use crate::base::{Epoch, InSyncChange, Instant, NodeId, Options, PartitionId, RequestId, ShardId, SlotSet};
 use crate::replica::{self, Replica};
+use targets::Targets;
+use verify::Verifier;
 
 /// How often deadlines are looked at: a request is answered at most this much after its deadline.
 const SWEEP_EVERY: Duration = Duration::from_millis(20);
@@ -77,6 +81,8 @@ pub enum ShardOutput {
     },
     /// A wish of a primary, for the control core.
     Propose(InSyncChange),
+    /// Something that people want to know.
+    Notice(ControlEvent),
 }
 
 /// What became of a request in the call that handed it in.
@@ -103,6 +109,8 @@ pub struct ShardCore {
     timers: BTreeSet<(Instant, u16)>,
     table_bytes: u64,
     table_keys: u64,
+    /// Bytes of tables that were sent to learners.
+    filled_bytes: u64,
     in_flight: BTreeMap<RequestId, InFlight>,
     waiting: VecDeque<Work>,
     gathers: BTreeMap<RequestId, Gather>,
@@ -115,10 +123,12 @@ pub struct ShardCore {
     sweep_at: Instant,
     next_id: u64,
     retry: bool,
+    targets: Targets,
     /// Members of partitions led here that have left something unanswered for too long, until they answer.
     mute: SlotSet,
     outputs: VecDeque<ShardOutput>,
     scratch: Vec<replica::Output>,
+    verifier: Verifier,
     rejected: BTreeMap<&'static str, u64>,
 }
 
@@ -178,6 +188,7 @@ impl ShardCore {
     pub fn new(id: ShardId, options: Arc<Options>) -> Self {
         Self {
             id,
+            verifier: Verifier::new(options.seed ^ u64::from(id.0)),
             view: Arc::new(View { me: options.me, ..View::default() }),
             options,
             lease_until: Instant::ZERO,
@@ -186,6 +197,7 @@ impl ShardCore {
             timers: BTreeSet::new(),
             table_bytes: 0,
             table_keys: 0,
+            filled_bytes: 0,
             in_flight: BTreeMap::new(),
             waiting: VecDeque::new(),
             gathers: BTreeMap::new(),
@@ -197,6 +209,7 @@ impl ShardCore {
             sweep_at: Instant::ZERO,
             next_id: u64::from(id.0),
             retry: false,
+            targets: Targets::default(),
             mute: SlotSet::EMPTY,
             outputs: VecDeque::new(),
             scratch: Vec::new(),
@@ -263,6 +276,7 @@ impl ShardCore {
                 let part = self.since(now, &since);
                 self.answer(from, since.id, AnswerMessage::Since(part));
             }
+            NodeMessage::Digests(digests) => self.on_digests(now, from, digests),
         }
     }
 
@@ -300,9 +314,11 @@ impl ShardCore {
             self.cut_viewers(now);
         }
         self.open_partitions();
+        self.begin_verifying(now);
         if !Arc::ptr_eq(&before.table, &view.table) || before.registered != view.registered {
             self.tell_replicas(now, &before);
         }
+        self.targets.handle_table(now);
         self.reroute_from_dead(now);
         if before.up != view.up {
             self.ask_for_feed(now);
@@ -334,8 +350,14 @@ impl ShardCore {
         if now >= self.sweep_at {
             self.sweep(now);
         }
+        if now >= self.verifier.step_at {
+            self.verify(now);
+        }
         if now >= self.follower.ask_at {
             self.ask_for_feed(now);
+        }
+        if now >= self.targets.look_at() {
+            self.give_back(now);
         }
         self.maybe_retry(now);
     }
@@ -350,7 +372,8 @@ impl ShardCore {
             && self.resumes.is_empty()
             && self.source.is_empty());
         let sweep_at = if is_busy { self.sweep_at } else { Instant::FAR };
-        timer.min(sweep_at).min(self.follower.ask_at)
+        let rounds = self.targets.look_at().min(self.verifier.step_at);
+        timer.min(sweep_at).min(self.follower.ask_at).min(rounds)
     }
 
     /// What the inputs caused.
@@ -362,8 +385,15 @@ impl ShardCore {
 
     /// What its tables hold.
     #[must_use]
-    pub const fn load(&self) -> super::Load {
-        super::Load { keys: self.table_keys, memory_bytes: self.table_bytes + self.ring_bytes }
+    pub fn load(&self) -> Load {
+        let filling = super::FillingLoad { sent_bytes: self.filled_bytes, ..super::FillingLoad::default() };
+        let filling = self.replicas.iter().flat_map(Replica::fillings).fold(filling, |sum, (done, left)| {
+            let learners = sum.learners + 1;
+            let (done_bytes, left_bytes) = (sum.done_bytes + done, sum.left_bytes + left);
+            super::FillingLoad { learners, done_bytes, left_bytes, ..sum }
+        });
+        let memory_bytes = self.table_bytes + self.ring_bytes;
+        Load { keys: self.table_keys, memory_bytes, filling, ..self.verifier.load }
     }
 
     /// The replica of `partition`, which must be one of this shard's.

@@ -21,6 +21,7 @@ impl ShardCore {
         let mut out = std::mem::take(&mut self.scratch);
         let replica = &mut self.replicas[index];
         let before = replica.status();
+        let withheld = replica.withholds_writes();
         let ring = (replica.ring().pushed(), replica.ring().last(), replica.ring().bytes() as u64);
         act(replica, &mut out);
         if !self.mute.is_empty() {
@@ -31,7 +32,9 @@ impl ShardCore {
         self.table_bytes = self.table_bytes + after.bytes as u64 - before.bytes as u64;
         let pushed = replica.ring().pushed() - ring.0;
         self.ring_bytes = self.ring_bytes + replica.ring().bytes() as u64 - ring.2;
-        self.retry |= !before.serving && after.serving;
+        self.retry |= !before.serving && after.serving || withheld && !replica.withholds_writes();
+        self.retry |= after.rotten < before.rotten;
+        self.verifier.note(now, index, &before, &after);
         let due = replica.next_deadline();
         if due < self.armed[index] {
             self.timers.remove(&(self.armed[index], index as u16));
@@ -42,14 +45,15 @@ impl ShardCore {
             self.on_applied(index, pushed, ring.1);
         }
         for output in out.drain(..) {
-            self.on_replica_output(partition, output);
+            self.on_replica_output(now, partition, output);
         }
         self.scratch = out;
     }
 
-    pub(super) fn on_replica_output(&mut self, partition: PartitionId, output: replica::Output) {
+    pub(super) fn on_replica_output(&mut self, now: Instant, partition: PartitionId, output: replica::Output) {
         match output {
             replica::Output::Send { to, message } => {
+                self.filled_bytes += message.filling_bytes();
                 let message = PeerMessage::Shard(partition, ShardMessage::Replica(message));
                 self.outputs.push_back(ShardOutput::Peer { to, message });
             }
@@ -59,6 +63,8 @@ impl ShardCore {
                     self.reply(in_flight.origin(), result);
                 }
             }
+            replica::Output::Verified => self.verifier.verified(now, self.index(partition)),
+            replica::Output::Damage(damage) => self.on_damage(now, partition, damage),
             // The feed reads the ring.
             replica::Output::Event(_) => {}
             replica::Output::Propose(change) => {
@@ -106,6 +112,7 @@ impl ShardCore {
         self.replicas.clear();
         self.armed.clear();
         self.timers.clear();
+        self.verifier.stop();
         (self.table_bytes, self.table_keys) = (0, 0);
         self.lease_until = Instant::ZERO;
         self.source.clear();

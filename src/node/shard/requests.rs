@@ -93,7 +93,8 @@ impl ShardCore {
         work: Work,
     ) -> Option<Result<Response, Error>> {
         let index = self.index(partition);
-        if !self.replicas[index].is_serving() {
+        let is_withheld = work.request.operation.is_write() && self.replicas[index].withholds_writes();
+        if !self.replicas[index].is_serving() || is_withheld {
             return self.wait(work);
         }
         // A refusal is a read too: it may rest on committed state alone, which only a lease keeps fresh. Any other write

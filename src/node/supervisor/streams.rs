@@ -14,10 +14,13 @@ use crate::base::{Instant, LogIndex, NodeId, Timing};
 use crate::raft::{Raft, RaftRole};
 
 /// How often an entry is appended for no other reason.
-const TICK_EVERY: Duration = Duration::from_millis(300);
+const TICK_EVERY: Duration = Duration::from_millis(200);
 /// A stream that takes nothing for so many election timeouts, though something waits, stands still. A leader whose own
 /// plane is dead steps down after two.
 const STALL_ELECTIONS: u32 = 4;
+/// The same in half election timeouts for the leader before, whose stream plane may be why there is another: it stepped down
+/// after two election timeouts in which nobody took anything.
+const STALL_HALVES_OF_PREDECESSOR: u32 = 5;
 /// Whoever has taken something within so long, less than a member may leave something unanswered, heard what there was to
 /// be heard while it waited.
 const HEARD_WITHIN: Duration = Duration::from_millis(400);
@@ -26,6 +29,7 @@ const HEARD_WITHIN: Duration = Duration::from_millis(400);
 #[derive(Debug)]
 pub(super) struct Streams {
     tick_at: Instant,
+    predecessor: Option<NodeId>,
     /// Through where a node's log matched, and since when it has not moved although more was there.
     waits: BTreeMap<NodeId, (Option<LogIndex>, Instant)>,
     /// When a node's log last grew: both directions of its stream worked then. This leader's own: when others' did.
@@ -35,14 +39,24 @@ pub(super) struct Streams {
 }
 
 impl Streams {
-    pub(super) fn new(now: Instant) -> Self {
-        Self { tick_at: now + TICK_EVERY, waits: BTreeMap::new(), moved_at: BTreeMap::new(), falter: BTreeSet::new() }
+    /// At the beginning of a reign after that of `predecessor`.
+    pub(super) fn new(now: Instant, predecessor: Option<NodeId>) -> Self {
+        let (waits, moved_at, falter) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
+        Self { tick_at: now + TICK_EVERY, predecessor, waits, moved_at, falter }
     }
 
     /// Whether the stream to `node` stands still.
     pub(super) fn stalls(&self, now: Instant, node: NodeId, timing: &Timing) -> bool {
-        self.waits.get(&node).is_some_and(|(_, since)| now.since(*since) > timing.election * STALL_ELECTIONS)
+        self.waits.get(&node).is_some_and(|(_, since)| now.since(*since) > self.patience(node, timing))
             && !is_broken(Mutant::StalledStreamLives)
+    }
+
+    /// For how long the stream to `node` may take nothing.
+    fn patience(&self, node: NodeId, timing: &Timing) -> Duration {
+        match self.predecessor == Some(node) {
+            true => timing.election * STALL_HALVES_OF_PREDECESSOR / 2,
+            false => timing.election * STALL_ELECTIONS,
+        }
     }
 
     /// Whether `node` gets no lease, because its stream has stood still for a while: it could not be declared down while
@@ -72,8 +86,9 @@ impl Streams {
                 None => drop(self.waits.insert(node, (matched, now))),
             }
         }
-        let patience = raft.timing().election * STALL_ELECTIONS / 2;
-        let still = self.waits.iter().filter(|(_, (_, since))| now.since(*since) > patience);
+        let timing = raft.timing();
+        let stands = |node: NodeId, since: Instant| now.since(since) > self.patience(node, &timing) / 2;
+        let still = self.waits.iter().filter(|(node, (_, since))| stands(**node, *since));
         self.falter = still.map(|(node, _)| *node).collect();
     }
 }

@@ -1,6 +1,7 @@
 //! The rules of filling a learner, and nonsense of all kinds.
 
 use super::*;
+use crate::store::{BucketSet, Digest, RecordHash};
 
 /// A learner in slot 2 that has come as far as its first chunk, which is still on the wire, alone.
 fn net_with_learner() -> Net {
@@ -172,7 +173,7 @@ fn a_learner_that_answers_nothing_is_begun_anew_instead_of_filling_the_memory() 
 }
 
 impl Net {
-    fn settle_until_proposed(&mut self) {
+    pub(super) fn settle_until_proposed(&mut self) {
         for _ in 0..50 {
             self.deliver();
             if !self.proposals.is_empty() {
@@ -214,7 +215,7 @@ fn nonsense(rng: &mut Rng) -> Message {
     let change = ChangeNumber(number(rng).min(2));
     let version = Version(number(rng));
     let key: Key = if rng.below(2) == 0 { key("a") } else { key("b") };
-    match rng.below(10) {
+    match rng.below(13) {
         0 => Message::NewEpoch { epoch, change },
         1 => Message::NewEpochAck { epoch, applied: position(rng), runs: vec![position(rng), position(rng)] },
         2 | 3 => {
@@ -229,14 +230,55 @@ fn nonsense(rng: &mut Rng) -> Message {
         7 => Message::AttachLearner { epoch, change, attach, previous: position(rng), version_max: version },
         8 => {
             let value = Blob::from_static(b"v");
-            let record =
-                ScannedRecord { key: key.clone(), value, content_type: None, version, ttl_ms: Some(version.0) };
+            let record = ScannedRecord {
+                key: key.clone(),
+                value,
+                content_type: None,
+                version,
+                ttl_ms: Some(version.0),
+                hash: RecordHash(0),
+            };
             let records = vec![record; rng.below(3) as usize];
             Message::ScanChunk { epoch, attach, after: Some(key), records, last: rng.below(2) == 0, recent: Vec::new() }
         }
+        9 => Message::Check { epoch, seq, check: Box::new(nonsensical_check(rng, key, version)) },
+        10 => {
+            let reached = (rng.below(2) == 0).then(|| key.clone());
+            let (buckets, keys) = (BucketSet(u64::MAX), vec![key; rng.below(3) as usize]);
+            let finding = match rng.below(3) {
+                0 => Finding::Differs,
+                1 => Finding::Buckets(buckets),
+                _ => Finding::Keys { buckets, keys, reached },
+            };
+            Message::Finding { epoch, finding: Box::new(finding) }
+        }
+        11 => Message::Fetch { epoch, key, version },
         _ => match rng.below(2) {
             0 => Message::ScanAck { epoch, attach, heard: change, after: Some(key), done: rng.below(2) == 0 },
             _ => Message::Detached { epoch, attach },
         },
+    }
+}
+
+fn nonsensical_check(rng: &mut Rng, key: Key, version: Version) -> Check {
+    let (buckets, hash) = (BucketSet(u64::MAX), RecordHash(rng.bits()));
+    match rng.below(4) {
+        0 => Check::Digest(Digest { sum: rng.bits(), records: version.0 }),
+        1 => Check::Buckets(Box::new([rng.bits(); 64])),
+        2 => {
+            let entries = vec![Fingerprint { key: key.clone(), version, hash }; rng.below(3) as usize];
+            Check::Keys { buckets, after: Some(key.clone()), through: Some(key), entries }
+        }
+        _ => {
+            let record = ScannedRecord {
+                key: key.clone(),
+                value: Blob::default(),
+                content_type: None,
+                version,
+                ttl_ms: None,
+                hash,
+            };
+            Check::Records { buckets, reached: None, records: vec![(key, Some(record))] }
+        }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! | rule | how it is checked |
 //! |---|---|
-//! | every acknowledged write is in every live in-sync member | whoever is in sync by the newest decided record reaches as far as any primary has ever committed |
+//! | every acknowledged write is in every live in-sync member | whoever is in sync by the newest decided record has the very effect that was the last that any primary has committed |
 //! | an acknowledged write is in every learner that counts for it | when a primary commits something of its epoch, the learners that count by its record have it |
 //! | one history a partition | a sequence number is committed in one epoch, whoever applies it |
 //! | no service before the epoch has begun | whoever serves finds every live in-sync member of its record in its epoch |
@@ -29,6 +29,8 @@ pub(in crate::sim) struct Data {
     /// By slot: who is registered by the newest decided state.
     registered: Vec<Option<NodeId>>,
     applied: crate::base::LogIndex,
+    /// How often a partition was given back to its target primary, since that was last asked.
+    given_back: u64,
 }
 
 /// A replica's state, and which record it knew.
@@ -55,7 +57,13 @@ impl Data {
             seen: vec![(NodeId::default(), vec![None; usize::from(partitions)]); slots],
             registered: Vec::new(),
             applied: crate::base::LogIndex::ZERO,
+            given_back: 0,
         }
+    }
+
+    /// How often a partition was given back to its target primary, since that was last asked.
+    pub(in crate::sim) fn take_given_back(&mut self) -> u64 {
+        std::mem::take(&mut self.given_back)
     }
 
     /// Nothing is promised about `partition` any more.
@@ -110,6 +118,8 @@ impl Data {
         for (number, record) in state.table().iter().enumerate() {
             let Some(partition) = self.partitions.get_mut(number) else { continue };
             if partition.record != *record {
+                let is_given_back = record.epoch > partition.record.epoch && record.former.is_some();
+                self.given_back += u64::from(is_given_back && record.former == partition.record.primary);
                 partition.record = *record;
                 self.check_members(processes, PartitionId(number as u16))?;
             }
@@ -126,11 +136,12 @@ impl Data {
         for slot in partition.record.in_sync.iter() {
             let Some(member) = self.registered.get(slot.index()).copied().flatten() else { continue };
             let Some(replica) = living(processes, member).and_then(|node| replica(node, number)) else { continue };
-            let last = replica.status().last;
-            if last.seq < partition.committed.seq {
+            if !replica.holds(partition.committed) {
                 return Err(format!(
-                    "{number} is committed through {}, and {member}, in sync by {:?}, has it through {last}",
-                    partition.committed, partition.record
+                    "{number} is committed through {}, and {member}, in sync by {:?}, hasn't that, but has it through {}",
+                    partition.committed,
+                    partition.record,
+                    replica.status().last
                 ));
             }
         }

@@ -1,0 +1,84 @@
+//! What is read from a replica. Who may read is decided by the shard, and by the replica's role.
+
+use std::collections::BTreeMap;
+
+use super::{NotServing, Replica, tail};
+use crate::api::{Key, Value};
+use crate::base::Instant;
+use crate::base::mutant::{Mutant, is_broken};
+use crate::store::{Record, Table};
+
+impl Replica {
+    /// The committed value of `key`. Linearizable where the caller holds the partition's lease.
+    ///
+    /// # Errors
+    /// Where this replica doesn't serve, or not this key, because its record is rotten.
+    pub fn read(&self, now: Instant, key: &Key) -> Result<Option<Value>, NotServing> {
+        if self.is_serving() && !self.is_rotten(key) { Ok(self.read_applied(now, key, false)) } else { Err(NotServing) }
+    }
+
+    /// A value of `key` that was committed, perhaps replaced since; marked as stale.
+    ///
+    /// # Errors
+    /// Where this replica isn't in sync.
+    pub fn read_stale(&self, now: Instant, key: &Key) -> Result<Option<Value>, NotServing> {
+        if is_broken(Mutant::ReadUncommitted) {
+            // Without the mark, which says that it may not be committed.
+            let read = self.read_degraded(now, key)?;
+            return Ok(read.map(|value| Value { degraded: false, ..value }));
+        }
+        if self.holds_all() && !self.is_rotten(key) { Ok(self.read_applied(now, key, true)) } else { Err(NotServing) }
+    }
+
+    /// The newest value of `key` that this replica knows, committed or not; marked as stale and degraded. For survivors of
+    /// a majority: whatever may have been acknowledged is in every in-sync member's tail.
+    ///
+    /// # Errors
+    /// Where this replica isn't in sync.
+    pub fn read_degraded(&self, now: Instant, key: &Key) -> Result<Option<Value>, NotServing> {
+        if !self.holds_all() {
+            return Err(NotServing);
+        }
+        let mut newest = Table::default();
+        let uncommitted = self.tail.range(self.applied.seq.next()..=self.tail.last().seq);
+        let of_key = uncommitted.filter(|(_, entry)| entry.effect.key() == Some(key)).last();
+        let table = match of_key {
+            Some((_, entry)) => {
+                newest.apply(entry.received, &entry.effect);
+                &newest
+            }
+            None if self.is_rotten(key) => return Err(NotServing),
+            None => &self.table,
+        };
+        let record = table.read(key).filter(|record| !record.is_expired(now));
+        Ok(record.map(|record| Value { degraded: true, ..record.to_value(now, true) }))
+    }
+
+    /// What isn't committed here, by key: the last effect's value, or that there is none. For survivors of a majority, as
+    /// for [`Replica::read_degraded`].
+    #[must_use]
+    pub fn uncommitted_records(&self, now: Instant) -> BTreeMap<Key, Option<Record>> {
+        let entries = self.tail.range(self.applied.seq.next()..=self.tail.last().seq);
+        let of_key = |entry: &tail::Entry| {
+            let record = Record::of(entry.received, &entry.effect).filter(|record| !record.is_expired(now));
+            Some((entry.effect.key()?.clone(), record))
+        };
+        entries.filter_map(|(_, entry)| of_key(entry)).collect()
+    }
+
+    /// Committed records in the order of their keys, without expired ones: those after `after` that begin with `prefix`.
+    /// Who may show them is decided as for reads: [`Replica::is_serving`], [`Replica::holds_all`].
+    pub fn scan<'a>(
+        &'a self,
+        now: Instant,
+        prefix: &'a [u8],
+        after: Option<&'a Key>,
+    ) -> impl Iterator<Item = (&'a Key, &'a Record)> + 'a {
+        self.table.scan(prefix, after).filter(move |(_, record)| !record.is_expired(now))
+    }
+
+    fn read_applied(&self, now: Instant, key: &Key, stale: bool) -> Option<Value> {
+        let record = self.table.read(key)?;
+        (!record.is_expired(now)).then(|| record.to_value(now, stale))
+    }
+}
