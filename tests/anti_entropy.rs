@@ -53,7 +53,7 @@ fn assert_well(world: &World) {
 fn harms(world: &World, key: &Key) -> Vec<(Slot, Decay)> {
     let (primary, backups) = world.copies_of(key).expect("somebody leads");
     let forged =
-        Record { value: Blob::from_static(b"forged"), ..world.held(primary, key).expect("it is there").clone() };
+        Record { value: Blob::from_static(b"forged"), ..world.held(primary, key).expect("it is there").to_record() };
     let older = Record { version: Version(1), ..forged.clone() };
     let backup = backups[0];
     vec![

@@ -107,6 +107,15 @@ impl<'de, Context> BorrowDecode<'de, Context> for Key {
     }
 }
 
+/// The types of most values, which need no memory for each value.
+const WELL_KNOWN: [&str; 5] = [
+    "application/octet-stream",
+    "application/x-www-form-urlencoded",
+    "application/json",
+    "text/plain",
+    "text/plain; charset=utf-8",
+];
+
 /// A content type, kept as it came: visible ASCII and spaces, at most 255 bytes.
 #[derive(Clone, PartialEq, Eq, Hash, Encode)]
 pub struct ContentType(Blob);
@@ -120,16 +129,20 @@ impl ContentType {
         (fits && visible).then(|| Self(Self::well_known(text).unwrap_or_else(|| Blob::from(text.as_bytes()))))
     }
 
-    /// The types of most values, which need no memory for each value.
     fn well_known(text: &str) -> Option<Blob> {
-        const WELL_KNOWN: [&str; 5] = [
-            "application/octet-stream",
-            "application/x-www-form-urlencoded",
-            "application/json",
-            "text/plain",
-            "text/plain; charset=utf-8",
-        ];
         WELL_KNOWN.iter().find(|known| **known == text).map(|known| Blob::from_static(known.as_bytes()))
+    }
+
+    /// Which of the types of most values it is, for [`ContentType::of_well_known`]: good within one process only.
+    #[must_use]
+    pub fn well_known_index(&self) -> Option<u8> {
+        WELL_KNOWN.iter().position(|known| *known == self.as_str()).and_then(|index| u8::try_from(index).ok())
+    }
+
+    /// The content type of this index.
+    #[must_use]
+    pub fn of_well_known(index: u8) -> Option<Self> {
+        WELL_KNOWN.get(usize::from(index)).map(|known| Self(Blob::from_static(known.as_bytes())))
     }
 
     /// Its text.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::*;
 use crate::api::{Key, Match, Precondition, PutMode};
 use crate::base::{Blob, Incarnation, Rng, Slot, SlotSet};
-use crate::store::Effect;
+use crate::store::{Effect, Stored};
 
 const PARTITION: PartitionId = PartitionId(7);
 
@@ -465,7 +465,7 @@ impl World {
     /// The newest version of `key` that a replica holds, in its tail or its table.
     fn newest(&self, slot: Slot, key: &Key) -> Option<Version> {
         let replica = &self.nodes[slot.index()].replica;
-        let stored = replica.table.read(key).map(|record| record.version);
+        let stored = replica.table.read(key).map(Stored::version);
         let entries = replica.tail.range(replica.tail.base().seq..=replica.tail.last().seq);
         let ordered = entries.filter(|(_, entry)| entry.effect.key() == Some(key)).map(|(_, entry)| entry);
         stored.max(ordered.map(|entry| entry.effect.version()).max())
@@ -507,10 +507,9 @@ impl World {
         let record = self.latest().record;
         let (first, rest) = self.nodes.split_first().expect("there are nodes");
         for node in rest {
-            let same =
-                first.replica.table.scan(&[], None).zip(node.replica.table.scan(&[], None)).all(|(left, right)| {
-                    left.0 == right.0 && left.1.version == right.1.version && left.1.value == right.1.value
-                });
+            let parts = |stored: &Stored| (stored.key(), stored.version(), stored.to_blob());
+            let all = |node: &Node| node.replica.table.scan(&[], None).map(parts).collect::<Vec<_>>();
+            let same = all(first) == all(node);
             assert!(same && first.replica.table.len() == node.replica.table.len(), "{}", self.describe());
         }
         for (request, (node, _)) in &self.open {

@@ -7,7 +7,7 @@ use super::{Output, ReplicaOptions};
 use crate::api::Key;
 use crate::base::mutant::{Mutant, is_broken};
 use crate::base::{ChangeNumber, Epoch, Instant, NodeId, PartitionRecord, Position, Seq, Version};
-use crate::store::{RecordHash, Table};
+use crate::store::Table;
 
 /// One other replica, as the primary of an epoch sees it.
 ///
@@ -227,20 +227,20 @@ impl Member {
     pub fn send_chunk(&mut self, context: StreamContext<'_>, table: &Table, out: &mut Vec<Output>) {
         let Some(filling) = &mut self.filling else { return };
         let (mut records, mut bytes, mut last) = (Vec::new(), 0, true);
-        for (key, record, hash) in table.scan_stored(filling.acked.as_ref()) {
+        for stored in table.scan(&[], filling.acked.as_ref()) {
             if bytes >= context.options.scan_chunk_bytes {
                 last = false;
                 break;
             }
             // What is rotten here is sound elsewhere, mostly: with a hash made of what it is now nobody would know any more.
-            let is_sound = RecordHash::of(key, record) == hash || is_broken(Mutant::ScanUnverified);
-            if !is_sound && context.verifying.is_awaited(key, record.version) {
-                filling.met_rotten = Some((key.clone(), record.version));
+            let is_sound = stored.is_sound() || is_broken(Mutant::ScanUnverified);
+            if !is_sound && context.verifying.is_awaited(&stored.key(), stored.version()) {
+                filling.met_rotten = Some((stored.key(), stored.version()));
                 last = false;
                 break;
             }
-            bytes += key.as_bytes().len() + record.value.len() + size_of::<ScannedRecord>();
-            records.push(ScannedRecord::of(context.now, key, record, hash));
+            bytes += stored.key_bytes().len() + stored.value().len() + size_of::<ScannedRecord>();
+            records.push(ScannedRecord::of(context.now, stored));
         }
         if records.is_empty() && !last {
             filling.resend_at = Some(context.now + context.options.resend_after);

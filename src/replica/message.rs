@@ -6,7 +6,7 @@ use bincode::{Decode, Encode};
 
 use crate::api::{ContentType, Key};
 use crate::base::{Blob, ChangeNumber, Epoch, Instant, Position, Seq, Version};
-use crate::store::{Aged, BucketSet, Buckets, Digest, Effect, Record, RecordHash};
+use crate::store::{Aged, BucketSet, Buckets, Digest, Effect, Record, RecordHash, Stored};
 
 /// Which filling of a learner is meant. A primary counts them up, so an answer to an earlier attempt can't be taken for
 /// one to the present attempt. 0 is a member that was in sync when the epoch began.
@@ -291,16 +291,16 @@ pub struct ScannedRecord {
 }
 
 impl ScannedRecord {
-    /// The record of `key`, stored with `hash`, as it is sent `now`.
+    /// A stored record, with the hash that it was put in with, as it is sent `now`.
     #[must_use]
-    pub fn of(now: Instant, key: &Key, record: &Record, hash: RecordHash) -> Self {
+    pub fn of(now: Instant, stored: &Stored) -> Self {
         Self {
-            key: key.clone(),
-            value: record.value.clone(),
-            content_type: record.content_type.clone(),
-            version: record.version,
-            ttl_ms: record.ttl_ms(now),
-            hash,
+            key: stored.key(),
+            value: stored.to_blob(),
+            content_type: stored.content_type(),
+            version: stored.version(),
+            ttl_ms: stored.ttl_ms(now),
+            hash: stored.hash(),
         }
     }
 

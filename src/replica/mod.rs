@@ -506,8 +506,8 @@ impl Replica {
         assert_eq!(self.role == ReplicaRole::Primary, self.primary.is_some(), "{:?} and its office differ", self.role);
         let newest = self.tail.range(Seq::ZERO..=last.seq).map(|(_, entry)| entry.effect.version()).max();
         assert!(newest.unwrap_or_default() <= self.version_max, "{newest:?} is above {}", self.version_max);
-        for (key, record) in self.table.scan(&[], None) {
-            assert!(record.version <= self.version_max, "{key:?} has a version above {}", self.version_max);
+        for stored in self.table.scan(&[], None) {
+            assert!(stored.version() <= self.version_max, "{stored:?} has a version above {}", self.version_max);
         }
         match &self.primary {
             Some(primary) => primary.check_invariants(&self.tail, applied.seq),

@@ -11,7 +11,7 @@ use super::{Output, Replica, ReplicaRole};
 use crate::api::{Done, Error, Key, Once, Operation, PutMode, Response};
 use crate::base::mutant::{Mutant, is_broken};
 use crate::base::{ChangeNumber, Instant, NodeId, PartitionRecord, Position, RequestId, Seq, Slot, SlotSet, Version};
-use crate::store::{Effect, Marked, Table};
+use crate::store::{Effect, Marked, Stored, Table};
 
 /// What only the primary of an epoch has.
 ///
@@ -456,7 +456,7 @@ impl Replica {
         let pending = self.primary.as_ref().and_then(|primary| self.tail.entry(*primary.pending.get(key)?));
         let Some(entry) = pending else {
             let record = self.table.read(key).filter(|record| !record.is_expired(now));
-            return Found { version: record.map(|record| record.version), is_pending: false };
+            return Found { version: record.map(Stored::version), is_pending: false };
         };
         let version = match entry.effect.aged(now.since(entry.received)) {
             Effect::Put { ttl_ms: Some(0), .. } | Effect::Delete { .. } | Effect::EpochStart { .. } => None,

@@ -6,7 +6,7 @@ use super::{NotServing, Replica, tail};
 use crate::api::{Key, Value};
 use crate::base::Instant;
 use crate::base::mutant::{Mutant, is_broken};
-use crate::store::{Record, Table};
+use crate::store::{Record, Stored, Table};
 
 impl Replica {
     /// The committed value of `key`. Linearizable where the caller holds the partition's lease.
@@ -57,11 +57,12 @@ impl Replica {
     /// What isn't committed here, by key: the last effect's value, or that there is none. For survivors of a majority, as
     /// for [`Replica::read_degraded`].
     #[must_use]
-    pub fn uncommitted_records(&self, now: Instant) -> BTreeMap<Key, Option<Record>> {
+    pub fn uncommitted_records(&self, now: Instant) -> BTreeMap<Key, Option<Stored>> {
         let entries = self.tail.range(self.applied.seq.next()..=self.tail.last().seq);
         let of_key = |entry: &tail::Entry| {
-            let record = Record::of(entry.received, &entry.effect).filter(|record| !record.is_expired(now));
-            Some((entry.effect.key()?.clone(), record))
+            let key = entry.effect.key()?;
+            let stored = Record::of(entry.received, &entry.effect).map(|record| Stored::new(key, record));
+            Some((key.clone(), stored.filter(|stored| !stored.is_expired(now))))
         };
         entries.filter_map(|(_, entry)| of_key(entry)).collect()
     }
@@ -73,8 +74,8 @@ impl Replica {
         now: Instant,
         prefix: &'a [u8],
         after: Option<&'a Key>,
-    ) -> impl Iterator<Item = (&'a Key, &'a Record)> + 'a {
-        self.table.scan(prefix, after).filter(move |(_, record)| !record.is_expired(now))
+    ) -> impl Iterator<Item = &'a Stored> + 'a {
+        self.table.scan(prefix, after).filter(move |stored| !stored.is_expired(now))
     }
 
     fn read_applied(&self, now: Instant, key: &Key, stale: bool) -> Option<Value> {

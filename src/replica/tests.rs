@@ -12,7 +12,7 @@ use std::time::Duration;
 use super::*;
 use crate::api::{EventKind, Key, Match, Precondition, PutMode};
 use crate::base::{Blob, Incarnation, Rng, Slot, SlotSet};
-use crate::store::Effect;
+use crate::store::{Effect, Stored};
 
 /// Replicas of one partition, and messages that are delivered when a test says so.
 struct Net {
@@ -322,7 +322,7 @@ fn effects_that_come_twice_or_overlap_are_taken_once() {
     net.settle();
     let last = net.replicas[0].status().last;
     assert_eq!((net.replicas[1].status().last, net.replies().len()), (last, 2));
-    assert_eq!(net.replicas[1].table.read(&key("a")).map(|record| record.version), Some(Version(CLOCK + 1)));
+    assert_eq!(net.replicas[1].table.read(&key("a")).map(Stored::version), Some(Version(CLOCK + 1)));
 }
 
 #[test]
@@ -533,7 +533,7 @@ fn without_a_quorum_the_newest_that_a_survivor_knows_is_read_and_marked() {
     assert!(value.degraded && value.stale && *value.bytes == *b"newer");
     assert_eq!((read(&net, 1, "l"), read(&net, 2, "k")), (Ok(None), Err(NotServing)));
     let uncommitted = net.replicas[1].uncommitted_records(net.now);
-    let uncommitted = uncommitted.into_iter().map(|(key, record)| (key, record.map(|record| record.value)));
+    let uncommitted = uncommitted.into_iter().map(|(key, record)| (key, record.map(|stored| stored.to_blob())));
     let newer = crate::base::Blob::from_static(b"newer");
     assert!(uncommitted.eq([(key("k"), Some(newer)), (key("l"), None)]), "a deleted key is known to be gone");
 }

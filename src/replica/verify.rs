@@ -25,6 +25,7 @@
 //! at the primary, or, by the primary, at a member in sync. What has the same version is the same write, so that needs no
 //! number.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
@@ -34,7 +35,7 @@ use super::{COUNTER_SANE_MAX, Output, Replica, ReplicaRole};
 use crate::api::Key;
 use crate::base::mutant::{Mutant, is_broken};
 use crate::base::{Epoch, Instant, NodeId, Seq, Version};
-use crate::store::{BucketSet, Digest, Record, RecordHash, Table};
+use crate::store::{BucketSet, Digest, Record, RecordHash, Stored, Table};
 
 /// Keys that a primary tells with one message.
 const KEYS_MAX: usize = 512;
@@ -181,9 +182,9 @@ impl Replica {
     }
 
     fn tell_keys(&self, to: NodeId, buckets: BucketSet, after: Option<&Key>, out: &mut Vec<Output>) {
-        let known = self.table.fingerprints(buckets, after).take(KEYS_MAX);
-        let entries: Vec<Fingerprint> =
-            known.map(|(key, version, hash)| Fingerprint { key: key.clone(), version, hash }).collect();
+        let known = self.table.in_buckets(buckets, after).take(KEYS_MAX);
+        let of = |stored: &Stored| Fingerprint { key: stored.key(), version: stored.version(), hash: stored.hash() };
+        let entries: Vec<Fingerprint> = known.map(of).collect();
         let through = entries.last().filter(|_| entries.len() == KEYS_MAX).map(|last| last.key.clone());
         self.check_at(to, Check::Keys { buckets, after: after.cloned(), through, entries }, out);
     }
@@ -203,10 +204,11 @@ impl Replica {
             }
             let is_sound = self.table.is_sound(&key) || is_broken(Mutant::RepairUnverified);
             let record = self.table.read(&key);
-            bytes += key.as_bytes().len() + record.map_or(0, |record| record.value.len()) + size_of::<ScannedRecord>();
+            bytes +=
+                key.as_bytes().len() + record.map_or(0, |record| record.value().len()) + size_of::<ScannedRecord>();
             match record {
-                Some(record) if !is_sound => rotten.push((key.clone(), record.version)),
-                Some(record) => records.push((key.clone(), Some(scanned(now, &key, record)))),
+                Some(record) if !is_sound => rotten.push((key.clone(), record.version())),
+                Some(record) => records.push((key.clone(), Some(scanned(now, record)))),
                 None => records.push((key.clone(), None)),
             }
             if bytes >= self.options.scan_chunk_bytes {
@@ -327,24 +329,23 @@ impl Replica {
         through: Option<Key>,
         theirs: &[Fingerprint],
     ) -> (Vec<Key>, Option<Key>) {
-        let is_within = |key: &Key| through.as_ref().is_none_or(|through| key <= through);
-        let mut mine = self.table.fingerprints(buckets, after).take_while(|(key, _, _)| is_within(key)).peekable();
+        let is_within =
+            |stored: &&Stored| through.as_ref().is_none_or(|through| stored.key_bytes() <= through.as_bytes());
+        let mut mine = self.table.in_buckets(buckets, after).take_while(is_within).peekable();
         let mut theirs = theirs.iter().peekable();
         let mut keys: Vec<Key> = Vec::new();
         while keys.len() < DIFFERENCES_MAX {
-            let differing = match (mine.peek(), theirs.peek()) {
+            let order = match (mine.peek(), theirs.peek()) {
                 (None, None) => break,
-                (Some((key, _, _)), None) => (*key, true, false),
-                (None, Some(their)) => (&their.key, false, true),
-                (Some((key, _, _)), Some(their)) if **key < their.key => (*key, true, false),
-                (Some((key, _, _)), Some(their)) if **key > their.key => (&their.key, false, true),
-                (Some((key, _, _)), Some(_)) => (*key, true, true),
+                (Some(_), None) => Ordering::Less,
+                (None, Some(_)) => Ordering::Greater,
+                (Some(my), Some(their)) => my.key_bytes().cmp(their.key.as_bytes()),
             };
-            let (key, is_mine, is_theirs) = differing;
-            let my = if is_mine { mine.next().map(|(_, version, hash)| (version, hash)) } else { None };
-            let their = if is_theirs { theirs.next().map(|their| (their.version, their.hash)) } else { None };
-            if my != their {
-                keys.push(key.clone());
+            let my = if order.is_le() { mine.next() } else { None };
+            let their = if order.is_ge() { theirs.next() } else { None };
+            let is_same = my.map(|my| (my.version(), my.hash())) == their.map(|their| (their.version, their.hash));
+            if let Some(key) = my.map(Stored::key).or_else(|| Some(their?.key.clone())).filter(|_| !is_same) {
+                keys.push(key);
             }
         }
         let is_cut = mine.peek().is_some() || theirs.peek().is_some();
@@ -362,7 +363,7 @@ impl Replica {
         out: &mut Vec<Output>,
     ) {
         let theirs_known = theirs.as_ref().map(|record| (record.version, record.hash));
-        let mine = self.table.read(&key).map(|record| record.version).zip(self.table.stored_hash(&key));
+        let mine = self.table.read(&key).map(|stored| (stored.version(), stored.hash()));
         let fault = match (mine, theirs_known) {
             (mine, theirs) if mine == theirs => return,
             (None, _) => Fault::Missing,
@@ -436,7 +437,7 @@ impl Replica {
         let Some(work) = &mut self.verifying.0 else { return };
         let table = &self.table;
         // Whatever was written since then is another record.
-        work.rotten.retain(|key, (version, _)| table.read(key).is_some_and(|record| record.version == *version));
+        work.rotten.retain(|key, (version, _)| table.read(key).is_some_and(|record| record.version() == *version));
         let keys: Vec<Key> = work.rotten.keys().take(ASKED_AT_ONCE_MAX).cloned().collect();
         keys.iter().for_each(|key| self.ask_for(key, out));
         self.verifying.rest();
@@ -445,7 +446,7 @@ impl Replica {
     /// Whether the record of `key` is known to be rotten.
     pub(super) fn is_rotten(&self, key: &Key) -> bool {
         self.verifying.rotten() > 0
-            && self.table.read(key).is_some_and(|record| self.verifying.has(key, record.version))
+            && self.table.read(key).is_some_and(|stored| self.verifying.has(key, stored.version()))
             && !is_broken(Mutant::ShowRotten)
     }
 
@@ -484,9 +485,9 @@ impl Replica {
         if epoch != self.epoch || !self.is_partner(from) {
             return;
         }
-        let Some(record) = self.table.read(&key).filter(|record| record.version == version) else { return };
-        if self.table.is_sound(&key) {
-            let record = scanned(now, &key, record);
+        let Some(stored) = self.table.read(&key).filter(|stored| stored.version() == version) else { return };
+        if stored.is_sound() {
+            let record = scanned(now, stored);
             out.push(Output::Send { to: from, message: Message::Fetched { epoch, record: Box::new(record) } });
         } else {
             self.handle_rotten(vec![(key, version)], out);
@@ -505,7 +506,7 @@ impl Replica {
     ) {
         let is_asked_for =
             epoch == self.epoch && self.is_partner(from) && self.verifying.has(&theirs.key, theirs.version);
-        let mine = self.table.read(&theirs.key).map(|record| record.version);
+        let mine = self.table.read(&theirs.key).map(Stored::version);
         let is_same = mine == Some(theirs.version) || is_broken(Mutant::RepairOverNewer);
         let Some(record) = received(now, &theirs).filter(|_| is_asked_for && is_same) else { return };
         self.table.repair(&theirs.key, Some(record));
@@ -536,9 +537,9 @@ impl Replica {
     }
 }
 
-/// A record on its way to another copy.
-fn scanned(now: Instant, key: &Key, record: &Record) -> ScannedRecord {
-    ScannedRecord::of(now, key, record, RecordHash::of(key, record))
+/// A record on its way to another copy, with the hash of what it is.
+fn scanned(now: Instant, stored: &Stored) -> ScannedRecord {
+    ScannedRecord { hash: stored.rehash(), ..ScannedRecord::of(now, stored) }
 }
 
 /// A record of another copy, if it is what it was there.

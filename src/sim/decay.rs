@@ -9,7 +9,7 @@ use crate::api::{Key, Response};
 use crate::base::{Blob, PartitionId, Rng, Slot};
 use crate::placement;
 use crate::replica::Replica;
-use crate::store::Record;
+use crate::store::{Record, Stored};
 
 /// What is done to one copy of a record.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,7 +40,7 @@ impl World {
 
     /// What the copy in `slot` holds under `key`, whatever clients would be shown.
     #[must_use]
-    pub fn held(&self, slot: Slot, key: &Key) -> Option<&Record> {
+    pub fn held(&self, slot: Slot, key: &Key) -> Option<&Stored> {
         replica(self.node(slot)?, self.partition_of(key))?.table().read(key)
     }
 
@@ -72,7 +72,7 @@ impl World {
         backups.into_iter().chain([primary]).all(|slot| {
             let copy = self.node(slot).and_then(|node| replica(node, self.partition_of(key)));
             let is_sound = copy.is_some_and(|copy| copy.table().is_sound(key));
-            is_sound && self.held(slot, key).is_some_and(|record| record.value[..] == *value)
+            is_sound && self.held(slot, key).is_some_and(|record| record.value() == value)
         })
     }
 
@@ -98,7 +98,7 @@ impl World {
         }
         let backup = backups[rng.below(backups.len() as u64) as usize];
         let forged =
-            self.held(backup, &key).map(|record| Record { value: Blob::from_static(b"forged"), ..record.clone() });
+            self.held(backup, &key).map(|record| Record { value: Blob::from_static(b"forged"), ..record.to_record() });
         let (slot, decay) = match (rng.below(4), forged) {
             (0, _) => (primary, Decay::Rot),
             (1, _) => (backup, Decay::Rot),

@@ -246,7 +246,7 @@ fn unequal_copies(world: &mut World) {
             .filter_map(|node| replica(node, partition))
             .map(|copy| {
                 let all = copy.scan(Instant::ZERO, &[], None);
-                all.map(|(key, record)| (key.to_string(), record.version.0, record.value.clone())).collect()
+                all.map(|stored| (stored.key().to_string(), stored.version().0, stored.to_blob())).collect()
             })
             .collect();
         if copies.windows(2).any(|pair| pair[0] != pair[1]) {

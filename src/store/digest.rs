@@ -11,8 +11,9 @@
 use bincode::{Decode, Encode};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
-use super::Record;
-use crate::api::Key;
+use super::{Record, Stored};
+use crate::api::{ContentType, Key};
+use crate::base::Version;
 
 /// Sums of parts of a table, by bucket.
 pub const BUCKETS: usize = 64;
@@ -35,15 +36,26 @@ impl RecordHash {
     /// The hash of `record` under `key`.
     #[must_use]
     pub fn of(key: &Key, record: &Record) -> Self {
-        let content_type = record.content_type.as_ref().map_or("", |kind| kind.as_str());
-        let flags = u64::from(record.content_type.is_some()) | u64::from(record.expires_at.is_some()) << 1;
+        let content_type = record.content_type.as_ref().map(ContentType::as_str);
+        Self::of_parts(key.as_bytes(), &record.value, content_type, record.version, record.expires_at.is_some())
+    }
+
+    /// The same, of what a record consists of.
+    pub(super) fn of_parts(
+        key: &[u8],
+        value: &[u8],
+        content_type: Option<&str>,
+        version: Version,
+        expires: bool,
+    ) -> Self {
+        let flags = u64::from(content_type.is_some()) | u64::from(expires) << 1;
         // Each part has a place of its own, so no two records give the same bytes.
         let parts = [
-            xxh3_64(key.as_bytes()),
-            xxh3_64(&record.value),
-            record.value.len() as u64,
-            xxh3_64(content_type.as_bytes()),
-            record.version.0,
+            xxh3_64(key),
+            xxh3_64(value),
+            value.len() as u64,
+            xxh3_64(content_type.unwrap_or_default().as_bytes()),
+            version.0,
             flags,
         ];
         let mut bytes = [0; 48];
@@ -77,13 +89,13 @@ impl BucketSet {
 
     /// Whether `key` falls into one of them.
     #[must_use]
-    pub fn contains(self, key: &Key) -> bool {
+    pub fn contains(self, key: &[u8]) -> bool {
         self.0 >> bucket_of(key) & 1 == 1
     }
 }
 
-fn bucket_of(key: &Key) -> usize {
-    (xxh3_64(key.as_bytes()) >> 58) as usize
+fn bucket_of(key: &[u8]) -> usize {
+    (xxh3_64(key) >> 58) as usize
 }
 
 /// A table's sums, kept with every change.
@@ -95,16 +107,16 @@ pub(super) struct Sums {
 
 impl Sums {
     /// The sums of these records.
-    pub(super) fn of<'a>(records: impl ExactSizeIterator<Item = (&'a Key, RecordHash)>) -> Self {
+    pub(super) fn of<'a>(records: impl ExactSizeIterator<Item = &'a Stored>) -> Self {
         let mut sums = Self::default();
         if records.len() > RECORDS_WITHOUT_BUCKETS {
             sums.buckets = Some(Box::new([0; BUCKETS]));
         }
-        records.for_each(|(key, hash)| sums.add(key, hash));
+        records.for_each(|stored| sums.add(stored.key_bytes(), stored.hash()));
         sums
     }
 
-    pub(super) fn add(&mut self, key: &Key, hash: RecordHash) {
+    pub(super) fn add(&mut self, key: &[u8], hash: RecordHash) {
         self.sum = self.sum.wrapping_add(hash.0);
         if let Some(buckets) = &mut self.buckets {
             let bucket = &mut buckets[bucket_of(key)];
@@ -112,7 +124,7 @@ impl Sums {
         }
     }
 
-    pub(super) fn remove(&mut self, key: &Key, hash: RecordHash) {
+    pub(super) fn remove(&mut self, key: &[u8], hash: RecordHash) {
         self.sum = self.sum.wrapping_sub(hash.0);
         if let Some(buckets) = &mut self.buckets {
             let bucket = &mut buckets[bucket_of(key)];
@@ -138,8 +150,8 @@ impl Sums {
 }
 
 /// The sums of the buckets of these records.
-pub(super) fn buckets_of<'a>(records: impl Iterator<Item = (&'a Key, RecordHash)>) -> Buckets {
+pub(super) fn buckets_of<'a>(records: impl Iterator<Item = &'a Stored>) -> Buckets {
     let mut sums = Sums { sum: 0, buckets: Some(Box::new([0; BUCKETS])) };
-    records.for_each(|(key, hash)| sums.add(key, hash));
+    records.for_each(|stored| sums.add(stored.key_bytes(), stored.hash()));
     sums.buckets.map_or([0; BUCKETS], |buckets| *buckets)
 }

@@ -12,6 +12,7 @@
 //! |---|---|
 //! | `effect` | [`Effect`]: one decided change, as it is replicated |
 //! | `table` | [`Table`] and [`Record`] |
+//! | `stored` | [`Stored`]: a record as it lies in memory |
 //! | `expiry` | which records run out when |
 //! | `digest` | [`Digest`]: what copies compare |
 //! | `recent` | [`Recent`]: which writes with an idempotency key were done |
@@ -22,6 +23,7 @@ mod digest;
 mod effect;
 mod expiry;
 mod recent;
+mod stored;
 mod table;
 
 #[cfg(test)]
@@ -30,4 +32,5 @@ mod tests;
 pub use digest::{BUCKETS, BucketSet, Buckets, Digest, RecordHash};
 pub use effect::{Effect, Marked};
 pub use recent::{Aged, Recent, Remembered};
-pub use table::{RECORD_OVERHEAD_BYTES, Record, Scrubbed, Table};
+pub use stored::{RECORD_OVERHEAD_BYTES, Stored};
+pub use table::{Record, Scrubbed, Table};

@@ -1,22 +1,18 @@
 //! The table of one partition.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::time::Duration;
 
-use super::Effect;
 use super::digest::{BucketSet, Buckets, Digest, RecordHash, Sums, buckets_of};
 use super::expiry::Expiry;
 use super::recent::{Recent, Remembered};
-use crate::api::{ContentType, Key, Value};
+use super::{Effect, Stored};
+use crate::api::{ContentType, Key};
 use crate::base::mutant::{Mutant, is_broken};
 use crate::base::{Blob, Instant, Version};
 
-/// What a record is accounted with beyond its key, value and content type: its entry in the map, the map's slack (nodes
-/// are two thirds full on average), its hash, the headers of the shared buffers.
-pub const RECORD_OVERHEAD_BYTES: usize = 256;
-
-/// One stored value.
+/// What is stored under a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
     /// Its bytes.
@@ -42,39 +38,6 @@ impl Record {
             expires_at: ttl_ms.map(|left| received + Duration::from_millis(left)),
         })
     }
-
-    /// Whether its time has run out. An expired record reads as absent at once; its delete is replicated behind.
-    #[must_use]
-    pub fn is_expired(&self, now: Instant) -> bool {
-        self.expires_at.is_some_and(|deadline| deadline <= now)
-    }
-
-    /// Milliseconds that it has left, rounded up so that no copy lets go of it early.
-    #[must_use]
-    pub fn ttl_ms(&self, now: Instant) -> Option<u64> {
-        let left = self.expires_at?.since(now).as_nanos().div_ceil(1_000_000);
-        Some(u64::try_from(left).unwrap_or(u64::MAX))
-    }
-
-    /// It, as clients are shown it.
-    #[must_use]
-    pub fn to_value(&self, now: Instant, stale: bool) -> Value {
-        Value {
-            bytes: self.value.clone(),
-            version: self.version,
-            content_type: self.content_type.clone(),
-            expires_in_ms: self.ttl_ms(now),
-            stale,
-            degraded: false,
-        }
-    }
-}
-
-/// A record and the hash that it had when it was put in.
-#[derive(Debug)]
-pub(super) struct Stored {
-    pub(super) record: Record,
-    pub(super) hash: RecordHash,
 }
 
 /// What hashing a part of a table again has shown.
@@ -98,7 +61,7 @@ pub struct Scrubbed {
 /// - a key has a record or a tombstone, not both; tombstones exist only while scanning.
 #[derive(Debug, Default)]
 pub struct Table {
-    records: BTreeMap<Key, Stored>,
+    records: BTreeSet<Stored>,
     sums: Sums,
     expiry: Expiry,
     /// While scanning: keys that were deleted, and by which version.
@@ -111,8 +74,8 @@ pub struct Table {
 impl Table {
     /// The record of `key`, expired or not.
     #[must_use]
-    pub fn read(&self, key: &Key) -> Option<&Record> {
-        self.records.get(key).map(|stored| &stored.record)
+    pub fn read(&self, key: &Key) -> Option<&Stored> {
+        self.records.get(key.as_bytes())
     }
 
     /// How many records there are, expired ones included.
@@ -127,7 +90,7 @@ impl Table {
         self.records.is_empty()
     }
 
-    /// Accounted memory: keys, values, content types and [`RECORD_OVERHEAD_BYTES`] each; and what is remembered of writes.
+    /// Accounted memory: what [`Stored::bytes`] says of each record; and what is remembered of writes.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.bytes + self.recent().map_or(0, Recent::bytes)
@@ -179,31 +142,32 @@ impl Table {
 
     /// Puts in a record, unless what is there, value or tombstone, is as new. True when it went in.
     pub fn insert_newer(&mut self, key: &Key, record: Record) -> bool {
-        let hash = RecordHash::of(key, &record);
-        self.insert_hashed(key, record, hash)
+        self.insert(key, Stored::new(key, record))
     }
 
     /// The same for a record that another table held under `hash`: where it was rotten there, it is known to be here.
     pub fn insert_hashed(&mut self, key: &Key, record: Record, hash: RecordHash) -> bool {
-        let is_as_new = |known: Version| known >= record.version;
-        // Mostly a record replaces another, and mostly what that costs is to find it: once is enough.
-        if let Some(stored) = self.records.get_mut(key) {
-            if is_as_new(stored.record.version) {
+        self.insert(key, Stored::with_hash(key, record, hash))
+    }
+
+    fn insert(&mut self, key: &Key, stored: Stored) -> bool {
+        let version = stored.version();
+        if let Some(tombstones) = &mut self.tombstones {
+            if tombstones.get(key).is_some_and(|gone| *gone >= version) {
                 return false;
             }
-            let (deadline, bytes) = (record.expires_at, Self::record_bytes(key, &record));
-            let replaced = std::mem::replace(stored, Stored { record, hash });
-            self.forget(key, &replaced);
-            self.account(key, deadline, bytes, hash);
-        } else {
-            if let Some(tombstones) = &mut self.tombstones {
-                if tombstones.get(key).copied().is_some_and(is_as_new) {
-                    return false;
-                }
-                tombstones.remove(key);
-            }
-            self.insert(key, record, hash);
+            tombstones.remove(key);
         }
+        let share = Share::of(&stored);
+        // Mostly a record replaces an older one, and mostly what that costs is to find it: once is enough.
+        if let Some(before) = self.records.replace(stored) {
+            if before.version() >= version {
+                self.records.replace(before);
+                return false;
+            }
+            self.forget(key, Share::of(&before));
+        }
+        self.account(key, share);
         true
     }
 
@@ -211,35 +175,21 @@ impl Table {
     pub fn repair(&mut self, key: &Key, record: Option<Record>) {
         self.remove(key);
         if let Some(record) = record {
-            let hash = RecordHash::of(key, &record);
-            self.insert(key, record, hash);
+            let stored = Stored::new(key, record);
+            let share = Share::of(&stored);
+            self.records.insert(stored);
+            self.account(key, share);
         }
     }
 
     /// Records in the order of their keys: those after `after` that begin with `prefix`. Expired ones are included.
-    pub fn scan<'a>(
-        &'a self,
-        prefix: &'a [u8],
-        after: Option<&'a Key>,
-    ) -> impl Iterator<Item = (&'a Key, &'a Record)> + 'a {
+    pub fn scan<'a>(&'a self, prefix: &'a [u8], after: Option<&'a Key>) -> impl Iterator<Item = &'a Stored> + 'a {
         let start = match after {
             Some(after) if after.as_bytes() >= prefix => Bound::Excluded(after.as_bytes()),
             _ => Bound::Included(prefix),
         };
-        self.records
-            .range::<[u8], _>((start, Bound::Unbounded))
-            .take_while(move |(key, _)| key.as_bytes().starts_with(prefix))
-            .map(|(key, stored)| (key, &stored.record))
-    }
-
-    /// The same of all records after `after`, each with the hash that it was put in with.
-    pub fn scan_stored<'a>(
-        &'a self,
-        after: Option<&'a Key>,
-    ) -> impl Iterator<Item = (&'a Key, &'a Record, RecordHash)> + 'a {
-        let start = after.map_or(Bound::Unbounded, |after| Bound::Excluded(after.as_bytes()));
         let records = self.records.range::<[u8], _>((start, Bound::Unbounded));
-        records.map(|(key, stored)| (key, &stored.record, stored.hash))
+        records.take_while(move |stored| stored.key_bytes().starts_with(prefix))
     }
 
     /// When the next record runs out that was not polled; [`Instant::FAR`] where none does.
@@ -255,8 +205,9 @@ impl Table {
         while expired.len() < count_max
             && let Some(key) = self.expiry.poll(now)
         {
-            let stored = self.records.get(&key).expect("the index of deadlines names records that exist");
-            expired.push((key, stored.record.version));
+            let stored = self.read(&key).expect("the index of deadlines names records that exist");
+            let version = stored.version();
+            expired.push((key, version));
         }
         expired
     }
@@ -291,13 +242,13 @@ impl Table {
     /// The sums of its buckets.
     #[must_use]
     pub fn buckets(&self) -> Buckets {
-        self.sums.buckets().copied().unwrap_or_else(|| buckets_of(self.hashes()))
+        self.sums.buckets().copied().unwrap_or_else(|| buckets_of(self.records.iter()))
     }
 
     /// Sums the stored hashes up anew. True where the sums that were kept are wrong: then they are put right. Costs a pass
     /// over the table.
     pub fn recount(&mut self) -> bool {
-        let counted = Sums::of(self.hashes());
+        let counted = Sums::of(self.records.iter());
         let is_wrong = !counted.agrees(&self.sums);
         if is_wrong {
             self.sums = counted;
@@ -305,40 +256,33 @@ impl Table {
         is_wrong
     }
 
-    /// Keys that fall into `buckets`, in order, after `after`, each with the version and the stored hash of its record.
-    pub fn fingerprints<'a>(
+    /// The records whose keys fall into `buckets`, in order, after `after`.
+    pub fn in_buckets<'a>(
         &'a self,
         buckets: BucketSet,
         after: Option<&'a Key>,
-    ) -> impl Iterator<Item = (&'a Key, Version, RecordHash)> + 'a {
-        let of_bucket = self.scan_stored(after).filter(move |(key, _, _)| buckets.contains(key));
-        of_bucket.map(|(key, record, hash)| (key, record.version, hash))
-    }
-
-    /// The hash that the record of `key` was put in with.
-    #[must_use]
-    pub fn stored_hash(&self, key: &Key) -> Option<RecordHash> {
-        self.records.get(key).map(|stored| stored.hash)
+    ) -> impl Iterator<Item = &'a Stored> + 'a {
+        self.scan(&[], after).filter(move |stored| buckets.contains(stored.key_bytes()))
     }
 
     /// Whether the record of `key` is what it was when it was put in; so is nothing.
     #[must_use]
     pub fn is_sound(&self, key: &Key) -> bool {
-        self.records.get(key).is_none_or(|stored| RecordHash::of(key, &stored.record) == stored.hash)
+        self.read(key).is_none_or(Stored::is_sound)
     }
 
     /// Hashes the records after `after` again, until they are `bytes_max` bytes or the table ends.
     #[must_use]
     pub fn scrub(&self, after: Option<&Key>, bytes_max: u64) -> Scrubbed {
         let mut scrubbed = Scrubbed::default();
-        for (key, record, hash) in self.scan_stored(after) {
+        for stored in self.scan(&[], after) {
             scrubbed.records += 1;
-            scrubbed.bytes += Self::record_bytes(key, record) as u64;
-            if RecordHash::of(key, record) != hash {
-                scrubbed.rotten.push((key.clone(), record.version));
+            scrubbed.bytes += stored.bytes() as u64;
+            if !stored.is_sound() {
+                scrubbed.rotten.push((stored.key(), stored.version()));
             }
             if scrubbed.bytes >= bytes_max {
-                scrubbed.reached = Some(key.clone());
+                scrubbed.reached = Some(stored.key());
                 break;
             }
         }
@@ -347,69 +291,68 @@ impl Table {
 
     /// Panics where the table contradicts itself. Costs a pass over it.
     pub fn check_invariants(&self) {
-        let bytes: usize = self.records.iter().map(|(key, stored)| Self::record_bytes(key, &stored.record)).sum();
+        let bytes: usize = self.records.iter().map(Stored::bytes).sum();
         assert_eq!(self.bytes, bytes, "accounted bytes differ from the sum over the records");
-        assert!(Sums::of(self.hashes()).agrees(&self.sums), "the digest differs from the sum over the records");
-        let expiring = self.records.values().filter(|stored| stored.record.expires_at.is_some()).count();
+        assert!(Sums::of(self.records.iter()).agrees(&self.sums), "the digest differs from the sum over the records");
+        let expiring = self.records.iter().filter(|stored| stored.expires_at().is_some()).count();
         assert_eq!(self.expiry.len(), expiring, "the index of deadlines differs from the records");
         self.recent().into_iter().for_each(Recent::check_invariants);
         for (key, version) in self.tombstones.iter().flatten() {
-            assert!(!self.records.contains_key(key), "{key:?} has a record and a tombstone of version {version}");
+            assert!(
+                !self.records.contains(key.as_bytes()),
+                "{key:?} has a record and a tombstone of version {version}"
+            );
         }
     }
 
     /// The version of the last known change of `key`.
     fn newest(&self, key: &Key) -> Option<Version> {
-        let stored = self.records.get(key).map(|stored| stored.record.version);
+        let stored = self.read(key).map(Stored::version);
         stored.or_else(|| self.tombstones.as_ref()?.get(key).copied())
     }
 
-    pub(super) fn hashes(&self) -> impl ExactSizeIterator<Item = (&Key, RecordHash)> {
-        self.records.iter().map(|(key, stored)| (key, stored.hash))
-    }
-
-    /// Puts in a record where there is none.
-    fn insert(&mut self, key: &Key, record: Record, hash: RecordHash) {
-        let (deadline, bytes) = (record.expires_at, Self::record_bytes(key, &record));
-        let replaced = self.records.insert(key.clone(), Stored { record, hash });
-        debug_assert!(replaced.is_none(), "{key:?} had a record");
-        self.account(key, deadline, bytes, hash);
-    }
-
     fn remove(&mut self, key: &Key) {
-        if let Some(stored) = self.records.remove(key) {
+        if let Some(share) = self.records.take(key.as_bytes()).as_ref().map(Share::of) {
             if is_broken(Mutant::DigestKeepsDeleted) {
-                self.sums.add(key, stored.hash);
+                self.sums.add(key.as_bytes(), share.hash);
             }
-            self.forget(key, &stored);
+            self.forget(key, share);
         }
     }
 
-    /// Takes a record that is there into the accounts.
-    fn account(&mut self, key: &Key, deadline: Option<Instant>, bytes: usize, hash: RecordHash) {
-        self.bytes += bytes;
-        self.sums.add(key, hash);
+    /// Takes a record that was just put in into the accounts.
+    fn account(&mut self, key: &Key, share: Share) {
+        self.bytes += share.bytes;
+        self.sums.add(key.as_bytes(), share.hash);
         if self.sums.lacks_buckets(self.records.len()) {
-            self.sums = Sums::of(self.hashes());
+            self.sums = Sums::of(self.records.iter());
         }
-        if let Some(deadline) = deadline {
+        if let Some(deadline) = share.deadline {
             self.expiry.insert(deadline, key.clone());
         }
     }
 
     /// Takes a removed record out of the accounts.
-    fn forget(&mut self, key: &Key, stored: &Stored) {
-        self.bytes -= Self::record_bytes(key, &stored.record);
-        // The hash that it came with: what its bits may have become since then is none of the sums' business.
-        self.sums.remove(key, stored.hash);
-        if let Some(deadline) = stored.record.expires_at {
+    fn forget(&mut self, key: &Key, share: Share) {
+        self.bytes -= share.bytes;
+        self.sums.remove(key.as_bytes(), share.hash);
+        if let Some(deadline) = share.deadline {
             self.expiry.remove(deadline, key);
         }
     }
+}
 
-    fn record_bytes(key: &Key, record: &Record) -> usize {
-        let content_type = record.content_type.as_ref().map_or(0, |kind| kind.as_str().len());
-        key.as_bytes().len() + record.value.len() + content_type + RECORD_OVERHEAD_BYTES
+/// What one record adds to a table's accounts.
+struct Share {
+    bytes: usize,
+    /// The hash that it came with: what its bits may have become since then is none of the sums' business.
+    hash: RecordHash,
+    deadline: Option<Instant>,
+}
+
+impl Share {
+    fn of(stored: &Stored) -> Self {
+        Self { bytes: stored.bytes(), hash: stored.hash(), deadline: stored.expires_at() }
     }
 }
 
@@ -418,20 +361,19 @@ impl Table {
 impl Table {
     /// Flips a bit of the value of `key`, and of this copy alone. False where there is no bit.
     pub fn rot(&mut self, key: &Key) -> bool {
-        let Some(stored) = self.records.get_mut(key).filter(|stored| !stored.record.value.is_empty()) else {
-            return false;
+        let Some(stored) = self.records.take(key.as_bytes()) else { return false };
+        let (stored, has_bits) = match stored.rotten() {
+            Ok(stored) => (stored, true),
+            Err(stored) => (stored, false),
         };
-        let mut bytes = stored.record.value.to_vec();
-        bytes[0] ^= 1;
-        stored.record.value = Blob::from(bytes);
-        true
+        self.records.insert(stored);
+        has_bits
     }
 
     /// Flips a bit of the stored hash of `key`. False where there is none.
     pub fn rot_hash(&mut self, key: &Key) -> bool {
-        let Some(stored) = self.records.get_mut(key) else { return false };
-        stored.hash.0 ^= 1;
         // The sums are of what was put in.
-        true
+        let stored = self.records.take(key.as_bytes()).map(Stored::with_rotten_hash);
+        stored.is_some_and(|stored| self.records.insert(stored))
     }
 }

@@ -26,7 +26,7 @@ fn at(milliseconds: u64) -> Instant {
 /// Keys and versions, in order.
 fn contents(table: &Table) -> Vec<(String, u64)> {
     table.check_invariants();
-    table.scan(&[], None).map(|(key, record)| (key.to_string(), record.version.0)).collect()
+    table.scan(&[], None).map(|stored| (stored.key().to_string(), stored.version().0)).collect()
 }
 
 fn table_of(effects: &[Effect]) -> Table {
@@ -61,7 +61,8 @@ fn a_page_begins_after_a_key_and_ends_with_the_prefix() {
     let table = table_of(&names.map(|name| put(name, 1, None)));
     let page = |prefix: &str, after: Option<&str>| {
         let after = after.map(key);
-        let keys: Vec<_> = table.scan(prefix.as_bytes(), after.as_ref()).map(|(key, _)| key.to_string()).collect();
+        let keys: Vec<_> =
+            table.scan(prefix.as_bytes(), after.as_ref()).map(|stored| stored.key().to_string()).collect();
         keys.join(" ")
     };
     assert_eq!(page("", None), "a a/1 a/2 a/3 b");
@@ -106,10 +107,10 @@ fn time_to_live_counts_from_when_the_effect_came() {
     let mut table = Table::default();
     table.apply(at(1000), &put("k", 1, Some(50)));
     let record = table.read(&key("k")).expect("it is there");
-    assert_eq!((record.expires_at, record.ttl_ms(at(1010))), (Some(at(1050)), Some(40)));
+    assert_eq!((record.expires_at(), record.ttl_ms(at(1010))), (Some(at(1050)), Some(40)));
     assert_eq!(record.ttl_ms(Instant(at(1010).0 + 1)), Some(40), "rounded up: no copy lets go early");
     table.apply(at(1000), &put("far", 2, Some(u64::MAX)));
-    assert_eq!(table.read(&key("far")).and_then(|record| record.expires_at), Some(Instant::FAR));
+    assert_eq!(table.read(&key("far")).and_then(Stored::expires_at), Some(Instant::FAR));
 }
 
 #[test]
@@ -152,10 +153,10 @@ fn equal_tables_have_equal_digests_whatever_the_order() {
     other.check_invariants();
     assert_ne!(one.digest(), other.digest());
     let differing = BucketSet::differing(&one.buckets(), &other.buckets());
-    assert!(differing.contains(&key("key 7")) && differing.contains(&key("key 9")));
+    assert!(differing.contains(b"key 7") && differing.contains(b"key 9"));
     let seventh = key("key 7");
-    let listed: Vec<&Key> = one.fingerprints(differing, Some(&seventh)).map(|(key, _, _)| key).collect();
-    assert!(listed.is_sorted() && listed.contains(&&key("key 9")) && !listed.contains(&&key("key 7")));
+    let listed: Vec<Key> = one.in_buckets(differing, Some(&seventh)).map(Stored::key).collect();
+    assert!(listed.is_sorted() && listed.contains(&key("key 9")) && !listed.contains(&key("key 7")));
     assert!(listed.len() < 20, "two buckets of 64 have a small part of the keys");
     other.clear();
     assert_eq!((other.digest(), other.buckets()), (Digest::default(), [0; BUCKETS]));

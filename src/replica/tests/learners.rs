@@ -32,7 +32,7 @@ fn a_delete_during_a_scan_never_comes_back() {
     assert_eq!(net.replicas[2].status().applied, net.replicas[0].status().applied);
     net.wire.push_back(chunk);
     net.deliver();
-    let keys: Vec<_> = net.replicas[2].table.scan(&[], None).map(|(key, _)| key.to_string()).collect();
+    let keys: Vec<_> = net.replicas[2].table.scan(&[], None).map(|stored| stored.key().to_string()).collect();
     assert_eq!(keys, ["a", "c"]);
 }
 

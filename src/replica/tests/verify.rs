@@ -51,7 +51,7 @@ impl Net {
 
     fn assert_equal(&self) {
         let all = |replica: &Replica| {
-            let rows = replica.table.scan(&[], None).map(|(key, record)| (key.clone(), record.clone()));
+            let rows = replica.table.scan(&[], None).map(|stored| (stored.key(), stored.to_record()));
             rows.collect::<Vec<_>>()
         };
         let expected = all(&self.replicas[0]);
@@ -219,7 +219,7 @@ fn a_repair_never_undoes_a_later_effect() {
     net.assert_equal();
     let mut net = Net::filled(2, &[0, 1], 3);
     with_broken(Mutant::RepairOverNewer, || race(&mut net));
-    let value = net.replicas[1].table.read(&key("k0001")).map(|record| record.value.to_vec());
+    let value = net.replicas[1].table.read(&key("k0001")).map(|stored| stored.value().to_vec());
     assert_eq!(value, Some(b"value".to_vec()), "put in when it came, it is an older one");
 }
 
@@ -239,7 +239,7 @@ fn a_primary_whose_own_record_is_rotten_repairs_itself_and_nobody_else() {
     assert!(net.replicas.iter().all(|replica| replica.table.is_sound(&key("k0001"))));
     let mut net = Net::filled(3, &[0, 1, 2], 3);
     with_broken(Mutant::RepairUnverified, || differ(&mut net));
-    let value = net.replicas[1].table.read(&key("k0001")).map(|record| record.value.to_vec());
+    let value = net.replicas[1].table.read(&key("k0001")).map(|stored| stored.value().to_vec());
     assert_eq!(value, Some(b"walue".to_vec()).map(|_| vec![b'v' ^ 1, b'a', b'l', b'u', b'e']));
 }
 
@@ -255,11 +255,11 @@ fn a_learner_gets_what_is_rotten_from_somebody_who_has_it_sound() {
     fill(&mut net);
     assert_eq!(net.damage(), [(0, Fault::Rotten, None), (0, Fault::Rotten, Some(1))]);
     assert_eq!(net.proposals.first().map(|proposal| proposal.add), Some(set(&[2])));
-    let learned = net.replicas[2].table.read(&key("k0001")).map(|record| record.value.to_vec());
+    let learned = net.replicas[2].table.read(&key("k0001")).map(|stored| stored.value().to_vec());
     assert_eq!(learned, Some(b"value".to_vec()));
     let mut net = Net::filled(3, &[0, 1], 3);
     with_broken(Mutant::ScanUnverified, || fill(&mut net));
-    let learned = net.replicas[2].table.read(&key("k0001")).map(|record| record.value.to_vec());
+    let learned = net.replicas[2].table.read(&key("k0001")).map(|stored| stored.value().to_vec());
     assert!(
         learned != Some(b"value".to_vec()) && net.replicas[2].table.is_sound(&key("k0001")),
         "nobody knows any more"
