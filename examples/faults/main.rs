@@ -175,7 +175,8 @@ enum Scenario {
     },
     /// Memory a key, and processor time at rest.
     Footprint {
-        #[arg(long, default_value_t = 100_000)]
+        /// The first so many fill the rings of the feed, too; as many again don't.
+        #[arg(long, default_value_t = 250_000)]
         keys: usize,
         /// For how long a quiet cluster is watched.
         #[arg(long, default_value_t = 30)]

@@ -18,7 +18,7 @@ use crate::base::Version;
 /// Sums of parts of a table, by bucket.
 pub const BUCKETS: usize = 64;
 /// A table of no more records has no sums of buckets: they are made when they are asked for.
-const RECORDS_WITHOUT_BUCKETS: usize = 64;
+const RECORDS_WITHOUT_BUCKETS: usize = 256;
 /// The seed of records' hashes: "entropy!" in ASCII.
 const SEED: u64 = 0x656e_7472_6f70_7921;
 
@@ -106,10 +106,10 @@ pub(super) struct Sums {
 }
 
 impl Sums {
-    /// The sums of these records.
-    pub(super) fn of<'a>(records: impl ExactSizeIterator<Item = &'a Stored>) -> Self {
+    /// The sums of so many records.
+    pub(super) fn of<'a>(count: usize, records: impl Iterator<Item = &'a Stored>) -> Self {
         let mut sums = Self::default();
-        if records.len() > RECORDS_WITHOUT_BUCKETS {
+        if count > RECORDS_WITHOUT_BUCKETS {
             sums.buckets = Some(Box::new([0; BUCKETS]));
         }
         records.for_each(|stored| sums.add(stored.key_bytes(), stored.hash()));

@@ -12,6 +12,7 @@
 //! |---|---|
 //! | `effect` | [`Effect`]: one decided change, as it is replicated |
 //! | `table` | [`Table`] and [`Record`] |
+//! | `index` | where a table finds them by their keys |
 //! | `stored` | [`Stored`]: a record as it lies in memory |
 //! | `expiry` | which records run out when |
 //! | `digest` | [`Digest`]: what copies compare |
@@ -22,6 +23,7 @@
 mod digest;
 mod effect;
 mod expiry;
+mod index;
 mod recent;
 mod stored;
 mod table;

@@ -17,7 +17,6 @@
 //! A large value stays in the buffer that it came in, which tail, ring and socket share: copying it would cost more than
 //! the handles do.
 
-use std::borrow::Borrow;
 use std::cmp::Ordering;
 use std::fmt;
 
@@ -35,8 +34,8 @@ const WELL_KNOWN_TYPE: u8 = 4;
 
 /// What the allocator keeps of each piece of memory, and rounds it up by, about.
 const PIECE_BYTES: usize = 16;
-/// A place in the table's index: 16 bytes in nodes that are two thirds full, and what a node has beside them.
-const PLACE_BYTES: usize = 28;
+/// A place in the table's index: 16 bytes in runs that are nine tenths full, and what a run has beside them.
+const PLACE_BYTES: usize = 20;
 /// A place in the index of deadlines: the deadline and a handle, in nodes that are two thirds full, and the key's own piece.
 const DEADLINE_BYTES: usize = 80 + PIECE_BYTES;
 
@@ -300,12 +299,6 @@ fn number(bytes: &[u8]) -> u64 {
     u64::from_le_bytes(number)
 }
 
-impl Borrow<[u8]> for Stored {
-    fn borrow(&self) -> &[u8] {
-        self.key_bytes()
-    }
-}
-
 impl Ord for Stored {
     fn cmp(&self, other: &Self) -> Ordering {
         self.key_bytes().cmp(other.key_bytes())
@@ -319,7 +312,7 @@ impl PartialOrd for Stored {
 }
 
 impl PartialEq for Stored {
-    /// Of the same key: what a set of records has once.
+    /// Of the same key, as in [`Ord`].
     fn eq(&self, other: &Self) -> bool {
         self.key_bytes() == other.key_bytes()
     }

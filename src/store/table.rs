@@ -1,11 +1,12 @@
 //! The table of one partition.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::time::Duration;
 
 use super::digest::{BucketSet, Buckets, Digest, RecordHash, Sums, buckets_of};
 use super::expiry::Expiry;
+use super::index::Index;
 use super::recent::{Recent, Remembered};
 use super::{Effect, Stored};
 use crate::api::{ContentType, Key};
@@ -61,7 +62,7 @@ pub struct Scrubbed {
 /// - a key has a record or a tombstone, not both; tombstones exist only while scanning.
 #[derive(Debug, Default)]
 pub struct Table {
-    records: BTreeSet<Stored>,
+    records: Index,
     sums: Sums,
     expiry: Expiry,
     /// While scanning: keys that were deleted, and by which version.
@@ -75,7 +76,7 @@ impl Table {
     /// The record of `key`, expired or not.
     #[must_use]
     pub fn read(&self, key: &Key) -> Option<&Stored> {
-        self.records.get(key.as_bytes())
+        self.records.find(key.as_bytes())
     }
 
     /// How many records there are, expired ones included.
@@ -177,7 +178,7 @@ impl Table {
         if let Some(record) = record {
             let stored = Stored::new(key, record);
             let share = Share::of(&stored);
-            self.records.insert(stored);
+            self.records.replace(stored);
             self.account(key, share);
         }
     }
@@ -188,7 +189,7 @@ impl Table {
             Some(after) if after.as_bytes() >= prefix => Bound::Excluded(after.as_bytes()),
             _ => Bound::Included(prefix),
         };
-        let records = self.records.range::<[u8], _>((start, Bound::Unbounded));
+        let records = self.records.range(start);
         records.take_while(move |stored| stored.key_bytes().starts_with(prefix))
     }
 
@@ -248,7 +249,7 @@ impl Table {
     /// Sums the stored hashes up anew. True where the sums that were kept are wrong: then they are put right. Costs a pass
     /// over the table.
     pub fn recount(&mut self) -> bool {
-        let counted = Sums::of(self.records.iter());
+        let counted = Sums::of(self.records.len(), self.records.iter());
         let is_wrong = !counted.agrees(&self.sums);
         if is_wrong {
             self.sums = counted;
@@ -291,17 +292,18 @@ impl Table {
 
     /// Panics where the table contradicts itself. Costs a pass over it.
     pub fn check_invariants(&self) {
+        self.records.check_invariants();
         let bytes: usize = self.records.iter().map(Stored::bytes).sum();
         assert_eq!(self.bytes, bytes, "accounted bytes differ from the sum over the records");
-        assert!(Sums::of(self.records.iter()).agrees(&self.sums), "the digest differs from the sum over the records");
+        assert!(
+            Sums::of(self.records.len(), self.records.iter()).agrees(&self.sums),
+            "the digest differs from the sum over the records"
+        );
         let expiring = self.records.iter().filter(|stored| stored.expires_at().is_some()).count();
         assert_eq!(self.expiry.len(), expiring, "the index of deadlines differs from the records");
         self.recent().into_iter().for_each(Recent::check_invariants);
         for (key, version) in self.tombstones.iter().flatten() {
-            assert!(
-                !self.records.contains(key.as_bytes()),
-                "{key:?} has a record and a tombstone of version {version}"
-            );
+            assert!(self.read(key).is_none(), "{key:?} has a record and a tombstone of version {version}");
         }
     }
 
@@ -325,7 +327,7 @@ impl Table {
         self.bytes += share.bytes;
         self.sums.add(key.as_bytes(), share.hash);
         if self.sums.lacks_buckets(self.records.len()) {
-            self.sums = Sums::of(self.records.iter());
+            self.sums = Sums::of(self.records.len(), self.records.iter());
         }
         if let Some(deadline) = share.deadline {
             self.expiry.insert(deadline, key.clone());
@@ -366,7 +368,7 @@ impl Table {
             Ok(stored) => (stored, true),
             Err(stored) => (stored, false),
         };
-        self.records.insert(stored);
+        self.records.replace(stored);
         has_bits
     }
 
@@ -374,6 +376,6 @@ impl Table {
     pub fn rot_hash(&mut self, key: &Key) -> bool {
         // The sums are of what was put in.
         let stored = self.records.take(key.as_bytes()).map(Stored::with_rotten_hash);
-        stored.is_some_and(|stored| self.records.insert(stored))
+        stored.is_some_and(|stored| self.records.replace(stored).is_none())
     }
 }

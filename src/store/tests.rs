@@ -141,7 +141,7 @@ fn while_scanning_only_what_is_newer_goes_in() {
 
 #[test]
 fn equal_tables_have_equal_digests_whatever_the_order() {
-    let effects: Vec<Effect> = (0..200).map(|nth| put(&format!("key {nth}"), nth + 1, None)).collect();
+    let effects: Vec<Effect> = (0..400).map(|nth| put(&format!("key {nth}"), nth + 1, None)).collect();
     let one = table_of(&effects);
     let mut other = Table::default();
     for (nth, effect) in effects.iter().rev().enumerate() {
@@ -157,7 +157,7 @@ fn equal_tables_have_equal_digests_whatever_the_order() {
     let seventh = key("key 7");
     let listed: Vec<Key> = one.in_buckets(differing, Some(&seventh)).map(Stored::key).collect();
     assert!(listed.is_sorted() && listed.contains(&key("key 9")) && !listed.contains(&key("key 7")));
-    assert!(listed.len() < 20, "two buckets of 64 have a small part of the keys");
+    assert!(listed.len() < 40, "two buckets of 64 have a small part of the keys");
     other.clear();
     assert_eq!((other.digest(), other.buckets()), (Digest::default(), [0; BUCKETS]));
 }
