@@ -76,6 +76,33 @@ fn wait_for_giver(world: &mut World, to: Slot, is_meant: impl Fn(Slot, Partition
     panic!("nobody but the leader gives anything back to {to}");
 }
 
+/// Whom a primary couldn't reach it takes for mute, so that not each of its partitions has to wait for them in turn. That it
+/// was cut off itself it can't know; and what it thought then is nothing to go by when it leads again.
+#[test]
+fn who_was_cut_off_evicts_nobody_when_it_gets_its_partitions_back() {
+    for seed in 24..40 {
+        let mut world = formed(3, seed);
+        let Some(leader) = world.leader() else { panic!("nobody leads") };
+        let lost = Slot((leader.0 + 1) % 3);
+        for other in (0..3).map(Slot).filter(|other| *other != lost) {
+            for (from, to) in [(lost, other), (other, lost)] {
+                world.network.cuts.push(Cut { from, to, pulse: true, stream: true });
+            }
+        }
+        (0..48).for_each(|nth| drop(ask(&mut world, lost, put(nth, "for somebody who can't be reached"))));
+        world.run(Duration::from_millis(620 + 5 * seed));
+        world.network.cuts.clear();
+        assert!(world.run_until(PATIENCE, is_whole) && misplaced(&world) > 0, "seed {seed}: {:?}", world.complaints());
+        let mut fewest = usize::MAX;
+        while misplaced(&world) > 0 || !is_whole(&world) {
+            let view = world.node(leader).expect("it runs").view();
+            fewest = fewest.min(view.table.iter().map(|record| record.in_sync.len()).min().unwrap_or_default());
+            world.run(Duration::from_micros(200));
+        }
+        assert_eq!(fewest, 2, "seed {seed}: somebody was evicted in peace");
+    }
+}
+
 type Asked = (Slot, Result<Result<Response, Error>, (ShardId, RequestId)>);
 
 fn ask(world: &mut World, slot: Slot, request: Request) -> Asked {

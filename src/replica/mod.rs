@@ -469,6 +469,12 @@ impl Replica {
         self.primary.is_some()
     }
 
+    /// When it came into office, where it is in one.
+    #[must_use]
+    pub fn in_office_since(&self) -> Option<Instant> {
+        self.primary.as_ref().map(|primary| primary.since)
+    }
+
     /// As primary, the first version of its own epoch that it has given and not committed: everything that it gave below
     /// is committed. None where nothing is outstanding.
     #[must_use]

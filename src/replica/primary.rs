@@ -19,6 +19,8 @@ use crate::store::{Effect, Marked, Stored, Table};
 /// they wait for; the index of pending keys names their last uncommitted effects.
 #[derive(Debug)]
 pub struct Primary {
+    /// When it came into office.
+    pub(super) since: Instant,
     /// The epoch's first effect.
     pub epoch_start: Seq,
     pub(super) members: Vec<(Slot, Member)>,
@@ -190,6 +192,7 @@ impl Replica {
         let effect = Effect::EpochStart { version: self.version_max };
         let epoch_start = self.tail.push(Entry { epoch: self.epoch, received: now, effect });
         self.primary = Some(Box::new(Primary {
+            since: now,
             epoch_start: epoch_start.seq,
             members: Vec::new(),
             proposed: SlotSet::EMPTY,

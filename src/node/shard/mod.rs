@@ -17,6 +17,7 @@
 mod degraded;
 mod feed;
 mod listings;
+mod mute;
 mod partitions;
 mod requests;
 mod targets;
@@ -34,6 +35,7 @@ use crate::api::{Error, FeedEvent, FeedPart, Operation, Request, Response};
 use crate::base::mutant::{Mutant, is_broken};
 use crate::base::{Epoch, InSyncChange, Instant, NodeId, Options, PartitionId, RequestId, ShardId, SlotSet};
 use crate::replica::{self, Replica};
+use mute::Mute;
 use targets::Targets;
 use verify::Verifier;
 
@@ -124,8 +126,7 @@ pub struct ShardCore {
     next_id: u64,
     retry: bool,
     targets: Targets,
-    /// Members of partitions led here that have left something unanswered for too long, until they answer.
-    mute: SlotSet,
+    mute: Mute,
     outputs: VecDeque<ShardOutput>,
     scratch: Vec<replica::Output>,
     verifier: Verifier,
@@ -210,7 +211,7 @@ impl ShardCore {
             next_id: u64::from(id.0),
             retry: false,
             targets: Targets::default(),
-            mute: SlotSet::EMPTY,
+            mute: Mute::default(),
             outputs: VecDeque::new(),
             scratch: Vec::new(),
             rejected: BTreeMap::new(),
@@ -251,7 +252,7 @@ impl ShardCore {
                     self.reject("unregistered_sender");
                 } else if self.owns(partition) {
                     if message.is_answer() {
-                        self.mute.remove(from.slot);
+                        self.mute.answered(from.slot);
                     }
                     self.with_replica(now, partition, |replica, out| replica.handle_message(now, from, message, out));
                 } else {

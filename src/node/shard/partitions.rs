@@ -24,8 +24,11 @@ impl ShardCore {
         let withheld = replica.withholds_writes();
         let ring = (replica.ring().pushed(), replica.ring().last(), replica.ring().bytes() as u64);
         act(replica, &mut out);
-        if !self.mute.is_empty() {
-            replica.handle_mute(now, self.mute, &mut out);
+        if let Some(since) = replica.in_office_since() {
+            let mute = self.mute.known_since(since, |slot| self.view.registered(slot));
+            if !mute.is_empty() {
+                replica.handle_mute(now, mute, &mut out);
+            }
         }
         let after = replica.status();
         self.table_keys = self.table_keys + after.records as u64 - before.records as u64;
@@ -68,7 +71,7 @@ impl ShardCore {
             // The feed reads the ring.
             replica::Output::Event(_) => {}
             replica::Output::Propose(change) => {
-                self.mute = self.mute.union(change.remove);
+                self.mute.note(now, change.remove, |slot| self.view.registered(slot));
                 self.outputs.push_back(ShardOutput::Propose(change));
             }
         }
