@@ -8,7 +8,7 @@ use std::time::Duration;
 use jumpgate::api::{
     AdminAction, AdminReport, AdminRequest, Consistency, Error, Operation, Precondition, PutMode, Request, Response,
 };
-use jumpgate::base::{Blob, Slot, SlotSet, Term};
+use jumpgate::base::{Blob, PartitionRecord, Slot, SlotSet, Term};
 use jumpgate::node::Node;
 use jumpgate::sim::{Cut, World, WorldOptions, is_whole};
 use simulated::{PATIENCE, formed, key};
@@ -200,6 +200,35 @@ fn a_demoted_node_comes_back_as_a_learner_in_the_same_life() {
     assert!(world.run_until(PATIENCE, is_whole), "it did not come back");
     assert_eq!(world.node(silent).map(|node| node.view().me), Some(me), "it needn't start anew");
     assert!(world.node(leader).is_some_and(|node| is_voter(node, silent)));
+}
+
+/// Whoever it knew is gone: it can address nobody until it is spoken to.
+#[test]
+fn a_demoted_node_comes_back_though_all_others_have_begun_another_life() {
+    let mut world = formed(5, 12);
+    let leader = world.leader().expect("one leads");
+    let silent = other_than(leader, 5);
+    let me = world.node(silent).map(|node| node.view().me).expect("it runs");
+    cut_off(&mut world, silent, 5);
+    assert!(world.run_until(PATIENCE, |world| world.node(leader).is_some_and(|node| !is_voter(node, silent))));
+    for other in (0..5).map(Slot).filter(|&slot| slot != silent) {
+        world.kill(other);
+        world.run(Duration::from_millis(300));
+        world.start(other);
+        let leads_whole = |world: &World| {
+            let leader = world.leader().filter(|&slot| slot != silent);
+            let node = leader.and_then(|slot| world.node(slot));
+            node.is_some_and(|node| {
+                let view = node.view();
+                let full = |record: &PartitionRecord| record.in_sync.len() >= 3 && record.learners.is_empty();
+                is_voter(node, other) && view.up.len() == 4 && view.table.iter().all(full)
+            })
+        };
+        assert!(world.run_until(PATIENCE, leads_whole), "{other} did not come back");
+    }
+    world.network.cuts.clear();
+    assert!(world.run_until(PATIENCE, is_whole), "it did not come back: {:?}", world.complaints());
+    assert_eq!(world.node(silent).map(|node| node.view().me), Some(me), "it needn't start anew");
 }
 
 #[test]

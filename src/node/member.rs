@@ -195,11 +195,9 @@ impl Member {
     /// Takes a message from inside the cluster. False where it makes no sense there.
     pub(super) fn handle_pulse(&mut self, now: Instant, from: NodeId, message: PulseMessage) -> bool {
         self.pace.handle_heard(now, from);
+        self.note_heard(now, from, &message);
         match message {
-            PulseMessage::Raft(message) => {
-                self.note_heard(now, from, &message);
-                self.raft.handle_pulse(now, from, message);
-            }
+            PulseMessage::Raft(message) => self.raft.handle_pulse(now, from, message),
             PulseMessage::LeaseRequest(request) => self.granter.handle_request(now, from, request),
             PulseMessage::LeaseGrant(grant) if self.raft.leader() == Some(from) => {
                 self.leases.handle_grant(now, self.state.applied(), grant);
@@ -214,11 +212,12 @@ impl Member {
         true
     }
 
-    fn note_heard(&mut self, now: Instant, from: NodeId, message: &raft::PulseMessage) {
+    fn note_heard(&mut self, now: Instant, from: NodeId, message: &PulseMessage) {
+        use raft::PulseMessage::{PreVote, Vote};
         let Some(heard) = self.heard.get_mut(from.slot.index()) else { return };
         let before = heard.filter(|heard| heard.node == from).and_then(|heard| heard.last);
         let last = match message {
-            raft::PulseMessage::PreVote { last, .. } | raft::PulseMessage::Vote { last, .. } => Some(*last),
+            PulseMessage::Raft(PreVote { last, .. } | Vote { last, .. }) => Some(*last),
             _ => before,
         };
         *heard = Some(Heard { node: from, at: now, last });
@@ -517,6 +516,10 @@ impl Member {
         // Whoever has lost its vote is registered still, and wants to know.
         let mut peers = self.raft.membership().everybody();
         peers.extend(self.state.nodes().iter().filter_map(|entry| entry.node));
+        // And whoever was set aside for long may know nobody alive but those who tell it so.
+        if self.raft.leader().is_none() {
+            peers.extend(self.heard.iter().flatten().map(|heard| heard.node));
+        }
         peers.remove(&self.me);
         if peers.is_empty() {
             return;
