@@ -196,6 +196,36 @@ fn who_has_no_good_certificate_changes_nothing_and_is_counted_by_reason() {
     );
 }
 
+/// Memory that a process has resident, in KiB.
+fn resident_kib(process: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).expect("it runs");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a process has memory");
+    line.trim().trim_end_matches(" kB").parse().expect("a number")
+}
+
+#[test]
+fn a_thousand_strangers_cost_little_and_keep_no_peer_out() {
+    let folder = Scratch::new();
+    let certificates = folder.file("certificates");
+    let mut cluster = prepare(3, &certificates);
+    cluster.spawn(0);
+    let alive = |cluster: &Cluster| cluster.http(0).ask("GET /healthz", b"").is_ok_and(|answer| answer.status == 200);
+    until("n1 is alive", || alive(&cluster).then_some(()));
+    let before = resident_kib(cluster.process(0).id());
+    let dialer = Dialer::new(&certificates, cluster.config.nodes[0].stream.port, "n1.processes.jumpgate");
+    dialer.begin_and_fall_silent(1000);
+    until("some were let in", || (metric(&cluster, 0, "jumpgate_connections_accepted_total") > 0).then_some(()));
+    let grown = resident_kib(cluster.process(0).id()).saturating_sub(before);
+    assert!(grown <= 64 << 10, "{grown} KiB for a thousand strangers");
+    // Peers find their place among them.
+    cluster.spawn(1);
+    cluster.spawn(2);
+    dialer.begin_and_fall_silent(200);
+    cluster.wait_until_whole();
+    until("they are cut off", || (rejected(&cluster, 0, "no_proof") > 0).then_some(()));
+    assert_eq!(rejected(&cluster, 0, "displaced"), 0, "addresses that nobody answers at displaced somebody");
+}
+
 #[test]
 fn certificates_are_renewed_under_load_without_a_failed_write() {
     let folder = Scratch::new();
@@ -230,10 +260,10 @@ fn certificates_are_renewed_under_load_without_a_failed_write() {
         is_over.store(true, Ordering::Relaxed);
         renewal.expect("the certificates were renewed");
     });
-    for node in 0..3 {
+    for (node, before) in dialed.into_iter().enumerate() {
         // To both peers, with both new certificates.
         let now = metric(&cluster, node, "jumpgate_connections_dialed_total");
-        assert!(now >= dialed[node] + 4, "n{} shows its old certificate: {now}, {}", node + 1, dialed[node]);
+        assert!(now >= before + 4, "n{} shows its old certificate: {now} after {before}", node + 1);
         assert_eq!(metric(&cluster, node, "jumpgate_messages_lost_total"), 0);
     }
     let after = cluster.status(0);

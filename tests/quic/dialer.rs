@@ -68,6 +68,32 @@ impl Dialer {
         Dialed { runtime, connection }
     }
 
+    /// Begins `count` handshakes with the node, and says nothing more in any of them.
+    pub fn begin_and_fall_silent(&self, count: usize) {
+        /// Fewer than a socket's buffer holds.
+        const AT_A_TIME: usize = 50;
+        let runtime = Runtime::new().expect("a runtime");
+        let _inside = runtime.enter();
+        // They are dialed to a trap, and what comes there first goes on to the node. Its answers get lost.
+        let trap = std::net::UdpSocket::bind("127.0.0.1:0").expect("a free port");
+        trap.set_read_timeout(Some(PATIENCE)).expect("it can be set");
+        let at = trap.local_addr().expect("it is bound");
+        let (mut begun, mut packet) = (0, [0; 2048]);
+        while begun < count {
+            let endpoint = quinn::Endpoint::client(([127, 0, 0, 1], 0).into()).expect("a free port");
+            let silent = std::net::UdpSocket::bind("127.0.0.1:0").expect("a free port");
+            let config = self.config(&Shown::Nothing);
+            let dial = || endpoint.connect_with(config.clone(), at, self.called).expect("it is an address");
+            let dialing: Vec<_> = (0..AT_A_TIME).map(|_| dial()).collect();
+            for _ in 0..AT_A_TIME {
+                let (bytes, _) = trap.recv_from(&mut packet).expect("it dials");
+                silent.send_to(&packet[..bytes], ("127.0.0.1", self.port)).expect("loopback takes it");
+                begun += 1;
+            }
+            drop(dialing);
+        }
+    }
+
     fn config(&self, shown: &Shown) -> quinn::ClientConfig {
         let mut roots = rustls::RootCertStore::empty();
         let authority = CertificateDer::from_pem_file(self.folder.join("authority.pem")).expect("it was made");
