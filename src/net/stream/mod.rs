@@ -25,8 +25,8 @@
 //! A message is stamped with its [`crate::codec::Envelope`] when it is queued, not when it is written. So what was said
 //! to one life of a peer never reaches another one under its name, however long it waited.
 //!
-//! Invariant: an unproven connection costs its socket or its place in a table, and a task of a few kilobytes; it is never
-//! given a proven connection's place.
+//! Invariant: an unproven connection costs a few kilobytes and its socket over TCP, some tens of kilobytes over QUIC; it is
+//! never given a proven connection's place.
 
 mod door;
 mod outbox;
