@@ -119,7 +119,7 @@ fn every_setting_is_read() {
     let files = config.certificate_files(Slot(0)).expect("all three are named");
     assert_eq!((files.certificate, files.key), ("/run/a.pem".into(), "/run/a.key".into()));
     assert_eq!(files.authority, PathBuf::from("/run/authority.pem"));
-    assert_eq!(config.certificate_names(), ["a.other.jumpgate"]);
+    assert_eq!(config.certificate_names()[..2], ["a.other.jumpgate", "n1.other.jumpgate"]);
     let limits = LimitsConfig { key_bytes: 512, value_bytes: 4096, memory_bytes: 1 << 30, connections: 7 };
     assert_eq!(config.limits, limits);
     let security = &config.security;
