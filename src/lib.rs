@@ -14,7 +14,7 @@
 //! | plane | what travels | how | why there |
 //! |---|---|---|---|
 //! | pulse | heartbeats, votes, lease requests and grants, gossip, announcements of processes without a cluster | UDP datagrams of at most 1200 bytes | a vote never queues behind a megabyte of data |
-//! | stream | log entries and snapshots; replication, filling of learners, forwarded operations, the feed between nodes | TCP, in frames of many messages | order, size and flow control |
+//! | stream | log entries and snapshots; replication, filling of learners, forwarded operations, the feed between nodes | TCP, or QUIC with mutual TLS, in frames of many messages | order, size and flow control |
 //! | gateway | clients' requests | HTTP and WebSocket | what people and programs already speak |
 //!
 //! # Two replicated things, with two rules
@@ -64,7 +64,7 @@
 //! | [`telemetry`] | logging for those who touch the outside | no |
 //! | [`port`] | the door between gateways and cores | no |
 //! | [`runtime`] | threads, locks and clocks around a node's machines | no |
-//! | [`net`] | UDP and TCP sockets | no |
+//! | [`net`] | UDP, TCP and QUIC | no |
 //! | [`gateway`] | HTTP and WebSocket | no |
 //! | [`client`] | the Rust client that the command line uses | no |
 //! | [`server`] | the composition root: makes a node out of a configuration | no |

@@ -10,7 +10,12 @@
 //! Sockets are bound first and the node is made of them afterwards, so that a busy port ends the start with its name
 //! before anything else happens, and so that a cluster on free ports can be written down before it starts.
 
+mod certificates;
+mod files;
 mod hand_over;
+mod metrics;
+mod secrets;
+mod streams;
 
 use std::collections::BTreeSet;
 use std::io::{self, Write as _};
@@ -26,25 +31,21 @@ use tracing::{Level, info, warn};
 
 use crate::base::{Incarnation, NodeId, Options, ShardId, Slot, Term, limits};
 use crate::codec::frame::Frame;
-use crate::codec::{Envelope, NameHash};
+use crate::codec::{Keyring, NameHash};
 use crate::config::{Config, NodeConfig, Ports, Replicas, Transport};
 use crate::gateway::{Gateway, GatewayOptions, PeerGateway};
 use crate::net::listen::{self, BindError};
-use crate::net::tcp::{self, Door, FrameSink, Link, LinkOptions, ListenerOptions, Outbox};
+use crate::net::stream::FrameSink;
 use crate::net::udp::PulseSocket;
 use crate::net::{Addresses, Counters};
-use crate::node::message::PeerMessage;
 use crate::node::{ControlCore, ControlEvent};
 use crate::port::Core;
-use crate::runtime::{Clock, Engine, EventSink, Links, PulseLink, PulseThread};
+use crate::runtime::{Clock, Engine, EventSink, PulseLink, PulseThread};
 use crate::telemetry::{self, LogFormat};
 
-mod metrics;
-mod secrets;
+use certificates::Source;
+use streams::{Plane, StreamSocket, Trust};
 
-/// Bytes that may wait for one peer. Replication holds as much in its tails anyway; beyond it a peer is too slow to be
-/// helped by a longer queue.
-const OUTBOX_BYTES_MAX: usize = 64 << 20;
 /// Requests that one shard keeps waiting.
 const REQUESTS_MAX: usize = 16 << 10;
 /// Effects that one partition may have in flight.
@@ -90,7 +91,7 @@ impl ServerError {
 #[derive(Debug)]
 pub struct Sockets {
     pulse: UdpSocket,
-    stream: TcpListener,
+    stream: StreamSocket,
     gateway: TcpListener,
 }
 
@@ -104,19 +105,19 @@ impl Sockets {
         let what = |plane: &str| format!("{plane} of node {}, setting [[node]] {plane}", node.id);
         Ok(Self {
             pulse: listen::udp(&what("pulse"), &node.bind_pulse.to_string())?,
-            stream: listen::tcp(&what("stream"), &node.bind_stream.to_string())?,
+            stream: StreamSocket::bind(config.stream.transport, &what("stream"), &node.bind_stream.to_string())?,
             gateway: listen::tcp(&what("gateway"), &node.bind_gateway.to_string())?,
         })
     }
 
-    /// Binds a node on loopback: free ports for its planes, `gateway` for clients (0: a free one too).
+    /// Binds a node on loopback with streams over TCP: free ports for its planes, `gateway` for clients (0: a free one too).
     ///
     /// # Errors
     /// Where `gateway` is taken.
     pub fn bind_loopback(gateway: u16) -> Result<Self, BindError> {
         Ok(Self {
             pulse: listen::udp("pulse", "127.0.0.1:0")?,
-            stream: listen::tcp("stream", "127.0.0.1:0")?,
+            stream: StreamSocket::bind(Transport::Tcp, "stream", "127.0.0.1:0")?,
             gateway: listen::tcp("gateway, --port", &format!("127.0.0.1:{gateway}"))?,
         })
     }
@@ -158,15 +159,22 @@ impl Server {
     pub fn start(config: &Config, slot: Slot, sockets: Sockets, events: EventSink) -> Result<Self, ServerError> {
         refuse_what_is_missing(config)?;
         let options = options(config, slot);
-        let name = NameHash::of(&options.cluster_name);
         let counters = Arc::new(Counters::default());
         let (shutdown, tasks) = (CancellationToken::new(), TaskTracker::new());
 
         let secret_file = config.security.secret_file.as_deref();
         let keyring = Arc::new(secrets::load(secret_file)?);
         let (streams, secrets) = watch::channel(Arc::clone(&keyring));
-        let door = Door { name, slot, secrets };
-        let links = Arc::new(StreamLinks::start(config, &door, &counters, &shutdown, &tasks));
+        let trust = trust(config, slot, &sockets.stream, secrets, &counters, &shutdown, &tasks)?;
+        let plane = Plane {
+            name: NameHash::of(&options.cluster_name),
+            me: slot,
+            trust,
+            counters: Arc::clone(&counters),
+            shutdown: shutdown.clone(),
+            tasks: tasks.clone(),
+        };
+        let links = Arc::new(plane.start_links(config));
         let clock = Clock::start();
         let inbox = PulseThread::inbox();
         let engine = Engine::new(options.clone(), clock, links, inbox.0.clone(), events);
@@ -179,16 +187,7 @@ impl Server {
             let (path, pulse, counters) = (path.to_owned(), inbox.0.clone(), Arc::clone(&counters));
             tasks.spawn(secrets::Watcher { path, streams, pulse, counters }.run(shutdown.clone()));
         }
-        let (listener, listener_counters, listener_shutdown) =
-            (sockets.stream, Arc::clone(&counters), shutdown.clone());
-        tasks.spawn(async move {
-            let limits = ListenerOptions::default();
-            if let Err(error) =
-                tcp::run_listener(listener, door, sink, listener_counters, limits, listener_shutdown).await
-            {
-                warn!("the stream listener ended: {error}");
-            }
-        });
+        plane.start_listener(sockets.stream, sink);
 
         let pulses = config.nodes.iter().map(|node| node.pulse.to_string()).collect();
         let addresses = Arc::new(Addresses::new(pulses));
@@ -233,6 +232,15 @@ impl Server {
         self.tasks.close();
         self.tasks.wait().await;
     }
+}
+
+/// Whether the node in `slot` would start with the certificate that the configuration names for it.
+///
+/// # Errors
+/// Where it wouldn't, saying why; where no files are named too.
+pub fn check_certificates(config: &Config, slot: Slot) -> Result<(), ServerError> {
+    let source = Source::of(config, slot);
+    source.ok_or_else(|| ServerError::Refused("[stream] names no certificate".to_owned()))?.load().map(|_| ())
 }
 
 /// Runs one node until SIGINT or SIGTERM.
@@ -285,6 +293,32 @@ pub fn dev(nodes: u16, port: u16) -> Result<(), ServerError> {
         futures_util::future::join_all(servers.into_iter().map(Server::stop)).await;
         Ok(())
     })
+}
+
+/// What nodes prove to each other on streams; starts what keeps it up to date.
+fn trust(
+    config: &Config,
+    slot: Slot,
+    socket: &StreamSocket,
+    secrets: watch::Receiver<Arc<Keyring>>,
+    counters: &Arc<Counters>,
+    shutdown: &CancellationToken,
+    tasks: &TaskTracker,
+) -> Result<Trust, ServerError> {
+    let refuse = |what: &str| Err(ServerError::Refused(format!("[stream] transport: {what}")));
+    match (config.stream.transport, socket) {
+        (Transport::Tcp, StreamSocket::Tcp(_)) => Ok(Trust::Secrets(secrets)),
+        (Transport::Quic, StreamSocket::Quic(_)) => {
+            let Some(source) = Source::of(config, slot) else {
+                return refuse("quic needs certificate, key and authority beside it");
+            };
+            let (streams, identities) = watch::channel(Arc::new(source.load()?));
+            let watcher = certificates::Watcher { source, streams, counters: Arc::clone(counters) };
+            tasks.spawn(watcher.run(shutdown.clone()));
+            Ok(Trust::Certificates(identities))
+        }
+        _ => refuse("the socket for streams was bound for another transport"),
+    }
 }
 
 /// What a node of this configuration is built with.
@@ -340,7 +374,6 @@ fn refuse_what_is_missing(config: &Config) -> Result<(), ServerError> {
         ("[security] tls_cert: the gateway can't speak TLS", security.tls_cert.is_some() || security.tls_key.is_some()),
         ("[security] tokens_file: the gateway can't check tokens", security.tokens_file.is_some()),
         ("[gateway] ftp: there is no FTP server", config.gateway.ftp.is_some()),
-        ("[stream] transport = \"quic\": streams can't run over QUIC", config.stream.transport == Transport::Quic),
     ];
     match missing.into_iter().find(|(_, is_set)| *is_set) {
         Some((what, _)) => Err(ServerError::Refused(format!("{what} yet; remove the setting"))),
@@ -459,62 +492,6 @@ impl LeaderLines {
             warn!(node, "{}", event.describe(options));
         } else {
             info!(node, "{}", event.describe(options));
-        }
-    }
-}
-
-/// The stream plane to all peers.
-struct StreamLinks {
-    outboxes: Vec<Option<Arc<Outbox>>>,
-}
-
-impl StreamLinks {
-    fn start(
-        config: &Config,
-        door: &Door,
-        counters: &Arc<Counters>,
-        shutdown: &CancellationToken,
-        tasks: &TaskTracker,
-    ) -> Self {
-        let outbox = |(slot, node): (usize, &NodeConfig)| {
-            let slot = Slot(slot as u8);
-            if slot == door.slot {
-                return None;
-            }
-            let outbox = Arc::new(Outbox::new(OUTBOX_BYTES_MAX, Arc::clone(counters)));
-            let link = Link {
-                me: door.slot,
-                slot,
-                address: node.stream.to_string(),
-                name: door.name,
-                secrets: door.secrets.clone(),
-                outbox: Arc::clone(&outbox),
-                counters: Arc::clone(counters),
-                on_event: Arc::new(|_| {}),
-                options: LinkOptions { seed: rand::random(), ..LinkOptions::default() },
-            };
-            tasks.spawn(tcp::run_writer(link, shutdown.clone()));
-            Some(outbox)
-        };
-        Self { outboxes: config.nodes.iter().enumerate().map(outbox).collect() }
-    }
-
-    fn outbox(&self, slot: Slot) -> Option<&Arc<Outbox>> {
-        self.outboxes.get(slot.index())?.as_ref()
-    }
-}
-
-impl Links for StreamLinks {
-    fn send(&self, envelope: &Envelope, message: &PeerMessage) -> bool {
-        self.outbox(envelope.to.slot).is_some_and(|outbox| outbox.push(envelope, message).is_ok())
-    }
-
-    fn peer_changed(&self, slot: Slot, envelope: Option<&Envelope>) {
-        if let Some(outbox) = self.outbox(slot) {
-            outbox.discard(|queued| Some(queued) == envelope);
-            if envelope.is_some() {
-                outbox.hint_reachable();
-            }
         }
     }
 }

@@ -46,10 +46,11 @@ fn its_examples_are_valid() {
     let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/cluster.toml")).expect("cluster.toml");
     let is_example = |line: &&str| line.starts_with("# [") || line.starts_with("# ") && line.contains(" = \"");
     let examples = text.lines().filter(is_example).count();
-    assert_eq!(examples, 9, "one table and eight settings are commented out");
+    assert_eq!(examples, 12, "one table and eleven settings are commented out");
     let uncommented: Vec<&str> =
         text.lines().map(|line| if is_example(&line) { line.trim_start_matches("# ") } else { line }).collect();
     let (config, _) = Config::parse("cluster.toml", &uncommented.join("\n"), std::iter::empty()).expect("its examples");
     assert!(config.timing.is_fixed() && config.gateway.ftp.is_some() && config.security.tokens_file.is_some());
+    assert!(config.certificate_files(jumpgate::base::Slot(0)).is_some());
     assert_eq!(config.timing.timing(), jumpgate::base::Timing::default());
 }

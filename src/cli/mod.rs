@@ -20,6 +20,7 @@
 //! | `admin`, `plan` | `node`, `transfer`, `init`, `unsafe-recover`; `plan` |
 //! | `export`, `import` | all values as lines of JSON |
 //! | `secret` | `secret`: a new secret for a cluster |
+//! | `cert` | `cert`: certificates for a cluster's nodes and gateways |
 //! | `drill` | `drill`: load on a cluster of containers, of which half dies |
 //! | `target` | the options that all client commands share |
 //! | `operation` | how an operation is planned, asked about, done and told |
@@ -27,6 +28,7 @@
 //! | `failure`, `output` | exit codes; stdout and stderr |
 
 mod admin;
+mod cert;
 mod dev;
 mod drill;
 mod export;
@@ -47,6 +49,7 @@ mod watch;
 use clap::{Parser, Subcommand};
 
 pub use admin::{Init, Node, NodeCommand, Transfer, UnsafeRecover};
+pub use cert::Cert;
 pub use dev::Dev;
 pub use drill::Drill;
 pub use export::Export;
@@ -95,6 +98,8 @@ pub enum Command {
     Dev(Dev),
     /// Make a secret for the nodes of a cluster
     Secret(Secret),
+    /// Make certificates for the nodes and gateways of a cluster
+    Cert(Cert),
     /// A command that talks to a running cluster.
     #[command(flatten)]
     Client(ClientCommand),

@@ -1,6 +1,6 @@
 //! `jumpgate serve`: one node of a cluster.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 
@@ -38,20 +38,29 @@ impl Serve {
     /// # Errors
     /// Where the configuration is wrong or the node can't start.
     pub fn run(self) -> Result<(), Failure> {
-        let name = self.config.display().to_string();
-        let text = std::fs::read_to_string(&self.config)
-            .map_err(|error| Failure::Usage(format!("cannot read the configuration {name}: {error}")))?;
-        // A variable that is no text can't be a setting, so it is none of ours.
-        let environment =
-            std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-        let usage = |error: ConfigError| Failure::Usage(error.to_string());
-        let (config, warnings) = Config::parse(&name, &text, environment).map_err(usage)?;
-        for warning in warnings {
-            note(&one_line(&warning.to_string()));
-        }
+        let config = read(&self.config)?;
         let slot = config.node(&self.node).map_err(usage)?;
         server::serve(config, slot, self.insecure).map_err(Failure::from)
     }
+}
+
+/// The configuration in a file and in the environment. What is doubtful about it is said.
+pub(super) fn read(file: &Path) -> Result<Config, Failure> {
+    let name = file.display().to_string();
+    let text = std::fs::read_to_string(file)
+        .map_err(|error| Failure::Usage(format!("cannot read the configuration {name}: {error}")))?;
+    // A variable that is no text can't be a setting, so it is none of ours.
+    let environment =
+        std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    let (config, warnings) = Config::parse(&name, &text, environment).map_err(usage)?;
+    for warning in warnings {
+        note(&one_line(&warning.to_string()));
+    }
+    Ok(config)
+}
+
+fn usage(error: ConfigError) -> Failure {
+    Failure::Usage(error.to_string())
 }
 
 impl From<ServerError> for Failure {

@@ -46,6 +46,7 @@ use super::fields::{FieldReader, put};
 use super::handshake::{self, Session};
 use super::keyring::CODE_BYTES;
 use super::{CodecError, Envelope, NameHash};
+use crate::base::Slot;
 use crate::base::limits::FRAME_BYTES_MAX;
 
 const MAGIC: [u8; 4] = *b"jgsf";
@@ -180,20 +181,28 @@ pub struct FrameDecoder {
     name: NameHash,
     header: Option<Header>,
     session: Option<Session>,
+    sender: Option<Slot>,
 }
 
 impl FrameDecoder {
     /// A decoder for the frames of the cluster whose name hashes to `name`.
     #[must_use]
     pub const fn new(name: NameHash) -> Self {
-        Self { name, header: None, session: None }
+        Self { name, header: None, session: None, sender: None }
+    }
+
+    /// A decoder for the frames of a connection of which something else, TLS say, has proven that `sender` writes it.
+    #[must_use]
+    pub const fn of_sender(name: NameHash, sender: Slot) -> Self {
+        Self { name, header: None, session: None, sender: Some(sender) }
     }
 
     /// A decoder for the frames of a connection that began with a handshake: each must have the code that `session` gives
     /// it.
     #[must_use]
     pub const fn with_session(name: NameHash, session: Session) -> Self {
-        Self { name, header: None, session: Some(session) }
+        let sender = Some(session.dialer());
+        Self { name, header: None, session: Some(session), sender }
     }
 
     /// Takes the next frame off the front of `buffer`; `None` where it isn't complete yet.
@@ -223,9 +232,9 @@ impl FrameDecoder {
             if !session.verifies(&header.bytes, payload, code) {
                 return Err(CodecError::BadCode);
             }
-            if header.envelope.from.slot != session.dialer() {
-                return Err(CodecError::OtherSender);
-            }
+        }
+        if self.sender.is_some_and(|sender| sender != header.envelope.from.slot) {
+            return Err(CodecError::OtherSender);
         }
         self.header = None;
         let payload = buffer.split_to(header.payload_bytes).freeze();
@@ -511,6 +520,13 @@ mod tests {
         let mut buffer = BytesMut::from(&[&header[..], b"one", &code].concat()[..]);
         let refused = FrameDecoder::with_session(name(), reader).decode(&mut buffer);
         assert_eq!(refused, Err(CodecError::OtherSender));
+    }
+
+    #[test]
+    fn where_something_else_proves_the_sender_a_frame_of_another_slot_is_refused() {
+        let decode = |sender| FrameDecoder::of_sender(name(), sender).decode(&mut BytesMut::from(&sample()[..]));
+        assert_eq!(decode(envelope().from.slot).expect("it is sound").expect("it is whole").envelope, envelope());
+        assert_eq!(decode(Slot(0)), Err(CodecError::OtherSender));
     }
 
     #[test]

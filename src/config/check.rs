@@ -19,6 +19,9 @@ pub(super) const FOLLOWERS: [(&str, FollowerMode); 3] =
 /// The words for [`Transport`].
 pub(super) const TRANSPORTS: [(&str, Transport); 2] = [("tcp", Transport::Tcp), ("quic", Transport::Quic)];
 
+const WITHOUT_CERTIFICATES: &str = "is missing; with transport = \"quic\" nodes prove who they are by certificates: \
+                                    `jumpgate cert` makes them and says what to write here";
+
 /// Less would not hold one large value and its neighbours.
 const MEMORY_BYTES_MIN: u64 = 1 << 20;
 
@@ -39,12 +42,13 @@ pub(super) fn parse(
     let mut environment: Vec<_> = environment.filter(|(name, _)| name.starts_with("JUMPGATE_")).collect();
     environment.sort();
     let (settings, mut warnings) = Settings::read(file_name, text, file.get_ref(), &environment)?;
-    let nodes = nodes(&settings)?;
+    let stream = stream(settings.table("stream"))?;
+    let nodes = nodes(&settings, stream.transport)?;
     let config = Config {
         cluster: cluster(settings.table("cluster"), nodes.len())?,
         timing: timing(settings.table("timing"))?,
         gateway: gateway(settings.table("gateway"))?,
-        stream: stream(settings.table("stream"))?,
+        stream,
         limits: limits(settings.table("limits"))?,
         security: security(settings.table("security"))?,
         nodes,
@@ -122,7 +126,18 @@ fn gateway(table: &Table<'_>) -> Result<GatewayConfig, ConfigError> {
 
 fn stream(table: &Table<'_>) -> Result<StreamConfig, ConfigError> {
     let transport = table.optional("transport", |raw| values::choice(raw, &TRANSPORTS))?.unwrap_or_default();
-    Ok(StreamConfig { transport })
+    let config = StreamConfig {
+        transport,
+        certificate: table.optional("certificate", values::path)?,
+        key: table.optional("key", values::path)?,
+        authority: table.optional("authority", values::path)?,
+    };
+    let files = [("certificate", &config.certificate), ("key", &config.key), ("authority", &config.authority)];
+    let missing = files.into_iter().find(|(_, path)| path.is_none()).map(|(name, _)| name);
+    match missing.filter(|_| transport == Transport::Quic) {
+        Some(missing) => Err(table.error(missing, WITHOUT_CERTIFICATES)),
+        None => Ok(config),
+    }
 }
 
 fn limits(table: &Table<'_>) -> Result<LimitsConfig, ConfigError> {
@@ -154,7 +169,7 @@ fn security(table: &Table<'_>) -> Result<SecurityConfig, ConfigError> {
     }
 }
 
-fn nodes(settings: &Settings<'_>) -> Result<Vec<NodeConfig>, ConfigError> {
+fn nodes(settings: &Settings<'_>, transport: Transport) -> Result<Vec<NodeConfig>, ConfigError> {
     let tables = settings.nodes();
     if tables.is_empty() {
         return Err(settings.error("there is no [[node]]; write one for each node, with id, pulse, stream and gateway"));
@@ -164,24 +179,28 @@ fn nodes(settings: &Settings<'_>) -> Result<Vec<NodeConfig>, ConfigError> {
         return Err(settings.error(format!("there are {nodes} [[node]] tables; at most {most} are allowed")));
     }
     let mut taken = Taken::default();
-    tables.iter().map(|table| node(table, &mut taken)).collect()
+    tables.iter().map(|table| node(table, transport, &mut taken)).collect()
 }
 
 /// What earlier nodes have that no later one may have too: (key, value) → whose it is.
 type Taken = BTreeMap<(&'static str, String), String>;
 
-fn node(table: &Table<'_>, taken: &mut Taken) -> Result<NodeConfig, ConfigError> {
+fn node(table: &Table<'_>, transport: Transport, taken: &mut Taken) -> Result<NodeConfig, ConfigError> {
     let id = table.required("id", values::name)?;
     let [pulse, stream, gateway] = [
         table.required("pulse", values::address)?,
         table.required("stream", values::address)?,
         table.required("gateway", values::address)?,
     ];
-    // The stream plane and the gateway both listen on TCP: one address can't be both, on whatever node.
+    // Two planes that listen on the same protocol can't share an address, on whatever node.
+    let protocol = match transport {
+        Transport::Tcp => "TCP",
+        Transport::Quic => "UDP",
+    };
     let claims = [
         ("id", "id", id.clone()),
         ("pulse", "UDP", pulse.to_string()),
-        ("stream", "TCP", stream.to_string()),
+        ("stream", protocol, stream.to_string()),
         ("gateway", "TCP", gateway.to_string()),
     ];
     for (key, kind, value) in claims {
@@ -189,7 +208,7 @@ fn node(table: &Table<'_>, taken: &mut Taken) -> Result<NodeConfig, ConfigError>
             return Err(table.error(key, format!("{value:?} is taken by node {owner:?}; each has to be different")));
         }
     }
-    Ok(NodeConfig {
+    let node = NodeConfig {
         advertise: table.optional("advertise", values::base_url)?.unwrap_or_else(|| format!("http://{gateway}")),
         bind_pulse: table.optional("bind_pulse", values::address)?.unwrap_or_else(|| pulse.clone()),
         bind_stream: table.optional("bind_stream", values::address)?.unwrap_or_else(|| stream.clone()),
@@ -198,7 +217,17 @@ fn node(table: &Table<'_>, taken: &mut Taken) -> Result<NodeConfig, ConfigError>
         pulse,
         stream,
         gateway,
-    })
+    };
+    match transport {
+        Transport::Quic if node.bind_stream.overlaps(&node.bind_pulse) => Err(table.error(
+            if node.bind_stream == node.stream { "stream" } else { "bind_stream" },
+            format!(
+                r#"port {} is that of the pulse too, and with transport = "quic" both are UDP; write another one"#,
+                node.bind_stream.port
+            ),
+        )),
+        _ => Ok(node),
+    }
 }
 
 /// What is allowed but probably not meant.
@@ -211,6 +240,12 @@ fn doubts(config: &Config) -> Vec<Warning> {
             warnings.push("replicas = 1 keeps one copy of each value: the loss of any node loses what it held");
         }
         _ => {}
+    }
+    let stream = &config.stream;
+    if stream.transport == Transport::Tcp
+        && [&stream.certificate, &stream.key, &stream.authority].iter().any(|file| file.is_some())
+    {
+        warnings.push(r#"[stream] certificate, key and authority change nothing while transport is "tcp""#);
     }
     warnings.into_iter().map(|text| Warning(text.to_owned())).collect()
 }

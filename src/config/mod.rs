@@ -6,7 +6,8 @@
 //! - 1 ≤ `min_copies` ≤ replicas ≤ nodes;
 //! - 1 ≤ `partitions` ≤ [`limits::PARTITIONS_MAX`], and keys and values are no larger than the formats carry;
 //! - twice the heartbeat is shorter than the election promise, and lease is shorter than both that promise and `down`;
-//! - a TLS certificate has its key.
+//! - a TLS certificate has its key, and a stream plane over QUIC has certificate, key and authority;
+//! - the ports of a node's planes don't collide, as far as that shows.
 //!
 //! Settings come from three places: `JUMPGATE_<TABLE>_<KEY>` in the environment, before the file, before the default.
 //! Nothing here opens a file or asks the process for its environment: both are arguments.
@@ -15,6 +16,7 @@
 //! |---|---|
 //! | `read` | text and environment → tables of settings, each with its place |
 //! | `check` | settings → [`Config`], and what they must satisfy together |
+//! | `certificates` | what a node's certificate calls it, and where its files are |
 //! | `values` | durations, sizes, addresses, as people write them |
 //! | `write` | [`Config`] → commented text |
 //! | `error` | [`ConfigError`], [`Place`], [`Warning`] |
@@ -22,6 +24,7 @@
 //! Left out: whether files named here exist, whether names resolve, and whether a node off loopback has a secret. The
 //! server checks those when it starts.
 
+mod certificates;
 mod check;
 mod error;
 mod read;
@@ -109,10 +112,27 @@ pub struct GatewayConfig {
 }
 
 /// `[stream]`: how data travels between nodes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StreamConfig {
     /// TCP, or QUIC with mutual TLS.
     pub transport: Transport,
+    /// The node's certificate chain, in PEM. `{node}` in it stands for the node's id, here and in the other two.
+    pub certificate: Option<PathBuf>,
+    /// The key of `certificate`, in PEM.
+    pub key: Option<PathBuf>,
+    /// The certificates of the authorities that make certificates of nodes, in PEM.
+    pub authority: Option<PathBuf>,
+}
+
+/// The files that one node proves itself with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateFiles {
+    /// Its certificate chain.
+    pub certificate: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
+    /// The certificates of the authorities.
+    pub authority: PathBuf,
 }
 
 /// What the stream plane runs on.
@@ -242,6 +262,25 @@ impl Config {
     #[must_use]
     pub fn replicas(&self) -> u8 {
         self.cluster.replicas.of(self.nodes.len())
+    }
+
+    /// The files that the node in `slot` proves itself with on streams over QUIC; none where one of them isn't set.
+    #[must_use]
+    pub fn certificate_files(&self, slot: Slot) -> Option<CertificateFiles> {
+        let id = &self.nodes.get(slot.index())?.id;
+        let StreamConfig { certificate, key, authority, .. } = &self.stream;
+        Some(CertificateFiles {
+            certificate: certificates::path(certificate.as_ref()?, id),
+            key: certificates::path(key.as_ref()?, id),
+            authority: certificates::path(authority.as_ref()?, id),
+        })
+    }
+
+    /// What the certificate of each node calls it, by slot: a DNS name made of its id and the cluster's name, such as
+    /// `n1.store.jumpgate`. Different nodes, and nodes of clusters with different names, have different ones.
+    #[must_use]
+    pub fn certificate_names(&self) -> Vec<String> {
+        self.nodes.iter().map(|node| certificates::name(&node.id, &self.cluster.name)).collect()
     }
 
     /// The same configuration as commented text: what [`Config::parse`] would read it from.

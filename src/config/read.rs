@@ -15,7 +15,7 @@ const TABLES: [(&str, &[&str]); 7] = [
     ("cluster", &["name", "replicas", "min_copies", "partitions", "sync_interval", "replace_after", "demote_after"]),
     ("timing", &["heartbeat", "election", "lease", "down"]),
     ("gateway", &["followers", "hosts", "ftp"]),
-    ("stream", &["transport"]),
+    ("stream", &["transport", "certificate", "key", "authority"]),
     ("limits", &["key", "value", "memory", "connections"]),
     ("security", &["secret_file", "tls_cert", "tls_key", "tokens_file"]),
     (NODE, &["id", "pulse", "stream", "gateway", "advertise", "bind_pulse", "bind_stream", "bind_gateway"]),

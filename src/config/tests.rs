@@ -80,6 +80,9 @@ fn every_setting_is_read() {
         ftp = "127.0.0.1:7421"
         [stream]
         transport = "quic"
+        certificate = "/run/{node}.pem"
+        key = "/run/{node}.key"
+        authority = "/run/authority.pem"
         [limits]
         key = "512"
         value = 4096
@@ -113,6 +116,10 @@ fn every_setting_is_read() {
     assert_eq!(config.gateway.hosts, ["store.example.org", "store"]);
     assert_eq!(config.gateway.ftp.as_ref().map(ToString::to_string).as_deref(), Some("127.0.0.1:7421"));
     assert_eq!(config.stream.transport, Transport::Quic);
+    let files = config.certificate_files(Slot(0)).expect("all three are named");
+    assert_eq!((files.certificate, files.key), ("/run/a.pem".into(), "/run/a.key".into()));
+    assert_eq!(files.authority, PathBuf::from("/run/authority.pem"));
+    assert_eq!(config.certificate_names()[..2], ["a.other.jumpgate", "n1.other.jumpgate"]);
     let limits = LimitsConfig { key_bytes: 512, value_bytes: 4096, memory_bytes: 1 << 30, connections: 7 };
     assert_eq!(config.limits, limits);
     let security = &config.security;
@@ -232,6 +239,12 @@ fn each_mistake_has_its_message() {
         ),
         ("[stream]\ntransport = true", r#"2: [stream] transport: true or false is not allowed; write "tcp" or "quic""#),
         (
+            "[stream]\ntransport = 'quic'\nkey = 'k'\nauthority = 'a'",
+            "1: [stream] certificate: is missing; with transport = \"quic\" nodes prove who they are by certificates: \
+             `jumpgate cert` makes them and says what to write here",
+        ),
+        ("[stream]\nkey = ''", r#"2: [stream] key: "" is not a file name; write a path in quotes"#),
+        (
             "[limits]\nvalue = '8MiX'",
             r#"2: [limits] value: "8MiX" is not a size; write a number of bytes or one with KiB, MiB or GiB, such as "8MiB""#,
         ),
@@ -271,6 +284,43 @@ fn each_mistake_has_its_message() {
         let error = parse(&format!("{text}\n{NODES}")).expect_err(text);
         assert_eq!(error.to_string(), format!("cluster.toml:{message}"), "for {text}");
     }
+}
+
+const QUIC: &str = "[stream]\ntransport = 'quic'\ncertificate = 'c'\nkey = 'k'\nauthority = 'a'\n";
+
+#[test]
+fn over_quic_streams_and_pulses_share_no_port_and_over_tcp_they_may() {
+    let cases = [
+        ("pulse = 'a:1'\nstream = 'a:1'", "taken by node \"a\"; each has to be different"),
+        (
+            "pulse = 'a:1'\nstream = 'b:1'\nbind_pulse = '0.0.0.0:1'\nbind_stream = '127.0.0.1:1'",
+            "bind_stream: port 1 is that of the pulse too, and with transport = \"quic\" both are UDP; write another one",
+        ),
+        (
+            "pulse = 'a:1'\nstream = '0.0.0.0:1'",
+            "stream: port 1 is that of the pulse too, and with transport = \"quic\" both are UDP; write another one",
+        ),
+    ];
+    for (addresses, words) in cases {
+        let node = format!("[[node]]\nid = 'a'\ngateway = 'a:2'\n{addresses}\n");
+        parse(&node).unwrap_or_else(|error| panic!("{addresses} over TCP: {error}"));
+        let error = parse(&format!("{QUIC}{node}")).expect_err(addresses).to_string();
+        assert!(error.contains(words), "{error:?} doesn't say {words:?}");
+    }
+    // And with the gateway, which stays on TCP, a stream may share its number.
+    let node = "[[node]]\nid = 'a'\npulse = 'a:1'\nstream = 'a:2'\ngateway = 'a:2'\n";
+    assert!(parse(node).is_err());
+    parse(&format!("{QUIC}{node}")).expect("TCP and UDP have ports of their own");
+}
+
+#[test]
+fn certificates_that_nobody_would_look_at_are_doubted() {
+    let (_, warnings) = parse(&format!("[stream]\nkey = 'k'\n{NODES}")).expect("it is allowed");
+    assert_eq!(
+        warnings.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        [r#"[stream] certificate, key and authority change nothing while transport is "tcp""#]
+    );
+    assert_eq!(parse(&format!("{QUIC}{NODES}")).expect("it is allowed").1, []);
 }
 
 #[test]

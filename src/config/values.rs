@@ -28,6 +28,12 @@ impl Address {
         self.host.eq_ignore_ascii_case("localhost") || self.host == "::1" || in_127()
     }
 
+    /// Whether whoever listens on one of them may be in the way of whoever listens on the other, on the same machine.
+    pub(super) fn overlaps(&self, other: &Self) -> bool {
+        let is_any = |address: &Self| matches!(address.host.as_str(), "0.0.0.0" | "::");
+        self.port == other.port && (self.host == other.host || is_any(self) || is_any(other))
+    }
+
     fn read(text: &str) -> Option<Self> {
         let (host, port) = text.rsplit_once(':')?;
         let host = match host.strip_prefix('[') {

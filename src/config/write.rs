@@ -31,8 +31,7 @@ fn write_to(out: &mut String, config: &Config) -> fmt::Result {
         setting(out, "ftp", quoted(address), "serves files over FTP")?;
     }
 
-    writeln!(out, "\n[stream]")?;
-    setting(out, "transport", quoted(word(config.stream.transport, &TRANSPORTS)), "tcp | quic, with mutual TLS")?;
+    write_stream(out, config)?;
 
     writeln!(out, "\n[limits]")?;
     setting(out, "key", quoted(show_size(config.limits.key_bytes as u64)), "the largest key")?;
@@ -83,6 +82,19 @@ fn write_timing(out: &mut String, config: &Config) -> fmt::Result {
     set.into_iter().try_for_each(|(key, value, comment)| duration(out, key, value, comment))
 }
 
+fn write_stream(out: &mut String, config: &Config) -> fmt::Result {
+    writeln!(out, "\n[stream]")?;
+    let stream = &config.stream;
+    setting(out, "transport", quoted(word(stream.transport, &TRANSPORTS)), "tcp | quic, with mutual TLS")?;
+    let files = [
+        ("certificate", &stream.certificate, "of each node; {node} stands for its id"),
+        ("key", &stream.key, "and its key"),
+        ("authority", &stream.authority, "who makes certificates of nodes"),
+    ];
+    let set = files.into_iter().filter_map(|(key, path, comment)| Some((key, path.as_deref()?, comment)));
+    set.into_iter().try_for_each(|(key, path, comment)| setting(out, key, quoted(Path::display(path)), comment))
+}
+
 fn write_security(out: &mut String, config: &Config) -> fmt::Result {
     writeln!(out, "\n[security]")?;
     let security = &config.security;
@@ -103,7 +115,7 @@ fn write_node(out: &mut String, node: &NodeConfig) -> fmt::Result {
     writeln!(out, "\n[[node]]")?;
     setting(out, "id", quoted(&node.id), "")?;
     setting(out, "pulse", quoted(&node.pulse), "UDP: heartbeats and votes")?;
-    setting(out, "stream", quoted(&node.stream), "TCP: data")?;
+    setting(out, "stream", quoted(&node.stream), "data: TCP, or UDP with quic")?;
     setting(out, "gateway", quoted(&node.gateway), "HTTP: clients")?;
     setting(out, "advertise", quoted(&node.advertise), "where clients are told to go")?;
     let binds = [

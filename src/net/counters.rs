@@ -78,6 +78,8 @@ counters! {
     connections_over_cap,
     /// How often other secrets were taken over from the secret file.
     secrets_changed,
+    /// How often another certificate, key or authority was taken over.
+    certificates_changed,
 }
 
 impl Counters {

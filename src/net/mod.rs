@@ -4,7 +4,9 @@
 //! | file | what it holds |
 //! |---|---|
 //! | [`udp`] | [`udp::PulseSocket`]: the pulse plane. Never blocks; what doesn't fit is dropped, since pulses repeat |
-//! | [`tcp`] | the stream plane: a bounded queue and a writer for each peer, a listener with a reader for each connection |
+//! | [`stream`] | the stream plane: a bounded queue and a writer for each peer, a reader for each connection that comes in |
+//! | [`tcp`] | carries it over TCP, where nodes prove that they share a secret |
+//! | [`quic`] | carries it over QUIC with mutual TLS, where nodes prove who they are |
 //! | [`listen`] | binding, with errors that name the address and the setting |
 //! | `counters` | [`Counters`]: what went in and out, and what was refused why |
 //!
@@ -14,11 +16,13 @@
 //! Invariants:
 //! - nothing from outside panics, and nothing is allocated without a cap;
 //! - every queue is bounded, and what happens when it is full is said where it is filled;
-//! - no lock is held across an await; the one lock here (of an [`tcp::Outbox`]) takes no other.
+//! - no lock is held across an await; the one lock here (of an [`stream::Outbox`]) takes no other.
 
 mod addresses;
 mod counters;
 pub mod listen;
+pub mod quic;
+pub mod stream;
 pub mod tcp;
 pub mod udp;
 

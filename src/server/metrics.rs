@@ -30,14 +30,21 @@ const PULSE_REASONS: [&str; 19] = [
     "unauthenticated",
     "unencodable",
 ];
-const STREAM_REASONS: [&str; 29] = [
+const STREAM_REASONS: [&str; 36] = [
+    "bad_certificate",
     "bad_checksum",
     "bad_code",
+    "bad_handshake",
     "bad_magic",
+    "certificate_expired",
+    "certificate_foreign",
+    "certificate_not_yet_valid",
+    "certificate_other_node",
     "displaced",
     "half_frame",
     "impossible_sender",
     "malformed",
+    "no_certificate",
     "no_first_frame",
     "no_proof",
     "no_secret",

@@ -3,18 +3,16 @@
 //! At the start everything that is wrong with the file ends the start. Later it is only said: the node goes on with the
 //! secrets that it has, since one without any would be open to everybody, and one that stops would be missed.
 
-use std::fs::Metadata;
-use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::AsyncReadExt as _;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::ServerError;
+use super::files::{self, Complaint, FileError, Privacy, Twice};
 use crate::codec::{Keyring, KeyringError};
 use crate::net::Counters;
 use crate::runtime::ControlInput;
@@ -22,28 +20,11 @@ use crate::runtime::ControlInput;
 /// How often the file is read. What it says counts once it was read twice the same, so that a file that is just being
 /// written isn't believed; a secret that was removed is dead within two of these times and a little.
 const READ_EVERY: Duration = Duration::from_secs(1);
-/// What a secret file's mode must not allow: anything to everybody, and writing to its group.
-const OTHERS: u32 = 0o027;
-/// Far more than all the secrets that a keyring takes.
-const FILE_BYTES_MAX: u64 = 64 << 10;
-
 /// Why a secret file can't be used.
 #[derive(Debug, thiserror::Error)]
-enum FileError {
-    #[error("{0}")]
-    System(#[from] io::Error),
-    #[error("it is not a file")]
-    NoFile,
-    #[error("it is larger than {FILE_BYTES_MAX} bytes")]
-    TooLarge,
-    #[error(
-        "its mode is {mode:03o}: others on this machine could read or replace it, and speak as a node; make it 600, or 640 \
-         where a group has to read it"
-    )]
-    TooOpen {
-        /// The bits of its permissions.
-        mode: u32,
-    },
+enum SecretError {
+    #[error(transparent)]
+    File(#[from] FileError),
     #[error(transparent)]
     Keyring(#[from] KeyringError),
 }
@@ -54,14 +35,8 @@ enum FileError {
 /// Where the file can't be used, saying why and which setting names it.
 pub(super) fn load(path: Option<&Path>) -> Result<Keyring, ServerError> {
     let Some(path) = path else { return Ok(Keyring::default()) };
-    let read = || {
-        // Before it is opened: opening a pipe would wait for whoever writes to it.
-        check(&std::fs::metadata(path)?)?;
-        let mut text = Vec::new();
-        std::fs::File::open(path)?.take(FILE_BYTES_MAX).read_to_end(&mut text)?;
-        Ok(Keyring::parse(&text)?)
-    };
-    let keyring = read().map_err(|error: FileError| {
+    let read = || Ok(Keyring::parse(&files::load(path, Privacy::Secret)?)?);
+    let keyring = read().map_err(|error: SecretError| {
         ServerError::Refused(format!("[security] secret_file: {} can't be used: {error}", path.display()))
     })?;
     info!("nodes prove to each other that they hold a secret; {} valid", keyring.len());
@@ -83,29 +58,25 @@ pub(super) struct Watcher {
 impl Watcher {
     /// Reads the file again and again until `shutdown`.
     pub(super) async fn run(self, shutdown: CancellationToken) {
-        let mut candidate: Option<Keyring> = None;
-        let mut complaint = None;
+        let (mut twice, mut complaint) = (Twice::new(), Complaint::default());
         while shutdown.run_until_cancelled(tokio::time::sleep(READ_EVERY)).await.is_some() {
             match read(&self.path).await {
                 Ok(found) => {
-                    complaint = None;
-                    let is_new = found != **self.streams.borrow();
-                    if is_new && candidate.as_ref() == Some(&found) {
-                        self.take_over(found).await;
-                        candidate = None;
-                    } else {
-                        candidate = is_new.then_some(found);
+                    complaint.settle();
+                    if found == **self.streams.borrow() {
+                        twice.forget();
+                    } else if let Some(keyring) = twice.confirm(found) {
+                        self.take_over(keyring).await;
                     }
                 }
                 Err(error) => {
-                    candidate = None;
+                    twice.forget();
                     let words = error.to_string();
-                    if complaint.as_ref() != Some(&words) {
+                    if complaint.is_new(&words) {
                         let path = self.path.display();
                         warn!(
                             "[security] secret_file: {path} can't be used: {words}; the secrets that it held stay valid"
                         );
-                        complaint = Some(words);
                     }
                 }
             }
@@ -123,38 +94,13 @@ impl Watcher {
     }
 }
 
-async fn read(path: &Path) -> Result<Keyring, FileError> {
-    check(&tokio::fs::metadata(path).await?)?;
-    let mut text = Vec::new();
-    tokio::fs::File::open(path).await?.take(FILE_BYTES_MAX).read_to_end(&mut text).await?;
-    Ok(Keyring::parse(&text)?)
-}
-
-fn check(metadata: &Metadata) -> Result<(), FileError> {
-    if !metadata.is_file() {
-        return Err(FileError::NoFile);
-    }
-    if metadata.len() > FILE_BYTES_MAX {
-        return Err(FileError::TooLarge);
-    }
-    let mode = mode(metadata);
-    if mode & OTHERS != 0 { Err(FileError::TooOpen { mode }) } else { Ok(()) }
-}
-
-#[cfg(unix)]
-fn mode(metadata: &Metadata) -> u32 {
-    use std::os::unix::fs::PermissionsExt as _;
-    metadata.permissions().mode() & 0o777
-}
-
-/// Where files have no such bits, whoever runs the node has to see to it.
-#[cfg(not(unix))]
-const fn mode(_: &Metadata) -> u32 {
-    0
+async fn read(path: &Path) -> Result<Keyring, SecretError> {
+    Ok(Keyring::parse(&files::read(path, Privacy::Secret).await?)?)
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::files::FILE_BYTES_MAX;
     use super::*;
 
     /// A file of this test alone, removed with it.

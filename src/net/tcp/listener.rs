@@ -1,42 +1,30 @@
 //! Accepts the connections of peers.
 
-use std::collections::VecDeque;
 use std::io;
 use std::net::TcpListener;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use tokio::net::TcpStream;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 use super::proof::{self, Secrets};
-use super::reader::{End, drive_reader};
 use super::tune;
 use crate::base::Slot;
-use crate::base::limits::NODES_MAX;
 use crate::codec::handshake::Session;
-use crate::codec::{Frame, Keyring, NameHash};
+use crate::codec::{FrameDecoder, Keyring, NameHash};
 use crate::net::Counters;
+use crate::net::stream::{Doormen, End, Entry, FrameSink, ListenerOptions, Stranger, count_end, drive_reader};
 
 /// Pauses of the accept loop while the system has no descriptors or memory left.
 const ACCEPT_PAUSE_MIN: Duration = Duration::from_millis(10);
 const ACCEPT_PAUSE_MAX: Duration = Duration::from_secs(1);
-
-/// Where the frames of all connections go.
-pub trait FrameSink: Send + Sync + 'static {
-    /// Takes one frame, sound and of a cluster of this name. Runs in the connection's task: the connection isn't read
-    /// meanwhile, which is what slows a sender down, and nothing here may block.
-    fn handle_frame(&self, frame: Frame);
-
-    /// Hears why a connection was closed on this side.
-    fn handle_rejected(&self, reason: &'static str);
-}
 
 /// Who listens, and whom it lets in.
 #[derive(Clone, Debug)]
@@ -47,33 +35,6 @@ pub struct Door {
     pub slot: Slot,
     /// What a peer has to know; without any secret everybody is let in.
     pub secrets: Secrets,
-}
-
-/// Bounds of the listener.
-#[derive(Clone, Copy, Debug)]
-pub struct ListenerOptions {
-    /// Connections that may be open at once; further ones are closed as they come. Where secrets are set, only those count
-    /// that have proven one.
-    pub connections_max: usize,
-    /// Connections that may be open at once and have proven no secret yet; a further one displaces the oldest of them.
-    pub strangers_max: usize,
-    /// How long a new connection may take until the header of its first frame is there, or until it has proven a secret.
-    pub first_frame: Duration,
-    /// How long a frame that has begun may stand still.
-    pub half_frame: Duration,
-}
-
-impl Default for ListenerOptions {
-    fn default() -> Self {
-        Self {
-            // One from each peer, and as many again that ended without a word and aren't found out yet, twice over.
-            connections_max: 4 * NODES_MAX,
-            // Each holds a descriptor, of which a process commonly has 1024, and a few kilobytes.
-            strangers_max: 256,
-            first_frame: Duration::from_secs(5),
-            half_frame: Duration::from_secs(10),
-        }
-    }
 }
 
 /// Accepts connections on a listener of [`crate::net::listen::tcp`] and reads each in a task of its own, until `shutdown`
@@ -135,17 +96,6 @@ pub async fn run_listener<S: FrameSink>(
     Ok(())
 }
 
-fn count_end<S: FrameSink>(end: &End, sink: &S, counters: &Counters) {
-    match end.rejection() {
-        Some(reason) => {
-            counters.add_rejection(reason);
-            sink.handle_rejected(reason);
-        }
-        None if matches!(end, End::OverCap) => counters.connections_over_cap.add(1),
-        None => {}
-    }
-}
-
 /// Reads one connection until its end.
 async fn drive_connection<S: FrameSink>(
     mut stream: TcpStream,
@@ -202,61 +152,12 @@ async fn read_connection<S: FrameSink>(
     };
     // Asked only when other secrets have woken it, not at every read.
     let mut over: FuturesUnordered<_> = std::iter::once(proof::until(door.secrets.clone(), is_over)).collect();
+    let is_proven = session.is_some();
+    let decoder =
+        session.map_or_else(|| FrameDecoder::new(door.name), |session| FrameDecoder::with_session(door.name, session));
     tokio::select! {
-        end = drive_reader(stream, door.name, session, sink, counters, options) => end,
+        end = drive_reader(stream, decoder, is_proven, sink, counters, options) => end,
         Some(()) = over.next() => End::SecretRemoved,
-    }
-}
-
-/// What a connection is let in as.
-enum Entry {
-    /// It has to prove a secret first.
-    Stranger(Stranger),
-    /// There is nothing to prove.
-    Peer(OwnedSemaphorePermit),
-}
-
-/// A connection that has proven nothing yet.
-struct Stranger {
-    /// Another one needs its place.
-    displaced: Arc<Notify>,
-    /// The places that it may take one of.
-    peers: Arc<Semaphore>,
-}
-
-/// Who may come in: so many peers, so many strangers.
-///
-/// Where all places of strangers are taken, the one that has waited longest makes room. Somebody who holds connections
-/// open without a word could otherwise keep a node's peers out for ever; a peer is a stranger for one round trip only.
-struct Doormen {
-    peers: Arc<Semaphore>,
-    /// In the order in which they came; those that have proven a secret or have ended are dead.
-    strangers: VecDeque<Weak<Notify>>,
-    strangers_max: usize,
-}
-
-impl Doormen {
-    fn new(options: &ListenerOptions) -> Self {
-        let peers = Arc::new(Semaphore::new(options.connections_max));
-        Self { peers, strangers: VecDeque::new(), strangers_max: options.strangers_max }
-    }
-
-    /// What the next connection is; none where there is no place for it.
-    fn admit(&mut self, must_prove: bool) -> Option<Entry> {
-        if !must_prove {
-            return Arc::clone(&self.peers).try_acquire_owned().ok().map(Entry::Peer);
-        }
-        if self.strangers.len() >= self.strangers_max {
-            self.strangers.retain(|stranger| stranger.strong_count() > 0);
-        }
-        if self.strangers.len() >= self.strangers_max
-            && let Some(longest) = self.strangers.pop_front()?.upgrade()
-        {
-            longest.notify_one();
-        }
-        let displaced = Arc::new(Notify::new());
-        self.strangers.push_back(Arc::downgrade(&displaced));
-        Some(Entry::Stranger(Stranger { displaced, peers: Arc::clone(&self.peers) }))
     }
 }
 

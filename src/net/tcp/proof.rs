@@ -8,10 +8,10 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
-use super::reader::End;
 use crate::base::Slot;
 use crate::codec::handshake::{self, Dialer, HELLO_BYTES, Listener, Session};
 use crate::codec::{CodecError, Keyring, NameHash};
+use crate::net::stream::End;
 
 /// The secrets that are valid now, for everything that has to follow when they change.
 pub type Secrets = watch::Receiver<Arc<Keyring>>;

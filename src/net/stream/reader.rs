@@ -4,13 +4,11 @@ use std::io;
 
 use bytes::BytesMut;
 use thiserror::Error;
-use tokio::io::AsyncReadExt;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::time::{Instant, timeout_at};
 
-use super::listener::{FrameSink, ListenerOptions};
-use crate::codec::handshake::Session;
-use crate::codec::{CodecError, FrameDecoder, NameHash};
+use super::door::{FrameSink, ListenerOptions};
+use crate::codec::{CodecError, FrameDecoder};
 use crate::net::Counters;
 
 /// The least room that a read gets: a small read costs as much as one of this size.
@@ -20,7 +18,7 @@ const READ_BYTES_MAX: usize = 256 << 10;
 
 /// Why a connection ended.
 #[derive(Debug, Error)]
-pub(super) enum End {
+pub(in crate::net) enum End {
     /// The peer closed it between two frames.
     #[error("the peer closed it")]
     Closed,
@@ -36,12 +34,23 @@ pub(super) enum End {
     /// The connection's first header didn't come in time.
     #[error("no frame came in time")]
     NoFirstFrame,
-    /// The peer didn't prove in time that it holds a secret.
-    #[error("no secret was proven in time")]
+    /// The peer didn't prove in time who it is, or that it holds a secret.
+    #[error("nothing was proven in time")]
     NoProof,
     /// It had proven nothing yet, and another connection needed its place.
-    #[error("it proved no secret, and another connection needed its place")]
+    #[error("it had proven nothing, and another connection needed its place")]
     Displaced,
+    /// What the peer shows for itself doesn't prove that it is a node of this cluster, or no longer does.
+    #[error("{words}")]
+    Untrusted {
+        /// The cause in one word.
+        reason: &'static str,
+        /// The cause in a sentence.
+        words: String,
+    },
+    /// The peer ended it because it doesn't trust this node.
+    #[error("the peer refused it: {0}")]
+    RefusedByPeer(String),
     /// The secret that the connection was proven by is no longer valid.
     #[error("the secret that it was proven by is no longer valid")]
     SecretRemoved,
@@ -55,10 +64,11 @@ pub(super) enum End {
 
 impl End {
     /// The cause in one word where the peer is to blame: a label of metrics.
-    pub(super) const fn rejection(&self) -> Option<&'static str> {
+    pub(in crate::net) const fn rejection(&self) -> Option<&'static str> {
         match self {
-            Self::Closed | Self::CutOff | Self::Broken(_) | Self::OverCap => None,
+            Self::Closed | Self::CutOff | Self::Broken(_) | Self::RefusedByPeer(_) | Self::OverCap => None,
             Self::Refused(error) => Some(error.reason()),
+            Self::Untrusted { reason, .. } => Some(reason),
             Self::NoFirstFrame => Some("no_first_frame"),
             Self::NoProof => Some("no_proof"),
             Self::Displaced => Some("displaced"),
@@ -68,18 +78,17 @@ impl End {
     }
 }
 
-/// Reads frames, with the codes of `session` where the connection has one, and hands them to `sink` until the connection ends.
-pub(super) async fn drive_reader<S: FrameSink>(
-    mut stream: TcpStream,
-    name: NameHash,
-    session: Option<Session>,
+/// Takes frames off `stream` with `decoder` and hands them to `sink` until the connection ends. A peer that `is_proven`
+/// may keep its first frame to itself for as long as it likes.
+pub(in crate::net) async fn drive_reader<S: FrameSink>(
+    mut stream: impl AsyncRead + Unpin,
+    mut decoder: FrameDecoder,
+    is_proven: bool,
     sink: &S,
     counters: &Counters,
     options: &ListenerOptions,
 ) -> End {
-    let mut is_known = session.is_some();
-    let mut decoder =
-        session.map_or_else(|| FrameDecoder::new(name), |session| FrameDecoder::with_session(name, session));
+    let mut is_known = is_proven;
     let mut buffer = BytesMut::new();
     let first_deadline = Instant::now() + options.first_frame;
     loop {

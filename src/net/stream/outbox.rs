@@ -135,12 +135,12 @@ impl Outbox {
     }
 
     /// Waits until something was pushed into an empty queue since the last wait.
-    pub(super) async fn filled(&self) {
+    pub(in crate::net) async fn filled(&self) {
         self.filled.notified().await;
     }
 
     /// Waits until the peer was hinted to be reachable.
-    pub(super) async fn reachable(&self) {
+    pub(in crate::net) async fn reachable(&self) {
         self.reachable.notified().await;
     }
 
