@@ -151,6 +151,30 @@ fn a_removed_node_leaves_starts_anew_and_stays_outside_until_it_is_added() {
     assert_all_there(&mut world, removed);
 }
 
+/// The leader of these days is nobody that the removed node has ever known.
+#[test]
+fn a_node_that_was_removed_while_it_was_cut_off_is_told_whoever_leads_by_then() {
+    let mut world = formed(4, 6);
+    let leader = world.leader().expect("one leads");
+    let (removed, heir) = (other_than(leader, 4), Slot((other_than(leader, 4).0 + 1) % 4));
+    assert_ne!(heir, leader);
+    let before = world.node(removed).map(|node| node.view().me).expect("it runs");
+    cut_off(&mut world, removed, 4);
+    wish(&mut world, leader, AdminAction::RemoveNode { node: name(removed) }).expect("it leaves");
+    let has_left =
+        |world: &World| world.node(leader).is_some_and(|node| !holds(node, removed) && !is_voter(node, removed));
+    assert!(world.run_until(PATIENCE, has_left), "it is still there");
+    world.kill(heir);
+    world.run(Duration::from_millis(300));
+    world.start(heir);
+    let is_back = |world: &World| world.node(leader).is_some_and(|node| is_voter(node, heir) && holds(node, heir));
+    assert!(world.run_until(PATIENCE, is_back), "{heir} did not come back");
+    wish(&mut world, leader, AdminAction::Transfer { to: Some(name(heir)) }).expect("it hands over");
+    world.network.cuts.clear();
+    let starts_anew = |world: &World| world.node(removed).is_some_and(|node| node.view().me != before);
+    assert!(world.run_until(PATIENCE, starts_anew), "it still takes itself for a member");
+}
+
 #[test]
 fn losses_one_after_another_may_exceed_half() {
     let mut world = formed(5, 5);

@@ -124,6 +124,11 @@ impl GossipView {
         self.entries.get(slot.index())?.as_ref().map(|(entry, at)| (entry, *at))
     }
 
+    /// Each slot's last life that is known.
+    pub fn nodes(&self) -> impl Iterator<Item = NodeId> {
+        self.entries.iter().flatten().map(|(entry, _)| NodeId::new(entry.slot, entry.incarnation))
+    }
+
     /// What to tell a peer: oneself, then the others, the youngest words first, as many as there is room for; and of how
     /// each hears the others, in the same order, what then still fits.
     #[must_use]

@@ -359,7 +359,7 @@ impl ControlCore {
         let wishes = match &mut self.phase {
             Phase::Member(member) if member.generation() > generation => {
                 // It has missed a recovery by force.
-                member.handle_stranger(now, from, &mut self.pulses);
+                member.handle_stranger(now, from, None, &self.load, &mut self.pulses);
                 return Err("other_generation");
             }
             Phase::Member(member) if member.generation() == generation => return Ok(()),
@@ -416,7 +416,7 @@ impl ControlCore {
             }
             (Phase::Member(member), message) if !is_outside => {
                 if member.is_strangers(from, &message) {
-                    member.handle_stranger(now, from, &mut self.pulses);
+                    member.handle_stranger(now, from, Some(&message), &self.load, &mut self.pulses);
                 }
                 if !member.handle_pulse(now, from, message) {
                     self.reject("announcement_from_inside");

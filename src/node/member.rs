@@ -4,6 +4,7 @@ mod granting;
 mod handover;
 mod operators;
 mod recovery;
+mod strangers;
 
 use std::time::Duration;
 
@@ -195,9 +196,11 @@ impl Member {
     /// Takes a message from inside the cluster. False where it makes no sense there.
     pub(super) fn handle_pulse(&mut self, now: Instant, from: NodeId, message: PulseMessage) -> bool {
         self.pace.handle_heard(now, from);
-        self.note_heard(now, from, &message);
         match message {
-            PulseMessage::Raft(message) => self.raft.handle_pulse(now, from, message),
+            PulseMessage::Raft(message) => {
+                self.note_heard(now, from, &message);
+                self.raft.handle_pulse(now, from, message);
+            }
             PulseMessage::LeaseRequest(request) => self.granter.handle_request(now, from, request),
             PulseMessage::LeaseGrant(grant) if self.raft.leader() == Some(from) => {
                 self.leases.handle_grant(now, self.state.applied(), grant);
@@ -212,37 +215,14 @@ impl Member {
         true
     }
 
-    fn note_heard(&mut self, now: Instant, from: NodeId, message: &PulseMessage) {
-        use raft::PulseMessage::{PreVote, Vote};
+    fn note_heard(&mut self, now: Instant, from: NodeId, message: &raft::PulseMessage) {
         let Some(heard) = self.heard.get_mut(from.slot.index()) else { return };
         let before = heard.filter(|heard| heard.node == from).and_then(|heard| heard.last);
         let last = match message {
-            PulseMessage::Raft(PreVote { last, .. } | Vote { last, .. }) => Some(*last),
+            raft::PulseMessage::PreVote { last, .. } | raft::PulseMessage::Vote { last, .. } => Some(*last),
             _ => before,
         };
         *heard = Some(Heard { node: from, at: now, last });
-    }
-
-    /// One speaks who is no member, or whose generation is over. Whoever is registered here comes back as a learner;
-    /// anybody else is told that it is out.
-    pub(super) fn handle_stranger(&mut self, now: Instant, from: NodeId, out: &mut PulseOutbox) {
-        if !self.raft.is_ready_leader() || self.raft.quorum_contact().is_none() || self.raft.membership().contains(from)
-        {
-            return;
-        }
-        if self.state.node(from.slot).node == Some(from) {
-            self.supervisor.handle_joiner(now, from);
-        } else {
-            out.push(self.cluster, from, PulseMessage::Removed);
-        }
-    }
-
-    /// Whether `message` is said by one that is no member and takes itself for one, or would be one again: it campaigns,
-    /// or it knows that it has no vote any more and gossips.
-    pub(super) fn is_strangers(&self, from: NodeId, message: &PulseMessage) -> bool {
-        use raft::PulseMessage::{PreVote, Vote};
-        matches!(message, PulseMessage::Raft(PreVote { .. } | Vote { .. }) | PulseMessage::Gossip(_))
-            && !self.raft.membership().contains(from)
     }
 
     /// What processes without a cluster are told.
@@ -516,9 +496,9 @@ impl Member {
         // Whoever has lost its vote is registered still, and wants to know.
         let mut peers = self.raft.membership().everybody();
         peers.extend(self.state.nodes().iter().filter_map(|entry| entry.node));
-        // And whoever was set aside for long may know nobody alive but those who tell it so.
+        // And whoever was set aside for long may know nobody alive but those of whom it is told.
         if self.raft.leader().is_none() {
-            peers.extend(self.heard.iter().flatten().map(|heard| heard.node));
+            peers.extend(self.gossip.nodes());
         }
         peers.remove(&self.me);
         if peers.is_empty() {
