@@ -104,9 +104,7 @@ fn one_round(stage: &mut Stage, harm: Harm, rng: &mut Rng) -> String {
                 cut(&round.cuts);
             }
             let time = rng.duration(PAUSE_MAX);
-            stage.cluster.process(victim).signal("STOP");
-            thread::sleep(time);
-            stage.cluster.process(victim).signal("CONT");
+            stage.stand_still(victim, time);
             cut(&[]);
             format!("n{} for {} ms", victim + 1, time.as_millis())
         }

@@ -50,7 +50,7 @@ impl Primaries {
     }
 }
 
-fn owners(partition: u16) -> Vec<usize> {
+pub fn owners(partition: u16) -> Vec<usize> {
     placement::owners(PartitionId(partition), SlotSet::first(NODES), 2).iter().map(Slot::index).collect()
 }
 
@@ -120,18 +120,21 @@ fn one_trial(
     let victim = if fault == Fault::Primary { busiest.unwrap_or(leader) } else { leader };
     let survivors: Vec<u16> = (0..NODES).filter(|node| *node != victim).map(|node| stage.cluster.port(node)).collect();
     let at = Instant::now();
-    match fault {
-        Fault::Pause => stage.cluster.process(victim).signal("STOP"),
-        Fault::Kill | Fault::Primary => stage.cluster.kill(&[victim]),
-    }
-    let times = probe(&stage.history, &survivors, trial, at, |key| primaries.of(key) == victim);
-    if fault == Fault::Pause {
-        thread::sleep((at + pause).saturating_duration_since(Instant::now()));
-        stage.cluster.process(victim).signal("CONT");
+    let measure = |stage: &Stage| probe(&stage.history, &survivors, trial, at, |key| primaries.of(key) == victim);
+    let times = if fault == Fault::Pause {
+        let times = stage.stand_still_while(victim, || {
+            let times = measure(stage);
+            thread::sleep((at + pause).saturating_duration_since(Instant::now()));
+            times
+        });
         thread::sleep(AFTERMATH);
+        times
     } else {
+        stage.cluster.kill(&[victim]);
+        let times = measure(stage);
         stage.cluster.spawn(victim);
-    }
+        times
+    };
     stage.cluster.wait_until_whole();
     stage.check_keys(false);
     times

@@ -10,6 +10,10 @@
 //! |---|---|
 //! | `failover` | the leader or a primary is killed or paused |
 //! | `network` | loss, delay, cuts, clogs |
+//! | `isolate` | a primary is cut off with the clients at its gateway |
+//! | `too_many` | more nodes die at once than there are backups |
+//! | `full` | writers fill the memory, and go on |
+//! | `slow` | a backup gets hardly any processor time |
 //! | `life` | busy processors, rolling kills, restarts, odd clocks |
 //! | `viewers` | a gateway dies with a thousand viewers of the feed |
 //! | `chaos` | everything by chance, on hosts of their own |
@@ -33,11 +37,13 @@ use report::{Row, Verdict};
 mod chaos;
 mod failover;
 mod figures;
+mod full;
 #[path = "../../tests/support/history.rs"]
 mod history;
 #[path = "../../tests/support/http.rs"]
 #[allow(dead_code, reason = "the tests use the rest")]
 mod http;
+mod isolate;
 mod life;
 #[path = "../../tests/support/load.rs"]
 mod load;
@@ -49,9 +55,11 @@ mod processes;
 #[path = "../../tests/support/relay.rs"]
 mod relay;
 mod report;
+mod slow;
 mod stage;
 #[path = "../../tests/support/statistics.rs"]
 mod statistics;
+mod too_many;
 mod viewers;
 #[path = "../../tests/support/weather.rs"]
 mod weather;
@@ -194,6 +202,30 @@ enum Scenario {
         #[arg(long, default_value_t = 6)]
         rounds: usize,
     },
+    /// A primary is cut off together with clients that stay at its gateway.
+    Isolate {
+        #[arg(long, default_value_t = 20)]
+        rounds: usize,
+    },
+    /// Of five nodes two die at once, and three.
+    TooMany {
+        #[arg(long, default_value_t = 6)]
+        rounds: usize,
+    },
+    /// The memory is filled to its limit by writers that go on.
+    Full {
+        /// Of `[limits] memory`, for each node.
+        #[arg(long, default_value_t = 64)]
+        mebibytes: u64,
+        #[arg(long, default_value_t = 5)]
+        rounds: usize,
+    },
+    /// A backup gets 5 % of a processor.
+    SlowBackup {
+        /// In peace, and again beside it.
+        #[arg(long, default_value_t = 30)]
+        seconds: u64,
+    },
     /// Kills, pauses, restarts and cuts by chance, with a network namespace for each node (as root).
     Chaos {
         #[arg(long, default_value_t = 30)]
@@ -242,7 +274,7 @@ fn say(what: &str) {
 }
 
 impl Scenario {
-    /// Itself, or what `all` consists of. The default times add up to less than 45 minutes.
+    /// Itself, or what `all` consists of. The default times add up to less than an hour.
     fn parts(self) -> Vec<Self> {
         let Self::All { quick, trials, seconds } = self else { return vec![self] };
         let (trials, seconds) = if quick { (4, 15) } else { (trials, seconds) };
@@ -262,6 +294,10 @@ impl Scenario {
             Self::Restart { rounds: size(20, 4) as usize },
             Self::Viewers { viewers: size(1000, 50) as usize, seconds: size(10, 3) },
             Self::Clock { seconds: size(20, 5) },
+            Self::Isolate { rounds: size(20, 4) as usize },
+            Self::TooMany { rounds: size(6, 2) as usize },
+            Self::Full { mebibytes: 64, rounds: size(5, 1) as usize },
+            Self::SlowBackup { seconds: size(30, 5) },
         ]
     }
 
@@ -291,6 +327,10 @@ impl Scenario {
             Self::Footprint { keys, seconds } => figures::footprint(keys, time(seconds)),
             Self::Refill { mebibytes, rounds } => figures::refill(mebibytes, rounds),
             Self::GiveBack { rounds } => figures::give_back(rounds, seed),
+            Self::Isolate { rounds } => isolate::run(rounds, seed),
+            Self::TooMany { rounds } => too_many::run(rounds),
+            Self::Full { mebibytes, rounds } => full::run(mebibytes, rounds),
+            Self::SlowBackup { seconds } => slow::backup(time(seconds), seed),
             Self::Chaos { minutes } => chaos::run(time(60 * minutes), seed),
             Self::Clock { seconds } => life::clock(common.faketime.as_deref(), time(seconds), seed),
             Self::All { .. } => unreachable!("all is made of others"),
@@ -313,6 +353,10 @@ impl Scenario {
             Self::Footprint { .. } => "footprint",
             Self::Refill { .. } => "refill",
             Self::GiveBack { .. } => "give back",
+            Self::Isolate { .. } => "isolate",
+            Self::TooMany { .. } => "too many",
+            Self::Full { .. } => "full",
+            Self::SlowBackup { .. } => "slow backup",
             Self::Chaos { .. } => "chaos",
             Self::Clock { .. } => "clocks",
             Self::All { .. } => "all",

@@ -3,12 +3,13 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use jumpgate::config::{Address, TimingConfig};
 
 use super::history::{History, Tally};
-use super::load::{self, Load, LoadOptions};
+use super::load::{self, Load, LoadOptions, Longest};
 use super::namespaces::Namespaces;
 use super::processes::{Cluster, Start, program, until};
 use super::relay::Relays;
@@ -22,6 +23,8 @@ pub const PARTITIONS: u16 = 4096;
 const DEADLINE: Duration = Duration::from_millis(500);
 /// A final read is tried again and again within the cluster's patience.
 const FINAL_DEADLINE: Duration = Duration::from_secs(5);
+/// However a request ends, it ends within so many of its deadlines.
+const DEADLINES_MAX: f64 = 2.0;
 
 /// How a scenario's cluster and clients are.
 pub struct Setting {
@@ -34,6 +37,8 @@ pub struct Setting {
     pub writers_per_class: usize,
     pub readers: usize,
     pub pinned: bool,
+    /// A node whose gateway no client uses.
+    pub avoided: Option<usize>,
     pub pause: Duration,
     pub deadline: Duration,
 }
@@ -49,6 +54,7 @@ impl Setting {
             writers_per_class: 1,
             readers: 2 * NODES,
             pinned: false,
+            avoided: None,
             pause: Duration::from_millis(10),
             deadline: DEADLINE,
         }
@@ -139,6 +145,7 @@ impl Stage {
         let history = Arc::new(History::default());
         let options = LoadOptions {
             ports: (0..NODES).map(|node| cluster.port(node)).collect(),
+            avoided: setting.avoided,
             partitions: PARTITIONS,
             replicas: cluster.config.replicas(),
             writers_per_class: setting.writers_per_class,
@@ -168,6 +175,21 @@ impl Stage {
         let now = Instant::now();
         until("keys of all owners are written", || self.load.all_written_since(now).then_some(()));
         now.elapsed()
+    }
+
+    /// Stops a node's process for `time`, and lets it go on.
+    pub fn stand_still(&self, node: usize, time: Duration) {
+        self.stand_still_while(node, || thread::sleep(time));
+    }
+
+    /// Stops a node's process until `meanwhile` is over.
+    pub fn stand_still_while<T>(&self, node: usize, meanwhile: impl FnOnce() -> T) -> T {
+        self.load.note_standstill(node, true);
+        self.cluster.process(node).signal("STOP");
+        let result = meanwhile();
+        self.cluster.process(node).signal("CONT");
+        self.load.note_standstill(node, false);
+        result
     }
 
     /// Judges the keys that were opened since the last call, or all.
@@ -227,6 +249,33 @@ impl Stage {
         let told = self.leaders_told();
         let terms: BTreeSet<u64> = told.iter().map(|(term, _)| *term).collect();
         row.require(terms.len() == told.len(), Verdict::Broken, || format!("a term had two leaders: {told:?}"));
+        require_ends(row, &self.load.longest());
         row.enter(&self.tally(), self.history.complaints());
+    }
+}
+
+/// Row 17: every request ends, in whatever way, within twice its deadline.
+pub fn require_ends(row: &mut Row, longest: &Longest) {
+    let Longest { took, deadlines, what } = longest;
+    let text = format!("the longest request, {what}, took {} ms: {deadlines:.2} of its deadline", took.as_millis());
+    if *deadlines > DEADLINES_MAX {
+        row.require(false, Verdict::Broken, || text);
+    } else {
+        row.notes.push(text);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_that_outlives_twice_its_deadline_breaks_a_promise_and_a_shorter_one_is_told() {
+        let judge = |deadlines| {
+            let mut row = Row::new("a", String::new(), "");
+            require_ends(&mut row, &Longest { took: Duration::from_millis(10), deadlines, what: "a read".to_owned() });
+            (row.verdict, row.notes.len())
+        };
+        assert_eq!((judge(2.0), judge(2.01)), ((Verdict::Met, 1), (Verdict::Broken, 1)));
     }
 }

@@ -33,6 +33,7 @@ impl Stage {
         let history = Arc::new(History::default());
         let options = LoadOptions {
             ports: (0..3).map(|node| cluster.port(node)).collect(),
+            avoided: None,
             partitions: cluster.config.cluster.partitions,
             replicas: cluster.config.replicas(),
             writers_per_class: 1,

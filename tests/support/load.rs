@@ -14,7 +14,7 @@ use jumpgate::placement;
 
 use super::history::{Entry, History, Outcome};
 use super::http::Http;
-use super::statistics::{Distribution, Gaps};
+use super::statistics::{Distribution, Gaps, Standstills};
 
 /// Keys of one writer.
 const KEYS_PER_WRITER: usize = 8;
@@ -30,6 +30,8 @@ const LATENCIES_PER_HANDOVER: usize = 64;
 pub struct LoadOptions {
     /// The gateways' ports, by node.
     pub ports: Vec<u16>,
+    /// A node whose gateway no client uses.
+    pub avoided: Option<usize>,
     /// Partitions of the cluster.
     pub partitions: u16,
     /// Copies of each value.
@@ -60,7 +62,20 @@ struct Shared {
     history: Arc<History>,
     classes: Vec<Class>,
     latencies: Mutex<Vec<Duration>>,
+    standstills: Mutex<Standstills>,
+    longest: Mutex<Longest>,
     stop: AtomicBool,
+}
+
+/// The request that took longest, however it ended.
+#[derive(Clone, Debug, Default)]
+pub struct Longest {
+    /// Without the time in which its gateway's process was stopped.
+    pub took: Duration,
+    /// The same, in units of its deadline.
+    pub deadlines: f64,
+    /// Which one it was.
+    pub what: String,
 }
 
 /// Clients at work. They end when this value goes.
@@ -77,6 +92,8 @@ impl Load {
             history: Arc::clone(history),
             classes: names.iter().map(class).collect(),
             latencies: Mutex::default(),
+            standstills: Mutex::default(),
+            longest: Mutex::default(),
             stop: AtomicBool::new(false),
             options,
         });
@@ -117,6 +134,18 @@ impl Load {
     pub fn latencies(&self) -> Distribution {
         Distribution::of(lock(&self.shared.latencies).clone())
     }
+
+    /// The request that took longest so far; complete once the load has been stopped.
+    pub fn longest(&self) -> Longest {
+        lock(&self.shared.longest).clone()
+    }
+
+    /// Says that `node`'s process is about to be stopped, or goes on again: what its clients wait for meanwhile isn't
+    /// charged to it.
+    pub fn note_standstill(&self, node: usize, is_stopped: bool) {
+        let (mut standstills, now) = (lock(&self.shared.standstills), Instant::now());
+        if is_stopped { standstills.begin(node, now) } else { standstills.end(node, now) }
+    }
 }
 
 impl Drop for Load {
@@ -130,13 +159,29 @@ impl Shared {
         self.stop.load(Ordering::Relaxed)
     }
 
+    /// The node that the `nth` try goes to.
+    fn node(&self, nth: usize) -> usize {
+        let count = self.options.ports.len();
+        let node = nth % count;
+        if self.options.avoided == Some(node) { (node + 1) % count } else { node }
+    }
+
+    fn note_length(&self, what: &str, node: usize, began: Instant) {
+        let took = lock(&self.standstills).net(node, began, Instant::now());
+        let mut longest = lock(&self.longest);
+        if took > longest.took {
+            let deadlines = took.as_secs_f64() / self.options.deadline.as_secs_f64();
+            *longest = Longest { took, deadlines, what: format!("{what} at n{}", node + 1) };
+        }
+    }
+
     fn clients(&self) -> Vec<Http> {
         self.options.ports.iter().map(|port| Http::new(*port)).collect()
     }
 
     fn keep_writing(&self, nth: usize) {
         let (class, mut node) = (&self.classes[nth % self.classes.len()], nth / self.classes.len() + nth);
-        let (mut clients, count) = (self.clients(), self.options.ports.len());
+        let mut clients = self.clients();
         let mut names = KeyNames::new(&self.options, &class.name, &format!("{}/w{nth}", self.options.name));
         let mut entries: Vec<Arc<Entry>> =
             (0..KEYS_PER_WRITER).filter_map(|_| Some(self.history.open(names.next()?))).collect();
@@ -149,9 +194,10 @@ impl Shared {
                 entries[place] = self.history.open(name);
                 continue;
             };
-            let began = Instant::now();
-            let outcome = write(&mut clients[node % count], &entries[place].key, number, self.options.deadline);
+            let (began, at) = (Instant::now(), self.node(node));
+            let outcome = write(&mut clients[at], &entries[place].key, number, self.options.deadline);
             let ended = Instant::now();
+            self.note_length("a write", at, began);
             self.history.end_write(&entries[place], outcome);
             if let Outcome::Acknowledged { .. } = outcome {
                 lock(&class.gaps).note(ended);
@@ -176,7 +222,6 @@ impl Shared {
 
     fn keep_reading(&self, nth: usize) {
         let (mut clients, mut node, mut rng) = (self.clients(), nth, Rng::new(nth as u64));
-        let count = clients.len();
         while !self.is_stopped() {
             let keys = self.history.len();
             let recent = keys.saturating_sub(RECENT_KEYS);
@@ -187,7 +232,9 @@ impl Shared {
                 continue;
             };
             let floor = self.history.begin_read(&entry);
-            let found = read(&mut clients[node % count], &entry.key, self.options.deadline);
+            let (began, at) = (Instant::now(), self.node(node));
+            let found = read(&mut clients[at], &entry.key, self.options.deadline);
+            self.note_length("a read", at, began);
             self.history.end_read(&entry, floor, found);
             if found.is_none() && !self.options.pinned {
                 node += 1;
@@ -302,6 +349,7 @@ mod tests {
         assert_eq!(all, ["n1+n2", "n1+n3", "n2+n1", "n2+n3", "n3+n1", "n3+n2"]);
         let options = LoadOptions {
             ports: vec![1, 2, 3],
+            avoided: None,
             partitions: 256,
             replicas: 2,
             writers_per_class: 1,

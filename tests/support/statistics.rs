@@ -1,4 +1,5 @@
-//! What is said of many durations: the distribution of some, and the gaps between acknowledgements.
+//! What is said of many durations: the distribution of some, the gaps between acknowledgements, and how long requests
+//! took while a process was there to answer them.
 
 use std::time::{Duration, Instant};
 
@@ -65,9 +66,51 @@ impl Gaps {
     }
 }
 
+/// When the process of a node was stopped on purpose (SIGSTOP), so that it could answer nobody.
+#[derive(Debug, Default)]
+pub struct Standstills(Vec<(usize, Instant, Option<Instant>)>);
+
+impl Standstills {
+    pub fn begin(&mut self, node: usize, at: Instant) {
+        self.0.push((node, at, None));
+    }
+
+    /// Those of `node` that go on end.
+    pub fn end(&mut self, node: usize, at: Instant) {
+        for (_, _, end) in self.0.iter_mut().filter(|(of, _, end)| *of == node && end.is_none()) {
+            *end = Some(at);
+        }
+    }
+
+    /// How long a request at `node` took of the time in which its process could run.
+    pub fn net(&self, node: usize, began: Instant, ended: Instant) -> Duration {
+        let stood =
+            self.0.iter().filter(|(of, ..)| *of == node).map(|(_, from, to)| {
+                to.map_or(ended, |to| to.min(ended)).saturating_duration_since((*from).max(began))
+            });
+        ended.saturating_duration_since(began).saturating_sub(stood.sum())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_request_is_not_charged_for_the_time_in_which_its_gateway_stood_still() {
+        let start = Instant::now();
+        let at = |millis| start + Duration::from_millis(millis);
+        let mut stills = Standstills::default();
+        stills.begin(1, at(100));
+        let net = |stills: &Standstills, node, from, to| stills.net(node, at(from), at(to)).as_millis();
+        assert_eq!(net(&stills, 1, 50, 400), 50, "it goes on");
+        stills.end(1, at(300));
+        assert_eq!(net(&stills, 1, 50, 400), 150);
+        assert_eq!(net(&stills, 1, 150, 250), 0, "all of it");
+        assert_eq!(net(&stills, 1, 300, 400), 100, "it was over");
+        assert_eq!(net(&stills, 1, 0, 100), 100, "it came later");
+        assert_eq!(net(&stills, 0, 50, 400), 350, "another node");
+    }
 
     fn millis(times: impl IntoIterator<Item = u64>) -> Vec<Duration> {
         times.into_iter().map(Duration::from_millis).collect()
