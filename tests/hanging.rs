@@ -1,12 +1,13 @@
 //! A node whose worker threads hang, while the thread of its pulse goes on: the others must see that it is alive and take
 //! its data roles away, and give them back when it moves again. Real sockets and threads, one runtime a node.
 
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use jumpgate::api::{ClusterStatus, NodeStatus, Role};
 use jumpgate::base::Slot;
 use jumpgate::config::{Config, Ports, TimingConfig};
+use jumpgate::node::ControlEvent;
 use jumpgate::server::{Server, Sockets};
 use tokio::runtime::Runtime;
 
@@ -18,6 +19,8 @@ const PATIENCE: Duration = Duration::from_secs(90);
 struct Node {
     server: Option<Server>,
     runtime: Runtime,
+    /// What it has said of workers that hang, its own or others'.
+    said: Arc<Mutex<Vec<ControlEvent>>>,
 }
 
 impl Node {
@@ -25,6 +28,10 @@ impl Node {
     fn status(&self, asker: &Runtime) -> ClusterStatus {
         let core = self.server.as_ref().expect("it runs").core();
         asker.block_on(async { core.status().await })
+    }
+
+    fn has_said(&self, what: impl Fn(&ControlEvent) -> bool) -> bool {
+        self.said.lock().unwrap_or_else(PoisonError::into_inner).iter().any(what)
     }
 }
 
@@ -51,11 +58,18 @@ fn cluster() -> Vec<Node> {
     let start = |(slot, sockets)| {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
         let runtime = runtime.expect("a runtime");
+        let said = Arc::new(Mutex::new(Vec::new()));
+        let notes = Arc::clone(&said);
+        let note = Arc::new(move |event: &ControlEvent, _: &_| {
+            if matches!(event, ControlEvent::NodeHangs { .. } | ControlEvent::LeaderHangs { .. }) {
+                notes.lock().unwrap_or_else(PoisonError::into_inner).push(event.clone());
+            }
+        });
         let server = {
             let _inside = runtime.enter();
-            Server::start(&config, Slot(slot as u8), sockets, Arc::new(|_, _| {})).expect("it starts")
+            Server::start(&config, Slot(slot as u8), sockets, note).expect("it starts")
         };
-        Node { server: Some(server), runtime }
+        Node { server: Some(server), runtime, said }
     };
     sockets.into_iter().enumerate().map(start).collect()
 }
@@ -99,6 +113,11 @@ fn hang_and_recover(choose: impl Fn(&ClusterStatus) -> usize) {
     assert_ne!(told.role, Role::Dead, "its pulse goes on: {told:?}");
     let own = nodes[hung].status(&asker);
     assert!(own.nodes[hung].workers_stalled_ms.is_some(), "it knows: {own:?}");
+    // Its stream plane stands still as well, which alone would be a reason somewhat later.
+    let is_it =
+        |event: &ControlEvent| matches!(event, ControlEvent::NodeHangs { node, .. } if node.slot.index() == hung);
+    let resigned = nodes[hung].has_said(|event| matches!(event, ControlEvent::LeaderHangs { .. }));
+    assert!(resigned || nodes.iter().any(|node| node.has_said(is_it)), "its roles went because its workers hang");
 
     drop(let_go);
     retry("coming back", || {
