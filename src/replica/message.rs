@@ -229,6 +229,15 @@ pub struct Fingerprint {
 }
 
 impl Message {
+    /// Whether whoever is well answers it at once.
+    #[must_use]
+    pub const fn asks(&self) -> bool {
+        matches!(
+            self,
+            Self::NewEpoch { .. } | Self::Prepare { .. } | Self::AttachLearner { .. } | Self::ScanChunk { .. }
+        )
+    }
+
     /// Whether it is said by a member to its primary, as an answer to what that has sent.
     #[must_use]
     pub const fn is_answer(&self) -> bool {

@@ -25,7 +25,7 @@ impl ShardCore {
         let ring = (replica.ring().pushed(), replica.ring().last(), replica.ring().bytes() as u64);
         act(replica, &mut out);
         if let Some(since) = replica.in_office_since() {
-            let mute = self.mute.known_since(since, |slot| self.view.registered(slot));
+            let mute = self.mute.known(now, since, |slot| self.view.registered(slot));
             if !mute.is_empty() {
                 replica.handle_mute(now, mute, &mut out);
             }
@@ -57,6 +57,9 @@ impl ShardCore {
         match output {
             replica::Output::Send { to, message } => {
                 self.filled_bytes += message.filling_bytes();
+                if message.asks() {
+                    self.mute.asked(now, to.slot);
+                }
                 let message = PeerMessage::Shard(partition, ShardMessage::Replica(message));
                 self.outputs.push_back(ShardOutput::Peer { to, message });
             }
