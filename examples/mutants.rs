@@ -17,7 +17,9 @@ const BEGINS: &str = "<!-- mutants: written by examples/mutants.rs -->";
 const ENDS: &str = "<!-- end of mutants -->";
 
 /// What a complaint says, and which check says so. The first that fits counts.
-const CHECKS: [(&str, &str); 41] = [
+const CHECKS: [(&str, &str); 43] = [
+    ("Viewers:", "probe: viewers that come back are shown everything"),
+    ("Recover:", "probe: survivors go on by force"),
     ("both lead in term", "one leader a term"),
     ("voted for", "one vote a term"),
     ("without the votes of a quorum", "elections take a quorum"),

@@ -11,7 +11,7 @@ use jumpgate::api::{Consistency, Key, Operation, Precondition, PutMode, Request,
 use jumpgate::base::mutant::{Mutant, with_broken};
 use jumpgate::base::{Slot, Version};
 use jumpgate::node::Submitted;
-use jumpgate::sim::{World, is_whole};
+use jumpgate::sim::{Cut, World, is_whole};
 use simulated::formed;
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -170,6 +170,36 @@ fn wanderings(nodes: usize, seed: u64) -> Vec<String> {
     story.verdict()
 }
 
+/// Answers of a backup don't arrive for a while. What waits for them is committed when nobody views.
+fn absences(nodes: usize, seed: u64) -> Vec<String> {
+    let mut story = Story::begin(nodes, seed);
+    for round in 0..10 {
+        let (from, to) = (Slot((round % nodes) as u8), Slot(((round + 1 + round / nodes) % nodes) as u8));
+        if from == to {
+            continue;
+        }
+        story.world.network.cuts.push(Cut { from, to, pulse: false, stream: true });
+        // Less than it takes for a member to be evicted, and more than what is closed is told every so often.
+        story.go_on(40);
+        (0..VIEWERS).for_each(|viewer| story.world.disconnect(viewer));
+        story.world.network.calm();
+        for _ in 0..30 {
+            story.write();
+            story.pass(Duration::from_millis(7));
+        }
+        story.world.reconnect_viewers();
+        story.go_on(20);
+    }
+    story.verdict()
+}
+
+#[test]
+fn what_was_under_way_when_a_viewer_went_is_shown_when_it_is_back() {
+    for seed in 0..4 {
+        assert_eq!(absences(3 + seed as usize % 3, seed), Vec::<String>::new(), "seed {seed}");
+    }
+}
+
 #[test]
 fn whoever_dies_each_viewer_is_shown_everything() {
     for seed in 0..4 {
@@ -229,10 +259,12 @@ fn a_cursor_of_another_cluster_is_a_gap() {
 
 #[test]
 fn broken_rules_of_the_feed_are_noticed() {
-    for (mutant, _) in Mutant::OF_FEED {
+    for mutant in Mutant::OF_FEED {
         let is_noticed = |seed| {
             let outcome = std::panic::catch_unwind(|| {
-                with_broken(mutant, || [deaths(3, seed), breaks(3, seed), wanderings(3, seed)].concat())
+                with_broken(mutant, || {
+                    [deaths(3, seed), breaks(3, seed), wanderings(3, seed), absences(3, seed)].concat()
+                })
             });
             outcome.map_or(true, |found| !found.is_empty())
         };

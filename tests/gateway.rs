@@ -231,6 +231,19 @@ async fn an_answer_that_comes_later_is_waited_for_and_one_that_never_comes_is_no
 }
 
 #[tokio::test]
+async fn what_the_core_never_began_is_no_unknown_though_its_answer_is_late() {
+    let served = Served::new().await;
+    let mut client = served.connect().await;
+    served.core.state().hangs = true;
+    served.core.state().overdue = Some(Error::DeadlineBefore("no leader is known".to_owned()));
+    let answer = client.ask("PUT /v1/kv/a?timeout=20ms", b"x").await;
+    assert_eq!((answer.status, &answer.json()["outcome"]), (503, &"definite".into()));
+    let body = br#"{"ops":[{"op":"put","key":"a","value":"eA=="}]}"#;
+    let answer = client.ask("POST /v1/batch?timeout=20ms\r\nContent-Type: application/json", body).await;
+    assert_eq!(answer.json()["results"][0]["outcome"], "definite", "{}", answer.json());
+}
+
+#[tokio::test]
 async fn keys_are_listed_in_order_page_by_page() {
     let served = Served::new().await;
     let mut client = served.connect().await;

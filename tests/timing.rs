@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use jumpgate::api::{ClusterStatus, NodeStatus};
+use jumpgate::base::mutant::{Mutant, with_broken};
 use jumpgate::base::{NodeId, Slot, Timing};
 use jumpgate::raft::RaftRole;
 use jumpgate::sim::{Cut, World, WorldOptions, is_whole};
@@ -262,5 +263,138 @@ fn everybody_shows_the_loss_between_everybody() {
             let loss = peer.loss.expect("they talk to each other");
             assert!((0.05..0.6).contains(&loss), "{} hears {peer:?}", node.name);
         }
+    }
+}
+
+/// What was seen of a node that stands still again and again.
+#[derive(Debug, Default)]
+struct Slow {
+    /// How often it was declared up again.
+    returns: usize,
+    /// Looks after the first two seconds, and those in which it was in some in-sync set.
+    looks: usize,
+    looks_in_sync: usize,
+    /// Looks in which somebody else showed why it is kept out.
+    looks_explained: usize,
+}
+
+/// For `time`, `slow` stands still for `pause` and then runs for `run`, again and again.
+fn slow_down(world: &mut World, slow: Slot, (pause, run): (Duration, Duration), time: Duration) -> Slow {
+    let mut seen = Slow::default();
+    let begin = world.now;
+    let leader = world.leader().expect("it has one");
+    let other = slots(world).find(|slot| *slot != leader && *slot != slow).expect("there are three");
+    let mut was_up = true;
+    while world.now < begin + time {
+        world.pause(slow, pause);
+        let end = world.now + pause + run;
+        while world.now < end {
+            world.run(Duration::from_millis(5));
+            let view = world.node(leader).expect("it runs").view();
+            let is_up = view.up.contains(slow);
+            seen.returns += usize::from(is_up && !was_up);
+            was_up = is_up;
+            let is_late = world.now > begin + seconds(2);
+            seen.looks += usize::from(is_late);
+            seen.looks_in_sync += usize::from(is_late && view.table.iter().any(|it| it.in_sync.contains(slow)));
+            let held_back = about(&status(world, other), slow).held_back;
+            seen.looks_explained += usize::from(is_late && held_back.is_some());
+        }
+    }
+    seen
+}
+
+const A_TWENTIETH: (Duration, Duration) = (Duration::from_millis(95), Duration::from_millis(5));
+
+/// What is wrong with how a cluster treats a node that runs for 5 of every 100 ms.
+fn beside_a_node_that_starves(nodes: usize, seed: u64) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut world = formed(nodes, seed);
+    let leader = world.leader().expect("it has one");
+    let slow = Slot((leader.0 + 1) % nodes as u8);
+    let seen = slow_down(&mut world, slow, A_TWENTIETH, seconds(12));
+    if seen.looks_in_sync > 0 || seen.looks_explained * 10 < seen.looks * 9 {
+        found.push(format!("{slow} is in sync, or nobody says why not: {seen:?}"));
+    }
+    if world.leader() != Some(leader) {
+        found.push(format!("{:?} leads after {leader}", world.leader()));
+    }
+    if !world.run_until(seconds(15), is_whole) {
+        found.push(format!("{slow} runs well again and isn't let in: {:?}", world.complaints()));
+    }
+    // What was measured counts for 16 s, and then the times stay as they are for a calm of 30 s.
+    world.run(seconds(75));
+    if timing(&world, leader) != Timing::default() {
+        found.push("the times stay wide because of one slow node".to_owned());
+    }
+    found.extend(world.complaints().iter().cloned());
+    found
+}
+
+#[test]
+fn a_node_that_gets_a_twentieth_of_a_processor_is_left_out_until_it_gets_more() {
+    for (nodes, seed) in [(3, 91), (5, 92)] {
+        assert_eq!(beside_a_node_that_starves(nodes, seed), [] as [String; 0], "{nodes} nodes, seed {seed}");
+    }
+}
+
+/// Stops of more than a second are no slowness, so they widen no times.
+const STOPS: (Duration, Duration) = (Duration::from_millis(1100), Duration::from_millis(300));
+
+fn returns_between_stops(seed: u64) -> usize {
+    let mut world = formed(3, seed);
+    let slow = Slot((world.leader().expect("it has one").0 + 1) % 3);
+    let seen = slow_down(&mut world, slow, STOPS, seconds(40));
+    assert!(world.run_until(PATIENCE, is_whole), "it isn't let in again: {:?}", world.complaints());
+    seen.returns
+}
+
+#[test]
+fn a_node_that_falls_out_again_and_again_stays_out_for_longer_each_time() {
+    let returns = returns_between_stops(93);
+    assert!((5..=16).contains(&returns), "{returns} times in 28 stops");
+}
+
+#[test]
+fn a_node_that_fell_out_once_or_that_restarts_is_let_in_at_once() {
+    let mut world = formed(3, 94);
+    let leader = world.leader().expect("it has one");
+    let other = Slot((leader.0 + 1) % 3);
+    world.pause(other, Duration::from_millis(1100));
+    world.run(Duration::from_millis(1000));
+    assert!(!is_up(&world, other));
+    world.run(Duration::from_millis(300));
+    assert!(is_up(&world, other), "it fell out once");
+    for _ in 0..6 {
+        assert!(world.run_until(PATIENCE, is_whole));
+        world.kill(other);
+        world.run(Duration::from_millis(200));
+        world.start(other);
+        assert!(world.run_until(Duration::from_millis(1500), is_whole), "a restart is no fall");
+    }
+}
+
+#[test]
+fn a_node_that_is_kept_out_is_let_in_at_once_where_it_is_needed() {
+    let mut world = formed(3, 95);
+    let leader = world.leader().expect("it has one");
+    let [slow, other] = [1, 2].map(|nth| Slot((leader.0 + nth) % 3));
+    slow_down(&mut world, slow, STOPS, seconds(16));
+    world.run(Duration::from_millis(300));
+    let held = about(&status(&world, leader), slow).held_back.expect("it is kept out");
+    assert!(held.falls > 3 && held.left_ms > 1000, "{held:?}");
+    world.kill(other);
+    world.run(Duration::from_millis(400));
+    assert!(is_up(&world, slow), "there are too few copies without it");
+    assert_eq!(world.complaints(), &[] as &[String]);
+}
+
+#[test]
+fn broken_rules_of_slow_nodes_are_noticed() {
+    for (mutant, _) in Mutant::OF_TIMING {
+        let is_noticed = with_broken(mutant, || {
+            !beside_a_node_that_starves(3, 91).is_empty() || !(5..=16).contains(&returns_between_stops(93))
+        });
+        assert!(is_noticed, "{mutant:?} was not noticed");
     }
 }

@@ -23,6 +23,9 @@ pub struct ClusterStatus {
     pub quorum: bool,
     /// Partitions, and how they are.
     pub partitions: PartitionCounts,
+    /// The numbers of those that are lost.
+    #[serde(default)]
+    pub lost: Vec<u16>,
     /// How far copies are that are being made; none where none are.
     #[serde(default)]
     pub healing: Option<HealingStatus>,
@@ -147,6 +150,21 @@ pub struct NodeStatus {
     /// How sound its copies are, where known.
     #[serde(default)]
     pub verification: Option<VerificationStatus>,
+    /// Why it is kept out of the in-sync sets though it answers; none where it isn't.
+    #[serde(default)]
+    pub held_back: Option<HeldBackStatus>,
+}
+
+/// Why a node that answers holds no copies, and for how long.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeldBackStatus {
+    /// How often it fell silent of late, or was left out because it was too slow.
+    pub falls: u32,
+    /// For how many more milliseconds it is kept out because of that, at least.
+    pub left_ms: u64,
+    /// By how much it wakes up late, in percent of the time after which it wanted to be woken, while that alone keeps it
+    /// out: it gets hardly any processor time.
+    pub late_percent: Option<u32>,
 }
 
 /// How one node hears another on the pulse plane.

@@ -21,6 +21,10 @@ pub enum Mutant {
     DeathWithoutMajority,
     /// A node whose stream stands still keeps its partitions.
     StalledStreamLives,
+    /// A node that gets hardly any processor time stays in the in-sync sets.
+    StarvingStays,
+    /// A node that falls out again and again comes back at once each time.
+    ReturnsAtOnce,
     /// A primary counts without a member that it has proposed to evict.
     EvictedDontCount,
     /// A primary whose own stream may be dead evicts others.
@@ -144,7 +148,7 @@ mod switch {
 
     impl Mutant {
         /// Every one of them but those below, with the rule of the protocol (section D of its design) that it breaks, and what it does.
-        pub const ALL: [(Self, &'static str, &'static str); 52] = [
+        pub const ALL: [(Self, &'static str, &'static str); 55] = [
             (Self::EvictedDontCount, "D.8", "A primary counts without a member that it has proposed to evict."),
             (Self::EvictWithoutProof, "D.21", "A primary whose own stream may be dead evicts others."),
             (Self::DeathWithoutMajority, "D.21", "A leader that hears no majority declares nodes dead."),
@@ -233,6 +237,13 @@ mod switch {
                 "C.12",
                 "Copies are compared and repaired wherever they are, and not where both have applied the same.",
             ),
+            (Self::RingAtPrimaryOnly, "C.16", "Backups keep no ring of committed effects."),
+            (Self::HolesUnnoticed, "C.16", "A node with viewers takes what comes for what comes next."),
+            (
+                Self::ClosedByClock,
+                "C.16",
+                "A primary says that all below its clock is committed, whatever is under way.",
+            ),
         ];
 
         /// Those that only `tests/targets.rs` notices: two take a lease that is longer than a member's patience, or a change of
@@ -249,12 +260,14 @@ mod switch {
             (Self::GivingKeepsWrites, "A primary that gives a partition back orders writes meanwhile."),
         ];
 
-        /// Those of the feed (rule C.16), which `tests/feed.rs` breaks: only its clusters have viewers that resume.
-        /// [`Self::ClosedByClock`] isn't among them: no test notices it yet.
-        pub const OF_FEED: [(Self, &'static str); 2] = [
-            (Self::RingAtPrimaryOnly, "Backups keep no ring of committed effects."),
-            (Self::HolesUnnoticed, "A node with viewers takes what comes for what comes next."),
+        /// Those that `tests/timing.rs` notices: nothing goes wrong, it is only slow.
+        pub const OF_TIMING: [(Self, &'static str); 2] = [
+            (Self::StarvingStays, "A node that gets hardly any processor time stays in the in-sync sets."),
+            (Self::ReturnsAtOnce, "A node that falls out again and again comes back at once each time."),
         ];
+
+        /// Those of the feed (rule C.16), which `tests/feed.rs` breaks, too: all its clusters have viewers that resume.
+        pub const OF_FEED: [Self; 3] = [Self::RingAtPrimaryOnly, Self::HolesUnnoticed, Self::ClosedByClock];
 
         /// More of anti-entropy (rule C.12), which `src/replica/tests/verify.rs` breaks: a copy has to go bad in a particular
         /// moment for them to be seen.

@@ -134,7 +134,7 @@ fn recovered_lines(recovered: &Recovered) -> [String; 3] {
 }
 
 /// Partitions in rising order, runs of them by their ends: `p3, p7-p9`.
-fn ranges(partitions: &[u16]) -> String {
+pub(super) fn ranges(partitions: &[u16]) -> String {
     let mut sorted = partitions.to_vec();
     sorted.sort_unstable();
     sorted.dedup();

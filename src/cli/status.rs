@@ -7,6 +7,7 @@ use clap::Args;
 use comfy_table::{CellAlignment, Table, presets};
 use indicatif::BinaryBytes;
 
+use super::operation::ranges;
 use super::output::{Output, printable};
 use super::pairs::{self, milliseconds};
 use super::{Failure, Target};
@@ -121,6 +122,12 @@ fn row(node: &NodeStatus) -> [String; 11] {
     if let Some(stalled_ms) = node.workers_stalled_ms {
         role += &format!(", stalled for {}", milliseconds(stalled_ms));
     }
+    if let Some(held) = &node.held_back {
+        role += &match held.late_percent {
+            Some(percent) => format!(", kept out: it wakes up {percent} % late"),
+            None => format!(", kept out for {}: it fell out {} times", milliseconds(held.left_ms), held.falls),
+        };
+    }
     let partitions = format!("{}/{}/{}", node.primaries, node.in_sync, node.learning);
     [
         printable(&node.name).into_owned(),
@@ -169,6 +176,9 @@ fn summary(status: &ClusterStatus) -> String {
             if count > 0 {
                 partitions.push_str(&format!(", {count} {state}"));
             }
+        }
+        if !status.lost.is_empty() {
+            partitions.push_str(&format!(" ({})", ranges(&status.lost)));
         }
     }
     if misplaced > 0 {
@@ -311,9 +321,10 @@ mod tests {
         let mut status = cluster();
         status.quorum = false;
         status.partitions = PartitionCounts { total: 8, full: 4, reduced: 1, unavailable: 2, lost: 1, misplaced: 3 };
+        status.lost = vec![5];
         let line = summary(&status);
         assert!(
-            line.contains("no quorum") && line.contains("2 unavailable, 1 LOST, 3 not led by their targets yet"),
+            line.contains("no quorum") && line.contains("2 unavailable, 1 LOST (p5), 3 not led by their targets yet"),
             "{line}"
         );
         status.partitions = PartitionCounts { total: 8, full: 8, ..PartitionCounts::default() };

@@ -53,7 +53,7 @@ pub enum Announcement {
         /// The slots that an operator has declared missing.
         without: SlotSet,
     },
-    /// It belongs to a cluster. Members say so only when a process without a cluster announces itself.
+    /// It belongs to a cluster. Members say so when somebody announces itself, and when they have heard of no leader for long.
     Member {
         /// Which.
         cluster: ClusterId,

@@ -56,6 +56,19 @@ pub struct FillingWord {
     pub kib_per_second: u32,
 }
 
+/// A node that answers and is kept out of the in-sync sets, in the words of the leader.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct HeldWord {
+    /// Which slot.
+    pub slot: Slot,
+    /// How often it fell out of late.
+    pub falls: u8,
+    /// For how many more milliseconds it is kept out because of that, at least.
+    pub for_ms: u32,
+    /// By how much it wakes up late, in percent of the time after which it wanted to be woken, where that alone keeps it out.
+    pub late_percent: Option<u8>,
+}
+
 /// What is known of one node.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct GossipEntry {
@@ -84,6 +97,8 @@ pub struct GossipEntry {
     pub verified_s: u16,
     /// Records of it that were found to be bad, and those of them that were repaired; mostly none.
     pub damage: Option<(u32, u32)>,
+    /// Whom it kept out then, as the leader; mostly nobody.
+    pub held: Vec<HeldWord>,
     /// How it heard the others then; empty where there was no room to tell.
     pub peers: Vec<PeerWord>,
     /// How long ago that was, when this was sent.
@@ -193,6 +208,7 @@ mod tests {
             stalled_ms: 0,
             verified_s: 20,
             damage: None,
+            held: Vec::new(),
             peers: Vec::new(),
             age: Duration::from_millis(age_ms),
         }

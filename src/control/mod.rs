@@ -22,6 +22,6 @@ mod state;
 
 pub use bootstrap::{Announcement, Bootstrap, BootstrapOutput};
 pub use command::{Command, Recovery, Roster, Settings};
-pub use gossip::{FillingWord, GOSSIP_BYTES_MAX, GOSSIP_EVERY, GossipEntry, GossipView, NodeKind, PeerWord};
+pub use gossip::{FillingWord, GOSSIP_BYTES_MAX, GOSSIP_EVERY, GossipEntry, GossipView, HeldWord, NodeKind, PeerWord};
 pub use lease::{LeaseGrant, LeaseGranter, LeaseHolder, LeaseRequest};
 pub use state::{ControlState, NodeEntry};

@@ -175,6 +175,29 @@ impl ControlState {
         entry.node == Some(node) && !entry.up && self.table.iter().any(lingers_in)
     }
 
+    /// Whether the data can do without `slot`, which is up: somebody of `witnesses` is in sync wherever it is, and enough
+    /// others are up to hold what it holds.
+    #[must_use]
+    pub fn spares(&self, slot: Slot, witnesses: SlotSet) -> bool {
+        let others = self.up().without(slot);
+        let min_copies = self.settings.map_or(0, |settings| usize::from(settings.min_copies));
+        let is_held =
+            |record: &PartitionRecord| !record.in_sync.intersection(others).intersection(witnesses).is_empty();
+        others.len() >= min_copies.max(1)
+            && self.table.iter().filter(|record| record.in_sync.contains(slot)).all(is_held)
+    }
+
+    /// Whether `slot`, which is down, is wanted at once: a partition has fewer copies than a write takes, or nobody leads one
+    /// that it has.
+    #[must_use]
+    pub fn needs(&self, slot: Slot) -> bool {
+        let min_copies = self.settings.map_or(0, |settings| usize::from(settings.min_copies));
+        self.table.iter().any(|record| match record.primary {
+            Some(_) => record.copies() < min_copies,
+            None => record.in_sync.contains(slot),
+        })
+    }
+
     fn on_node_up(&mut self, epoch: Epoch, node: NodeId) -> bool {
         if self.settings.is_none() {
             return false;
@@ -361,6 +384,11 @@ impl ControlState {
                 }
             }
             dismiss_stand_ins(&mut record, owners);
+            if record.primary.is_none() {
+                // Nobody fills them. Who is to hold nothing any more would wait for that for ever where the partition is
+                // lost, and for somebody who may never return where it isn't.
+                record.learners = record.learners.intersection(self.roster.staying());
+            }
             self.count_learners(partition, &mut record, SlotSet::EMPTY);
             if record != before {
                 record.change = before.change.next();

@@ -165,7 +165,7 @@ async fn execute(shared: &Shared, ops: &[Op], timeout: Duration) -> Vec<BatchRes
             }
             for (index, answer) in begun_now.into_iter().zip(shared.core.submit_batch(requests)) {
                 let op = &ops[index];
-                let answer = wait(answer, ends, timeout).await;
+                let answer = wait(&*shared.core, answer, ends, timeout).await;
                 if op.is_write && answer.as_ref().is_err_and(|error| error.outcome() == Outcome::Unknown) {
                     stopped.extend(op.request.key());
                 }

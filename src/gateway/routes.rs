@@ -26,7 +26,7 @@ use super::target::Query;
 use super::{GatewayOptions, admin, batch, feed, kv, list, local, sse};
 use crate::api::{self, Error, Once, Operation};
 use crate::base::FollowerMode;
-use crate::port::{Answer, Core};
+use crate::port::{self, Answer, Core};
 
 /// What all connections of a gateway share.
 pub(super) struct Shared {
@@ -240,19 +240,30 @@ impl Shared {
     ) -> Result<api::Response, Error> {
         let timeout_ms = u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX);
         let ends = Instant::now() + timeout + GRACE.min(timeout);
-        wait(self.core.submit(api::Request { operation, once, timeout_ms }), ends, timeout).await
+        wait(&*self.core, self.core.submit(api::Request { operation, once, timeout_ms }), ends, timeout).await
     }
 }
 
-/// Waits for an answer until `ends`, which is a grace after what the asker said, `timeout`.
-pub(super) async fn wait(answer: Answer, ends: Instant, timeout: Duration) -> Result<api::Response, Error> {
-    match answer {
-        Answer::Now(result) => result,
-        later @ Answer::Later(_) => tokio::time::timeout_at(ends, later.wait()).await.unwrap_or_else(|_| {
-            let waited = humantime::format_duration(timeout);
-            Err(Error::OutcomeUnknown(format!("no answer came within {waited}")))
-        }),
+/// Waits for an answer of `core` until `ends`, which is a grace after what the asker said, `timeout`. Then it is asked once
+/// more what it knows: what it never began is no unknown.
+pub(super) async fn wait(
+    core: &dyn Core,
+    answer: Answer,
+    ends: Instant,
+    timeout: Duration,
+) -> Result<api::Response, Error> {
+    let mut later = match answer {
+        Answer::Now(result) => return result,
+        Answer::Later(receiver) => receiver,
+    };
+    if let Ok(result) = tokio::time::timeout_at(ends, &mut later).await {
+        return result.unwrap_or_else(|_| Err(port::stopped()));
     }
+    core.answer_overdue();
+    later.try_recv().unwrap_or_else(|_| {
+        let waited = humantime::format_duration(timeout);
+        Err(Error::OutcomeUnknown(format!("no answer came within {waited}")))
+    })
 }
 
 /// The answer to OPTIONS.

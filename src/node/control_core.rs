@@ -42,7 +42,7 @@ use crate::base::{
 };
 use crate::codec::datagram::{self, Datagram};
 use crate::codec::{Envelope, Keyring, NameHash};
-use crate::control::{Bootstrap, BootstrapOutput, ControlState, FillingWord, GossipView};
+use crate::control::{Bootstrap, BootstrapOutput, ControlState, FillingWord, GossipView, HeldWord};
 use crate::raft::Raft;
 
 /// What a control core gives out.
@@ -262,6 +262,11 @@ impl ControlCore {
         self.member().map(Member::gossip)
     }
 
+    /// Whom the leader keeps out of the in-sync sets, and when it said so ([`Instant::FAR`]: just now).
+    pub(super) fn held(&self) -> Option<(&[HeldWord], Instant)> {
+        self.member().and_then(Member::held)
+    }
+
     /// What this node measures of itself and of the others.
     pub(super) fn pace(&self) -> Option<&Pace> {
         self.member().map(Member::pace)
@@ -412,7 +417,8 @@ impl ControlCore {
                 bootstrap.handle_announcement(now, from, announcement);
             }
             (Phase::Member(member), PulseMessage::Announce(announcement)) if is_outside => {
-                member.handle_announcement(now, from, announcement, &mut self.pulses);
+                let anybody = envelope.to.incarnation == Incarnation::default();
+                member.handle_announcement(now, (from, anybody), announcement, &self.load, &mut self.pulses);
             }
             (Phase::Member(member), message) if !is_outside => {
                 if member.is_strangers(from, &message) {

@@ -47,6 +47,18 @@ pub enum ControlEvent {
         /// For how long.
         stalled_for: Duration,
     },
+    /// The leader finds that a node gets hardly any processor time, though most do.
+    NodeStarves {
+        /// Who.
+        node: NodeId,
+        /// By how much it wakes up late, in percent of the time after which it wanted to be woken.
+        late_percent: u8,
+    },
+    /// This node leads no more, because it gets hardly any processor time.
+    LeaderStarves {
+        /// By how much it wakes up late, in percent of the time after which it wanted to be woken.
+        late_percent: u8,
+    },
     /// This node leads no more, because its workers hang.
     LeaderHangs {
         /// For how long.
@@ -157,6 +169,7 @@ impl ControlEvent {
                     | Self::NodeDown { .. }
                     | Self::DuplicateSlot { .. }
                     | Self::LeaderHangs { .. }
+                    | Self::LeaderStarves { .. }
                     | Self::Demoted { .. }
                     | Self::Replaced { .. }
                     | Self::MemoryCrowded { .. }
@@ -184,14 +197,10 @@ impl ControlEvent {
             Self::NodeSilent { node, silent_for } => {
                 format!("{} has been silent for {} ms; proposing that it is down", name(node), silent_for.as_millis())
             }
-            Self::NodeHangs { node, stalled_for } => {
-                let stalled_ms = stalled_for.as_millis();
-                format!("the workers of {} have hung for {stalled_ms} ms; proposing that it is down", name(node))
-            }
-            Self::LeaderHangs { stalled_for } => {
-                let stalled_ms = stalled_for.as_millis();
-                format!("the workers of this node have hung for {stalled_ms} ms; it leads no more")
-            }
+            Self::NodeHangs { node, stalled_for } => hangs(&name(node), *stalled_for, IS_DOWN),
+            Self::LeaderHangs { stalled_for } => hangs("this node", *stalled_for, LEADS_NO_MORE),
+            Self::NodeStarves { node, late_percent } => starves(&name(node), *late_percent, IS_DOWN),
+            Self::LeaderStarves { late_percent } => starves("this node", *late_percent, LEADS_NO_MORE),
             Self::TimingChanges { because_of, before, now } => {
                 let why = because_of.map_or_else(String::new, |(node, cause)| why(options, node, cause));
                 let (before_ms, now_ms) = (before.as_millis(), now.as_millis());
@@ -248,6 +257,17 @@ impl ControlEvent {
             _ => None,
         }
     }
+}
+
+const IS_DOWN: &str = "proposing that it is down";
+const LEADS_NO_MORE: &str = "it leads no more";
+
+fn hangs(node: &str, stalled_for: Duration, so: &str) -> String {
+    format!("the workers of {node} have hung for {} ms; {so}", stalled_for.as_millis())
+}
+
+fn starves(node: &str, late_percent: u8, so: &str) -> String {
+    format!("{node} gets hardly any processor time, and wakes up {late_percent} % late on average; {so}")
 }
 
 fn mebibytes(bytes: u64) -> String {

@@ -3,6 +3,7 @@
 mod granting;
 mod handover;
 mod operators;
+mod pacing;
 mod recovery;
 mod strangers;
 
@@ -10,7 +11,9 @@ use std::time::Duration;
 
 use handover::Handover;
 pub(super) use operators::{Wish, slot_of};
+use strangers::CALLS_AFTER;
 
+use super::ControlEvent;
 use super::control_core::ControlOutput;
 use super::load::LoadWatch;
 use super::message::{ControlMessage, PulseMessage};
@@ -18,11 +21,11 @@ use super::outbox::PulseOutbox;
 use super::pace::Pace;
 use super::supervisor::Supervisor;
 use super::vetting::vet;
-use super::{Cause, ControlEvent};
 use crate::base::{Blob, ClusterId, Generation, InSyncChange, Instant, NodeId, Options, Rng, Term};
 use crate::codec;
 use crate::control::{
-    Announcement, Command, ControlState, GOSSIP_EVERY, GossipEntry, GossipView, LeaseGranter, LeaseHolder, NodeKind,
+    Announcement, Command, ControlState, GOSSIP_EVERY, GossipEntry, GossipView, HeldWord, LeaseGranter, LeaseHolder,
+    NodeKind,
 };
 use crate::raft::{self, Entry, LogPosition, Membership, Payload, Raft, RaftOptions, RaftRole, Snapshot};
 
@@ -66,10 +69,14 @@ pub(super) struct Member {
     handover: Option<Handover>,
     abdicate_at: Instant,
     wishes: Vec<Wish>,
+    /// Whom this node keeps out, as the leader: for people.
+    held: Vec<HeldWord>,
     /// The leader has said that this identity belongs to the cluster no more.
     is_removed: bool,
     supervise_at: Instant,
     gossip_at: Instant,
+    /// When it next calls whoever sits at the configured addresses, where it hears of no leader.
+    call_at: Instant,
     reborn_at: Instant,
     /// Whether anything that a [`super::View`] shows has changed since it was last asked.
     pub(super) changed: bool,
@@ -130,8 +137,10 @@ impl Member {
             handover: None,
             abdicate_at: now,
             wishes: Vec::new(),
+            held: Vec::new(),
             is_removed: false,
             supervise_at: now,
+            call_at: now + CALLS_AFTER,
             gossip_at: now + rng.duration(GOSSIP_EVERY),
             reborn_at: now + LEADER_AWAITED_FOR + rng.duration(LEADER_AWAITED_FOR),
             changed: true,
@@ -162,6 +171,15 @@ impl Member {
 
     pub(super) const fn gossip(&self) -> &GossipView {
         &self.gossip
+    }
+
+    /// Whom the leader keeps out, where this node leads or was told so.
+    pub(super) fn held(&self) -> Option<(&[HeldWord], Instant)> {
+        let leader = self.raft.leader()?;
+        if leader == self.me {
+            return Some((&self.held, Instant::FAR));
+        }
+        self.gossip.entry(leader.slot).map(|(entry, at)| (&entry.held[..], at))
     }
 
     pub(super) const fn pace(&self) -> &Pace {
@@ -228,21 +246,6 @@ impl Member {
     /// What processes without a cluster are told.
     pub(super) const fn announcement(&self) -> Announcement {
         Announcement::Member { cluster: self.cluster, generation: self.generation }
-    }
-
-    /// A process without a cluster calls: it is told of this one, and a leader will let it in.
-    pub(super) fn handle_announcement(
-        &mut self,
-        now: Instant,
-        from: NodeId,
-        announcement: Announcement,
-        out: &mut PulseOutbox,
-    ) {
-        if matches!(announcement, Announcement::Member { .. }) {
-            return;
-        }
-        out.push(ClusterId::NONE, from, PulseMessage::Announce(self.announcement()));
-        self.supervisor.handle_joiner(now, from);
     }
 
     /// Takes a message of the stream plane from inside the cluster.
@@ -314,6 +317,7 @@ impl Member {
         if self.is_leader() && now >= self.supervise_at {
             self.supervise_at = now + self.raft.timing().heartbeat / 2;
             self.supervisor.supervise(now, &mut self.raft, &self.state, &self.granter, &self.pace, options);
+            self.held = self.supervisor.held_back(now, &self.state, &self.pace, options);
             out.extend(self.supervisor.take_events().into_iter().map(ControlOutput::Event));
             self.drain_raft(now, pulses, out);
         }
@@ -331,64 +335,11 @@ impl Member {
         self.answer_wishes(now, options, out);
         self.maybe_compact();
         self.maybe_gossip(now, load, pulses);
+        self.maybe_call(now, options.slots, pulses);
         if self.is_removed {
             out.push(ControlOutput::Event(ControlEvent::Removed));
         }
         self.is_removed || self.waits_in_vain(now)
-    }
-
-    /// Measures, waits as long as what was measured asks for, and, where it leads, has everybody do so.
-    fn keep_pace(&mut self, now: Instant, options: &Options, out: &mut Vec<ControlOutput>) {
-        if !self.pace.handle_input(now) {
-            return;
-        }
-        let patience = self.pace.weigh(now, &options.timing);
-        if options.timing_adapts {
-            self.raft.be_patient(patience);
-        }
-        self.maybe_change_timing(now, options, out);
-        self.maybe_resign(now, out);
-    }
-
-    /// One change of the times is on its way at a time.
-    fn maybe_change_timing(&mut self, now: Instant, options: &Options, out: &mut Vec<ControlOutput>) {
-        let (agreed, is_committed) = self.raft.agreed_timing();
-        if !self.raft.is_ready_leader() {
-            return self.pace.forget_wish();
-        }
-        if !is_committed {
-            return;
-        }
-        let (timing, because_of) = match options.timing_adapts {
-            true => match self.pace.wish(now, &options.timing, &agreed) {
-                Some(wish) => (wish.timing, (wish.cause != Cause::None).then_some((wish.of, wish.cause))),
-                None => return,
-            },
-            // What a leader with other settings has left.
-            false => (options.timing, None),
-        };
-        if timing != agreed && self.raft.propose_timing(now, timing).is_ok() {
-            let (before, now) = (agreed.election, timing.election);
-            out.push(ControlOutput::Event(ControlEvent::TimingChanges { because_of, before, now }));
-        }
-    }
-
-    /// A leader whose workers hang can't be reached by clients and hands on nothing: somebody else should lead, if there
-    /// is somebody whose workers move.
-    fn maybe_resign(&mut self, now: Instant, out: &mut Vec<ControlOutput>) {
-        let timing = self.raft.timing();
-        if !self.is_leader() || !self.pace.hangs(now, self.me, &timing) {
-            return;
-        }
-        let could_lead = |node: &NodeId| {
-            let acked_at = self.raft.peer_acked_at(*node);
-            acked_at.is_some_and(|at| now.since(at) <= timing.down) && !self.pace.falters(now, *node, &timing)
-        };
-        if self.raft.membership().voters.iter().any(could_lead) {
-            let stalled_for = self.pace.stalled(now);
-            self.raft.resign(now);
-            out.push(ControlOutput::Event(ControlEvent::LeaderHangs { stalled_for }));
-        }
     }
 
     fn drain_raft(&mut self, now: Instant, pulses: &mut PulseOutbox, out: &mut Vec<ControlOutput>) {
@@ -526,6 +477,7 @@ impl Member {
             stalled_ms: u32::try_from(self.pace.stalled(now).as_millis()).unwrap_or(u32::MAX),
             verified_s: load.load().verified_s(now),
             damage: load.load().damage(),
+            held: self.held.clone(),
             peers: self.pace.words(now),
             age: Duration::ZERO,
         }

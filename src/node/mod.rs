@@ -16,13 +16,13 @@
 //! | `view` | [`View`]: what shards know of the cluster |
 //! | `control_core`, `member`, `supervisor` | the control core; its life in a cluster; a leader's duties |
 //! | `member/…` | `handover`: leadership handed over; `operators`: what operators wish; `recovery`: going on by force |
-//! | `supervisor/…` | `departures`: who drains, leaves, stays away or loses its vote; `streams`: whose stream stands still |
+//! | `supervisor/…` | `departures`: who drains, leaves, stays away or loses its vote; `returns`: who comes back, and when; `streams`: whose stream stands still |
 //! | `replay` | which datagrams were here before |
 //! | `vetting` | what a peer's log entries and snapshots are asked before they reach the log |
 //! | `outbox` | pulse messages of one input, one datagram a receiver |
 //! | `shard`, `gather`, `scan`, `feed` | the shard; pages of a listing; the feed between nodes |
 //! | `assembly` | [`Node`], [`Destination`] |
-//! | `pace`, `timing` | what a node measures of itself and of its peers, and how wide the times must be for that |
+//! | `pace`, `timing`, `starving` | what a node measures of itself and of its peers, how wide the times must be for that, and who is left out instead |
 //! | `status`, `event` | what people are shown |
 //!
 //! Left out: sockets, threads, clocks (`runtime`, `net`), and what JSON or HTTP look like (`gateway`).
@@ -40,6 +40,7 @@ mod pace;
 mod replay;
 mod scan;
 mod shard;
+mod starving;
 mod status;
 mod supervisor;
 mod timing;

@@ -2,7 +2,8 @@
 //!
 //! Every message between members carries a [`Report`] beside it: a number, so that gaps are seen; the sender's clock, which
 //! the receiver hands back with its own next report, so that both know the round trip without comparing clocks; how much
-//! of the receiver's own got lost; how long the sender's workers have stood still; and how wide it needs the times to be.
+//! of the receiver's own got lost; how long the sender's workers have stood still; by how much it wakes up late (who does so all
+//! the time starves: see `starving`); and how wide it needs the times to be.
 //!
 //! ```text
 //! a ──Report{3, sent_at: t}──▶ b                  b notes when it came
@@ -11,16 +12,18 @@
 //!
 //! Heartbeats and acks make 50 of them a second between the leader and each follower, gossip a few between the rest.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bincode::{Decode, Encode};
 
+use super::starving::{Tardiness, starving};
 use super::timing::{Advisor, Cause, Link, Losses, Need, Peaks, STOPPED_AFTER, silence};
-use crate::base::{Instant, NodeId, Slot, Timing};
+use crate::base::{Instant, NodeId, Slot, SlotSet, Timing};
 use crate::control::PeerWord;
 
 /// How often a node looks how late it wakes up, and weighs what it has measured.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
+pub(super) const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// After a stop the sockets are full of what came meanwhile: for so long nothing is measured.
 const SETTLES_WITHIN: Duration = Duration::from_millis(100);
 /// What was heard within this time tells of the present.
@@ -45,6 +48,8 @@ pub struct Report {
     pub lost_percent: u8,
     /// For how many milliseconds the slowest of the sender's workers has made no progress.
     pub stalled_ms: u32,
+    /// By how much the sender wakes up late, on average, in percent of the time after which it wanted to be woken.
+    pub late_percent: u8,
     /// How wide the sender needs the times to be.
     pub need: Need,
 }
@@ -82,6 +87,9 @@ pub(super) struct Pace {
     /// Nothing is measured before.
     measures_from: Instant,
     late: Peaks,
+    tardiness: Tardiness,
+    /// Who gets hardly any processor time, though most of the voters do.
+    starving: SlotSet,
     workers: Peaks,
     /// When the slowest of the workers last made progress; none where nobody tells.
     workers_at: Option<Instant>,
@@ -97,6 +105,8 @@ impl Pace {
             look_at: now + LOOK_EVERY,
             measures_from: now,
             late: Peaks::default(),
+            tardiness: Tardiness::default(),
+            starving: SlotSet::EMPTY,
             workers: Peaks::default(),
             workers_at: None,
             advisor: Advisor::default(),
@@ -117,6 +127,7 @@ impl Pace {
             self.measures_from = now + SETTLES_WITHIN;
         } else if self.measures(now) {
             self.late.note(now, late);
+            self.tardiness.note(late);
         }
         true
     }
@@ -176,6 +187,7 @@ impl Pace {
             echo: None,
             lost_percent: 0,
             stalled_ms: u32::try_from(stalled.as_millis()).unwrap_or(u32::MAX),
+            late_percent: self.tardiness.percent(),
             need,
         };
         if let Some(pair) = self.pair_mut(to) {
@@ -204,14 +216,20 @@ impl Pace {
 
     // ---- what it makes of that ---------------------------------------------------------------------------------
 
-    /// Weighs what was measured; the times that this node needs by itself, if they aren't those of `base`.
-    pub(super) fn weigh(&mut self, now: Instant, base: &Timing) -> Option<Timing> {
+    /// Weighs what was measured; the times that this node needs by itself, if they aren't those of `base`. Of those among
+    /// `voters` that starve nothing counts.
+    pub(super) fn weigh(&mut self, now: Instant, base: &Timing, voters: &BTreeSet<NodeId>) -> Option<Timing> {
+        let late = |node: &NodeId| Some((node.slot, self.late_percent(now, *node)?));
+        let late: Vec<(Slot, u8)> = voters.iter().filter_map(late).collect();
+        self.starving = starving(self.starving, voters.len(), &late);
         let stalled = self.stalled(now);
         if self.measures(now) {
             self.workers.note(now, stalled);
         }
-        let is_fresh = |pair: &&Pair| pair.heard_at.is_some_and(|at| now.since(at) < FRESH);
-        let links = self.pairs.iter().flatten().filter(is_fresh).map(|pair| {
+        let counts = |pair: &&Pair| {
+            pair.heard_at.is_some_and(|at| now.since(at) < FRESH) && !self.starving.contains(pair.node.slot)
+        };
+        let links = self.pairs.iter().flatten().filter(counts).map(|pair| {
             let inbound = pair.losses.expected(now);
             let outbound = pair.told.map_or(0.0, |(report, _)| f64::from(report.lost_percent.min(100)) / 100.0);
             Link {
@@ -231,7 +249,8 @@ impl Pace {
     pub(super) fn wish(&mut self, now: Instant, base: &Timing, agreed: &Timing) -> Option<Wish> {
         let told = self.pairs.iter().flatten().filter_map(|pair| {
             let (report, at) = pair.told?;
-            (now.since(at) < FRESH).then_some((pair.node, report.need))
+            let counts = now.since(at) < FRESH && !self.starving.contains(pair.node.slot);
+            counts.then_some((pair.node, report.need))
         });
         let (of, need) =
             std::iter::once((self.me, self.advisor.need())).chain(told).max_by_key(|(_, need)| need.step)?;
@@ -273,9 +292,29 @@ impl Pace {
         self.stalled_at(now, node) > timing.down * STANDSTILL
     }
 
-    /// Whether `node`'s workers are on the way to hanging: nothing is given to it that would outlast that.
+    /// Whether `node`'s workers are on the way to hanging, or it starves: nothing is given to it that would outlast that.
     pub(super) fn falters(&self, now: Instant, node: NodeId, timing: &Timing) -> bool {
+        self.lags(now, node, timing) || self.starves(node)
+    }
+
+    /// Whether `node`'s workers are on the way to hanging.
+    pub(super) fn lags(&self, now: Instant, node: NodeId, timing: &Timing) -> bool {
         self.stalled_at(now, node) > timing.down * STANDSTILL / 2
+    }
+
+    /// Whether `node` gets hardly any processor time, though most of the voters do.
+    pub(super) fn starves(&self, node: NodeId) -> bool {
+        self.starving.contains(node.slot) && (node == self.me || self.pair(node).is_some())
+    }
+
+    /// By how much `node` wakes up late, on average, in percent of the time after which it wanted to be woken; none where it
+    /// hasn't told lately.
+    pub(super) fn late_percent(&self, now: Instant, node: NodeId) -> Option<u8> {
+        if node == self.me {
+            return Some(self.tardiness.percent());
+        }
+        let (report, at) = self.pair(node)?.told?;
+        (now.since(at) < FRESH).then_some(report.late_percent)
     }
 
     // ---- for people --------------------------------------------------------------------------------------------
@@ -377,7 +416,7 @@ mod tests {
             here.handle_input(at(second * 1000 + 2500));
             here.handle_report(at(second * 1000 + 2500), node(1), answer);
         }
-        assert_eq!(here.weigh(at(13_000), &Timing::default()), None);
+        assert_eq!(here.weigh(at(13_000), &Timing::default(), &BTreeSet::new()), None);
         assert_eq!((here.lateness(at(13_000)), here.round_trip(Slot(1))), (Duration::ZERO, None));
     }
 
@@ -387,7 +426,7 @@ mod tests {
         let base = Timing::default();
         for second in 0..3 {
             late.handle_input(at(second * 1000) + apart + Duration::from_millis(113));
-            assert_eq!(late.weigh(at(second * 1000 + 113) + apart, &base).is_some(), second > 0);
+            assert_eq!(late.weigh(at(second * 1000 + 113) + apart, &base, &BTreeSet::new()).is_some(), second > 0);
         }
         assert_eq!(leader.wish(at(3000), &base, &base), None);
         let report = late.report(at(3000) + apart, node(0));

@@ -5,7 +5,8 @@ use std::time::Duration;
 use super::ControlCore;
 use super::member::node_kind;
 use crate::api::{
-    ClusterStatus, HealingStatus, NodeStatus, PartitionCounts, PeerStatus, Role, TimingStatus, VerificationStatus,
+    ClusterStatus, HealingStatus, HeldBackStatus, NodeStatus, PartitionCounts, PeerStatus, Role, TimingStatus,
+    VerificationStatus,
 };
 use crate::base::{ClusterId, Instant, NodeId, Slot};
 use crate::control::{NodeKind, PeerWord};
@@ -13,6 +14,8 @@ use crate::raft::{Raft, RaftRole};
 
 /// A node that nobody has heard of for this long is shown as dead.
 const DEAD_AFTER: Duration = Duration::from_secs(1);
+/// What the leader said longer ago tells nothing of the present.
+const TOLD_WITHIN: Duration = Duration::from_secs(3);
 /// Workers show that they move every few heartbeats; what is shorter than this is no standstill.
 const STALLED_AFTER: Duration = Duration::from_millis(100);
 
@@ -35,6 +38,11 @@ impl ControlCore {
             term: view.term.0,
             quorum: self.has_quorum(now),
             partitions: self.partition_counts(),
+            lost: (0..)
+                .zip(view.table.iter())
+                .filter(|(_, record)| record.is_lost())
+                .map(|(number, _)| number)
+                .collect(),
             healing: self.healing(now),
             replicas: settings.map_or(options.replicas, |settings| settings.replicas),
             min_copies: settings.map_or(options.min_copies, |settings| settings.min_copies),
@@ -109,6 +117,7 @@ impl ControlCore {
             }),
             ..NodeStatus::default()
         };
+        status.held_back = self.held_back(now, slot);
         if let Some(node) = self.node_in(slot) {
             status.incarnation = format!("{:032x}", node.incarnation.0);
             status.voter = self.raft().is_some_and(|raft| raft.membership().voters.contains(&node));
@@ -119,6 +128,17 @@ impl ControlCore {
             self.describe_other(now, slot, &mut status);
         }
         status
+    }
+
+    /// Why the leader keeps the node in `slot` out though it answers, as far as this node was told lately.
+    fn held_back(&self, now: Instant, slot: Slot) -> Option<HeldBackStatus> {
+        let (held, said_at) = self.held()?;
+        let age = now.since(said_at);
+        let word = held.iter().find(|word| word.slot == slot).filter(|_| age <= TOLD_WITHIN)?;
+        let left_ms = u64::from(word.for_ms).saturating_sub(age.as_millis() as u64);
+        let is_over = left_ms == 0 && word.late_percent.is_none();
+        let (falls, late_percent) = (u32::from(word.falls), word.late_percent.map(u32::from));
+        (!is_over && !self.view().up.contains(slot)).then_some(HeldBackStatus { falls, left_ms, late_percent })
     }
 
     /// Who sits in `slot`, as far as this node knows.

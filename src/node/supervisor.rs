@@ -5,7 +5,8 @@
 //! | a cluster without settings | `Found` |
 //! | a registered node silent for `down`, or its workers at a standstill for three times as long; its lease over | `NodeDown`: one entry, whatever it led |
 //! | a node whose pulse is well and whose stream stands still | `NodeDown`, too |
-//! | a voter that acks but isn't registered as up | `NodeUp`, once its log has caught up |
+//! | a node that gets hardly any processor time, where most do | `NodeDown`, if others hold all that it holds |
+//! | a voter that acks but isn't registered as up | `NodeUp`, once its log has caught up, and later each time that it fell out |
 //! | a process that announces itself for a slot whose holder is silent | a Raft learner |
 //! | a learner whose log has caught up | a joint change that puts it in its slot's place |
 //! | a voter silent for `demote_after` | a joint change without it |
@@ -19,11 +20,13 @@
 
 mod departures;
 mod givers;
+mod returns;
 mod streams;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
+use returns::Falls;
 use streams::Streams;
 
 use super::ControlEvent;
@@ -85,6 +88,7 @@ struct Reign {
     streams: Streams,
     /// Nodes that are to resign: the entry by which they do, once it is proposed.
     resigning: BTreeMap<NodeId, Option<LogIndex>>,
+    falls: Falls,
     node_states: BTreeMap<NodeId, (LogIndex, bool)>,
 }
 
@@ -190,6 +194,7 @@ impl Supervisor {
                 roster: None,
                 streams: Streams::new(now, predecessor.map(|(node, _)| node)),
                 resigning: BTreeMap::new(),
+                falls: Falls::default(),
                 node_states: BTreeMap::new(),
             });
         }
@@ -212,12 +217,12 @@ impl Supervisor {
             reign.node_states.retain(|_, (index, _)| state.applied() < *index);
         }
         self.watch_streams(now, raft, options.me);
-        self.propose_deaths(now, raft, state, granter, pace, options.me);
+        self.propose_deaths(now, raft, state, granter, pace, options);
         if !raft.is_ready_leader() && !is_broken(Mutant::ChangeTooEarly) {
             return;
         }
         self.maybe_found(now, raft, state, options);
-        self.propose_returns(now, raft, state, granter, pace, options.me);
+        self.propose_returns(now, raft, state, granter, pace, options);
         self.propose_changes(now, raft, state);
         self.admit_joiners(now, raft, state, options);
         self.promote_learners(now, raft);
@@ -242,8 +247,8 @@ impl Supervisor {
         reign.founding = propose(now, raft, &Command::Found { settings, slots, founders });
     }
 
-    /// A node is dead for its data roles when it has been silent for `down`, or its workers have hung for long, and its
-    /// last lease has ended: only then may somebody else serve what it led. Whoever is down already goes from further
+    /// A node is dead for its data roles when it has been silent for `down`, or its workers have hung for long, or it starves
+    /// and can be done without, and its last lease has ended: only then may somebody else serve what it led. Whoever is down already goes from further
     /// in-sync sets once others in them live.
     fn propose_deaths(
         &mut self,
@@ -252,10 +257,10 @@ impl Supervisor {
         state: &ControlState,
         granter: &LeaseGranter,
         pace: &Pace,
-        me: NodeId,
+        options: &Options,
     ) {
         let Some(reign) = &mut self.reign else { return };
-        let timing = raft.timing();
+        let (timing, me) = (raft.timing(), options.me);
         let others = || {
             let registered = state.nodes().iter().filter_map(|entry| Some((entry.node?, entry.up)));
             registered.filter(|(node, _)| *node != me)
@@ -274,7 +279,8 @@ impl Supervisor {
         // Only who is registered has what its slot is in sync for. A new life of a slot can lead before it is.
         let own = Some(me).filter(|me| state.node(me.slot).node == Some(*me));
         let alive = others().map(|(node, _)| node).filter(|node| acked_lately(*node) && !stalls(*node)).chain(own);
-        let witnesses: SlotSet = alive.filter(|node| !pace.hangs(now, *node, &timing)).map(|node| node.slot).collect();
+        let is_well = |node: &NodeId| !pace.hangs(now, *node, &timing) && !pace.starves(*node);
+        let witnesses: SlotSet = alive.filter(is_well).map(|node| node.slot).collect();
         for (node, is_up) in others() {
             let heard_at = reign.heard_at(node, raft);
             // Whoever answers over the stream plane is alive, and only its datagrams get lost. It gets no leases meanwhile,
@@ -284,7 +290,10 @@ impl Supervisor {
             let is_silent = now.since(heard_at) > patience;
             // Where everybody's workers hang, nobody would serve better.
             let hangs = pace.hangs(now, node, &timing) && !witnesses.is_empty();
-            let is_dead = (is_silent || hangs || stalls(node)) && now > granter.ends_at(node.slot)
+            let starves = pace.starves(node)
+                && state.spares(node.slot, witnesses)
+                && !reign.falls.has_just_returned(now, node, options.replace_after);
+            let is_dead = (is_silent || hangs || starves || stalls(node)) && now > granter.ends_at(node.slot)
                 || is_broken(Mutant::DeathBeforeLeaseEnds) && now.since(heard_at) > 2 * timing.heartbeat;
             let is_due = if is_up { is_dead } else { state.lingers(node, witnesses) };
             if is_due
@@ -293,50 +302,17 @@ impl Supervisor {
             {
                 reign.node_states.insert(node, (index, false));
                 if is_up {
-                    self.events.push(match (is_silent, hangs) {
-                        (true, _) => ControlEvent::NodeSilent { node, silent_for: now.since(heard_at) },
-                        (false, true) => ControlEvent::NodeHangs { node, stalled_for: pace.stalled_at(now, node) },
-                        (false, false) => ControlEvent::StreamStalls { node },
+                    reign.falls.note_fall(now, node, options.replace_after);
+                    self.events.push(match (is_silent, hangs, starves) {
+                        (true, ..) => ControlEvent::NodeSilent { node, silent_for: now.since(heard_at) },
+                        (_, true, _) => ControlEvent::NodeHangs { node, stalled_for: pace.stalled_at(now, node) },
+                        (.., true) => {
+                            let late_percent = pace.late_percent(now, node).unwrap_or_default();
+                            ControlEvent::NodeStarves { node, late_percent }
+                        }
+                        _ => ControlEvent::StreamStalls { node },
                     });
                 }
-            }
-        }
-    }
-
-    /// A voter that acks and has the log, but holds no data roles, gets them.
-    fn propose_returns(
-        &mut self,
-        now: Instant,
-        raft: &mut Raft,
-        state: &ControlState,
-        granter: &LeaseGranter,
-        pace: &Pace,
-        me: NodeId,
-    ) {
-        let Some(reign) = &mut self.reign else { return };
-        let timing = raft.timing();
-        if state.settings().is_none() {
-            return;
-        }
-        let voters: Vec<NodeId> = raft.membership().voters.iter().copied().collect();
-        for node in voters {
-            let entry = state.node(node.slot);
-            if entry.node == Some(node) && entry.up || !state.roster().slots.contains(node.slot) {
-                continue;
-            }
-            let is_heard = node == me
-                || raft.peer_acked_at(node).is_some_and(|acked| now.since(acked) < timing.down / 2)
-                    && raft.match_index(node) >= Some(raft.commit_index());
-            let is_here = is_heard && !pace.falters(now, node, &timing);
-            // Its slot's earlier life may still be up, and serve until its lease has ended.
-            let may_replace = !entry.up || now > granter.ends_at(node.slot);
-            if is_here
-                && may_replace
-                && !reign.is_proposed(node, true, state)
-                && let Some(index) = propose(now, raft, &Command::NodeUp { node })
-            {
-                reign.node_states.insert(node, (index, true));
-                self.events.push(ControlEvent::NodeReturned { node });
             }
         }
     }

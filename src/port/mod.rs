@@ -30,6 +30,10 @@ pub trait Core: Send + Sync + 'static {
         requests.into_iter().map(|request| self.submit(request)).collect()
     }
 
+    /// Answers every request whose deadline has passed, as far as that needs no waiting. Whether a request had begun only the
+    /// core knows: a gateway that gives up asks for this first, since a machine that stood still wakes both at once.
+    fn answer_overdue(&self) {}
+
     /// The cluster as this node sees it.
     fn status(&self) -> BoxFuture<'_, ClusterStatus>;
 
@@ -68,11 +72,15 @@ impl Answer {
     pub async fn wait(self) -> Result<Response, Error> {
         match self {
             Self::Now(result) => result,
-            Self::Later(receiver) => {
-                receiver.await.unwrap_or_else(|_| Err(Error::OutcomeUnknown("this node is shutting down".to_owned())))
-            }
+            Self::Later(receiver) => receiver.await.unwrap_or_else(|_| Err(stopped())),
         }
     }
+}
+
+/// A core that is gone has taken along what it knew of a request.
+#[must_use]
+pub fn stopped() -> Error {
+    Error::OutcomeUnknown("this node is shutting down".to_owned())
 }
 
 /// What `/healthz`, `/readyz` and `/leaderz` answer.

@@ -297,10 +297,13 @@ impl Engine {
         (self.events)(event, &self.options);
     }
 
-    pub(super) fn send(&self, envelope: &Envelope, message: &PeerMessage) {
-        if !self.links.send(envelope, message) {
+    /// Queues `message`. False where that can't be: it is dropped.
+    pub(super) fn send(&self, envelope: &Envelope, message: &PeerMessage) -> bool {
+        let is_queued = self.links.send(envelope, message);
+        if !is_queued {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
+        is_queued
     }
 
     fn tell_control(&self, input: ControlInput) {
@@ -373,7 +376,9 @@ impl Engine {
             match output {
                 ShardOutput::Peer { to, message } => {
                     let envelope = Envelope { cluster: view.cluster, generation: view.generation, from: view.me, to };
-                    self.send(&envelope, &message);
+                    if !self.send(&envelope, &message) {
+                        occupant.shard.handle_unsent(&message);
+                    }
                 }
                 ShardOutput::Reply { request, result } => {
                     if let Some(waiter) = occupant.waiters.remove(&request) {
@@ -488,7 +493,9 @@ impl Afterwards {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::{Operation, Precondition, PutMode, Request};
     use crate::base::{FollowerMode, Timing};
+    use crate::port::Core as _;
 
     struct NoLinks;
 
@@ -528,6 +535,27 @@ mod tests {
             seed: 1,
         };
         Engine::new(options, Clock::start(), Arc::new(NoLinks), mpsc::channel(1).0, Arc::new(|_, _| {}))
+    }
+
+    #[tokio::test]
+    async fn what_is_overdue_and_was_never_begun_is_refused_when_somebody_asks() {
+        let engine = engine();
+        let operation = Operation::Put {
+            key: "a".parse().expect("a key"),
+            value: b"x"[..].into(),
+            content_type: None,
+            ttl_ms: None,
+            mode: PutMode::Upsert,
+            precondition: Precondition::NONE,
+        };
+        let answer = engine.submit(Request::new(operation, 1));
+        // Nobody drives the shards here.
+        let late = engine.now() + Duration::from_millis(2);
+        while engine.now() < late {
+            std::thread::yield_now();
+        }
+        engine.answer_overdue();
+        assert!(matches!(answer.wait().await, Err(Error::DeadlineBefore(_))));
     }
 
     #[test]

@@ -3,6 +3,8 @@
 //! Each begins with a whole cluster in peace, so that nothing else can be the cause.
 
 mod draining;
+mod forcing;
+mod viewing;
 
 use std::time::Duration;
 
@@ -55,9 +57,13 @@ pub(super) enum Probe {
     Drain,
     /// The same, and leadership is handed over in the moment in which the node is to give up what it leads.
     DrainAndHandOver,
+    /// Viewers of the feed go away and come back: they are shown everything, whatever happens meanwhile.
+    Viewers,
+    /// A majority is lost at once, and the survivors go on by force.
+    Recover,
 }
 
-const ALL: [Probe; 16] = [
+const ALL: [Probe; 18] = [
     Probe::LostLeader,
     Probe::LeaderWithoutPulse,
     Probe::LeaderWithoutAnswers,
@@ -73,6 +79,8 @@ const ALL: [Probe; 16] = [
     Probe::DeafPrimary,
     Probe::Drain,
     Probe::DrainAndHandOver,
+    Probe::Viewers,
+    Probe::Recover,
     Probe::Decay,
 ];
 
@@ -115,6 +123,8 @@ impl Probe {
             Self::FollowerWithoutStream => return self.lose_stream(world, leader, other),
             Self::DeafPrimary => return self.deafen(world, rng),
             Self::Drain | Self::DrainAndHandOver => return draining::drain(self, world, rng, leader, other),
+            Self::Viewers => return viewing::view(world, rng),
+            Self::Recover => return forcing::recover(world, rng),
             Self::Decay => return world.probe_decay(rng),
             Self::LostFollower | Self::HalfLostFollower | Self::Bridge => {
                 return self.lose_follower(world, rng, leader, other);

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
+use super::asking::node_name;
 use super::checks::replica;
 use super::faults::Nemesis;
 use super::world::{World, WorldOptions};
-use crate::api::{Consistency, Key, Operation, Precondition, PutMode, Request, Response};
+use crate::api::{AdminAction, AdminRequest, Consistency, Key, Operation, Precondition, PutMode, Request, Response};
 use crate::base::{Blob, Instant, PartitionId, Rng, Slot};
 use crate::control::ControlState;
 use crate::node::{Node, Submitted};
@@ -96,7 +97,13 @@ impl Scenario {
     fn play(&self, world: &mut World, seed: u64) -> u64 {
         let mut rng = Rng::new(seed ^ 0x5ce0_a410);
         let mut nemesis = Nemesis::new(rng.fork());
-        nemesis.disturb_start(world);
+        // Drawn apart, so that all else is as it would be without.
+        let mut forced = Rng::new(seed ^ 0xf0_4ced);
+        if forced.below(40) == 0 {
+            self.found_by_force(world, &mut forced);
+        } else {
+            nemesis.disturb_start(world);
+        }
         if !world.run_until(self.heals_within, is_whole) {
             let why = why_not_whole(world);
             world.complain(format!("the cluster did not form within {:?}: {why}", self.heals_within));
@@ -142,6 +149,50 @@ impl Scenario {
             use_every_partition(world);
         }
         if world.is_broken() { 0 } else { judge_orders(world) }
+    }
+
+    /// Some nodes never come, and an operator has the others found the cluster without them. When they come after all they
+    /// join it.
+    fn found_by_force(&self, world: &mut World, rng: &mut Rng) {
+        world.count("founded by force");
+        let nodes = world.options.nodes;
+        let mut there: Vec<Slot> = (0..nodes).map(|slot| Slot(slot as u8)).collect();
+        let missing: Vec<Slot> = (0..1 + rng.below(nodes as u64 - 2))
+            .map(|_| there.remove(rng.below(there.len() as u64) as usize))
+            .collect();
+        missing.iter().for_each(|slot| world.kill(*slot));
+        world.run(Duration::from_secs(2));
+        if world.node(there[0]).is_some_and(|node| node.control().raft().is_some()) {
+            world.complain(format!("a cluster is founded without {missing:?}, and nobody has said that they are gone"));
+        }
+        let force = |without: &[Slot]| AdminRequest {
+            action: AdminAction::InitForce { without: without.iter().map(|slot| node_name(*slot)).collect() },
+            dry_run: false,
+        };
+        let asked = there[rng.below(there.len() as u64) as usize];
+        for wrong in [&there[..1], &missing[1..]] {
+            if let Some(Ok(report)) = world.request(asked, &force(wrong), Duration::from_secs(1)) {
+                world.complain(format!(
+                    "{asked} founds a cluster without {wrong:?}, where {missing:?} don't answer: {report:?}"
+                ));
+            }
+        }
+        let answer = world.request(asked, &force(&missing), Duration::from_secs(1));
+        if !matches!(answer, Some(Ok(_))) && !world.is_broken() {
+            world.complain(format!("{asked} doesn't found a cluster without {missing:?}: {answer:?}"));
+        }
+        let is_founded = |world: &World| {
+            let views = there.iter().filter_map(|slot| world.node(*slot)).map(|node| node.view());
+            views.map(|view| (view.cluster, view.leader.is_some(), view.settings.is_some())).all(|it| it.1 && it.2)
+        };
+        if !world.run_until(self.heals_within, is_founded) && !world.is_broken() {
+            world.complain(format!("no cluster is founded without {missing:?} within {:?}", self.heals_within));
+        }
+        let cluster = world.node(asked).map(|node| node.view().cluster);
+        if there.iter().any(|slot| world.node(*slot).map(|node| node.view().cluster) != cluster) {
+            world.complain("the founders by force are in different clusters".to_owned());
+        }
+        missing.iter().for_each(|slot| world.start(*slot));
     }
 
     /// Most of the nodes restart at once and have forgotten everything: the rest must neither go on alone nor be replaced by

@@ -106,6 +106,20 @@ impl World {
         }
     }
 
+    /// Nobody views any more.
+    pub(super) fn end_viewing(&mut self) {
+        self.viewers.clear();
+        for slot in self.running() {
+            let process = &mut self.nodes[slot.index()];
+            let local = process.clock.show(self.now);
+            if let Some(node) = &mut process.node {
+                node.handle_feed_wanted(local, false);
+            }
+            self.is_live[slot.index()] = false;
+            self.settle(slot);
+        }
+    }
+
     /// The process of `slot` is gone.
     pub(super) fn leave_viewers(&mut self, slot: Slot) {
         self.is_live[slot.index()] = false;

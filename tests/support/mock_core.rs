@@ -32,6 +32,8 @@ pub struct State {
     pub failures: Vec<Error>,
     /// Requests are kept and never answered.
     pub hangs: bool,
+    /// What those that hang are answered when the gateway asks what is overdue.
+    pub overdue: Option<Error>,
     pub hanging: Vec<oneshot::Sender<Result<Response, Error>>>,
     /// Requests are answered from another task.
     pub later: bool,
@@ -184,6 +186,13 @@ impl Core for MockCore {
         let (sender, receiver) = oneshot::channel();
         tokio::spawn(async move { sender.send(result) });
         Answer::Later(receiver)
+    }
+
+    fn answer_overdue(&self) {
+        let mut state = self.state();
+        if let Some(error) = state.overdue.clone() {
+            state.hanging.drain(..).for_each(|hanging| drop(hanging.send(Err(error.clone()))));
+        }
     }
 
     fn status(&self) -> BoxFuture<'_, ClusterStatus> {

@@ -373,3 +373,54 @@ fn a_roster_that_was_made_for_another_one_changes_nothing_and_nobody_who_is_up_i
     assert!(!state.apply(LogIndex(4), &absent), "it doesn't know of the draining");
     assert!(state.roster().draining.contains(Slot(1)));
 }
+
+/// Both copies of some partitions die, and their slots come back blank, one after the other.
+fn with_lost_partitions() -> ControlState {
+    let mut state = founded(3, 2);
+    // The third one stands in for both in turn, and is filled with nothing.
+    state.apply(LogIndex(2), &down(0, 1));
+    state.apply(LogIndex(3), &Command::NodeUp { node: node(0, 2) });
+    let alone = Command::NodeDown { node: node(1, 1), witnesses: SlotSet::EMPTY };
+    state.apply(LogIndex(4), &alone);
+    state.apply(LogIndex(5), &Command::NodeUp { node: node(1, 2) });
+    assert!(state.table().iter().any(PartitionRecord::is_lost));
+    state
+}
+
+#[test]
+fn who_is_drained_or_removed_holds_nothing_of_what_is_lost() {
+    for leaves in [false, true] {
+        let mut state = with_lost_partitions();
+        let slot = Slot(0);
+        let learns_lost = |record: &PartitionRecord| record.is_lost() && record.learners.contains(slot);
+        assert!(state.table().iter().any(learns_lost), "nothing would wait");
+        let before = state.roster();
+        let roster = match leaves {
+            true => Roster { leaving: SlotSet::EMPTY.with(slot), ..before },
+            false => Roster { draining: SlotSet::EMPTY.with(slot), ..before },
+        };
+        assert!(state.apply(LogIndex(6), &Command::SetRoster { before, after: roster }));
+        assert!(!state.table().iter().any(learns_lost), "it waits for a copy that nobody has");
+        // What is left of what it holds moves.
+        let mut index = 7;
+        while let Some(partition) =
+            (0..64).find(|&number| state.table()[number].in_sync.len() < 2 && !state.table()[number].is_lost())
+        {
+            let record = state.table()[partition];
+            let change = InSyncChange {
+                partition: PartitionId(partition as u16),
+                proposer: state.node(record.primary.expect("a primary")).node.expect("registered"),
+                epoch: record.epoch,
+                change: record.change,
+                add: record.learners,
+                ..InSyncChange::default()
+            };
+            assert!(state.apply(LogIndex(index), &Command::ChangeInSync(vec![change])), "{record:?}");
+            index += 1;
+        }
+        if state.may_resign(slot) {
+            state.apply(LogIndex(index), &Command::Resign { node: node(0, 2) });
+        }
+        assert!(!state.holds_anything(slot), "{:?}", state.table());
+    }
+}

@@ -9,7 +9,10 @@ impl Member {
     pub(super) fn grant(&mut self, now: Instant, to: NodeId) -> Option<LeaseGrant> {
         let entry = self.state.node(to.slot);
         let is_up = entry.node == Some(to) && entry.up && !self.supervisor.is_being_replaced(to, &self.state);
-        let is_withheld = self.withholds_leases() || self.pace.falters(now, to, &self.raft.timing());
+        // Who starves and can't be done without serves slowly, which is better than not at all.
+        let is_to_go = self.pace.lags(now, to, &self.raft.timing())
+            || self.pace.starves(to) && self.state.spares(to.slot, self.state.up());
+        let is_withheld = self.withholds_leases() || is_to_go;
         if !self.raft.is_ready_leader() || !is_up || is_withheld {
             return None;
         }

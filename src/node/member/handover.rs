@@ -41,6 +41,7 @@ impl Member {
             self.raft.peer_acked_at(*node).is_some_and(|acked| now.since(acked) < self.raft.timing().election)
         };
         let others = self.raft.membership().voters.iter().copied().filter(|&node| node != self.me);
+        let others = others.filter(|&node| !self.pace.starves(node));
         others.filter(is_heard).max_by_key(|&node| (stays(node), self.raft.match_index(node), std::cmp::Reverse(node)))
     }
 

@@ -125,7 +125,9 @@ impl ShardCore {
         self.ring_order.clear();
         self.ring_bytes = 0;
         for (_, in_flight) in std::mem::take(&mut self.in_flight) {
-            let error = Error::OutcomeUnknown("this node left its cluster".to_owned());
+            let detail = "this node left its cluster".to_owned();
+            let is_write = in_flight.is_write();
+            let error = if is_write { Error::OutcomeUnknown(detail) } else { Error::NoQuorum(detail) };
             self.reply(in_flight.origin(), Err(error));
         }
     }

@@ -10,6 +10,10 @@ use crate::base::{Epoch, FollowerMode, Instant, NodeId, PartitionId, RequestId, 
 use crate::node::message::{AnswerMessage, Forward, PeerMessage, ShardMessage};
 use crate::{placement, replica};
 
+/// So much earlier than its asker does the node give up to which a request was forwarded, or a quarter of the time that is
+/// left: else its word, that it never began the write, came when the asker has had to say that it doesn't know.
+const ANSWER_TRAVELS_FOR: Duration = SWEEP_EVERY.saturating_mul(3);
+
 impl ShardCore {
     pub(super) fn check(&self, request: &Request) -> Result<(), Error> {
         let options = &self.options;
@@ -152,11 +156,29 @@ impl ShardCore {
             Origin::Peer { .. } => self.new_id(),
         };
         let mut request = work.request.clone();
-        request.timeout_ms = u32::try_from(work.deadline.since(now).as_millis()).unwrap_or(u32::MAX).max(1);
+        let left = work.deadline.since(now);
+        let theirs = left - ANSWER_TRAVELS_FOR.min(left / 4);
+        request.timeout_ms = u32::try_from(theirs.as_millis()).unwrap_or(u32::MAX).max(1);
         let forward = Forward { id, hops: work.hops + 1, epoch, request };
         let message = PeerMessage::Shard(partition, ShardMessage::Forward(forward));
         self.note_in_flight(now, id, InFlight::Forwarded { to, work: Box::new(work) });
         self.outputs.push_back(ShardOutput::Peer { to, message });
+    }
+
+    /// What this shard wanted to tell a peer can't be sent, because too much waits for that peer already. A request in it
+    /// never left this node; anything else is said again by itself.
+    pub fn handle_unsent(&mut self, message: &PeerMessage) {
+        let PeerMessage::Shard(_, ShardMessage::Forward(forward)) = message else { return };
+        match self.in_flight.remove(&forward.id) {
+            Some(InFlight::Forwarded { to, work }) => {
+                let name = self.options.name(to.slot);
+                let error = Error::Busy(format!("too much waits to be sent to {name}"));
+                self.reply(work.origin, Err(error));
+            }
+            // Others were asked, too.
+            Some(in_flight) => drop(self.in_flight.insert(forward.id, in_flight)),
+            None => {}
+        }
     }
 
     pub(super) fn on_forward(&mut self, now: Instant, from: NodeId, partition: PartitionId, forward: Forward) {

@@ -43,7 +43,10 @@ impl Supervisor {
         let is_away = |slot: &Slot| {
             let entry = state.node(*slot);
             let heard_at = entry.node.map_or(reign.began_at, |node| reign.heard_at(node, raft));
-            !entry.up && *slot != options.me.slot && now.since(heard_at) > options.replace_after
+            // Who is kept out answers all the time, and is missed as much.
+            let fell_at = entry.node.and_then(|node| reign.falls.fell_at(node));
+            let away_since = fell_at.map_or(heard_at, |fell_at| fell_at.min(heard_at));
+            !entry.up && *slot != options.me.slot && now.since(away_since) > options.replace_after
         };
         let away: SlotSet = roster.staying().iter().filter(is_away).collect();
         if state.settings().is_some() && !away.is_empty() {

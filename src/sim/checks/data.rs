@@ -87,7 +87,12 @@ impl Data {
             return Ok(());
         }
         if (view.cluster, view.generation) != (self.cluster, self.generation) {
-            *self = Self::new(self.seen.len(), self.partitions.len() as u16);
+            let mut anew = Self::new(self.seen.len(), self.partitions.len() as u16);
+            if view.cluster == self.cluster {
+                let partitions = anew.partitions.iter_mut().zip(&self.partitions);
+                partitions.for_each(|(now, before)| now.is_void = before.is_void);
+            }
+            *self = anew;
             (self.cluster, self.generation) = (view.cluster, view.generation);
         }
         if let Some(state) = decided.filter(|state| state.applied() > self.applied) {

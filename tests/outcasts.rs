@@ -1,0 +1,61 @@
+//! Those who were members and are none any more, and know nobody who could tell them.
+
+#[path = "support/simulated.rs"]
+#[allow(dead_code, reason = "shared by several tests")]
+mod simulated;
+
+use std::time::Duration;
+
+use jumpgate::api::{AdminAction, AdminRequest};
+use jumpgate::base::{PartitionRecord, Slot};
+use jumpgate::node::Node;
+use jumpgate::sim::{World, WorldOptions, is_whole};
+use simulated::PATIENCE;
+
+fn is_voter(node: &Node, slot: Slot) -> bool {
+    node.control().raft().is_some_and(|raft| raft.membership().all_voters().iter().any(|voter| voter.slot == slot))
+}
+
+fn holds(node: &Node, slot: Slot) -> bool {
+    node.view().table.iter().any(|record| record.members().contains(slot))
+}
+
+/// Whoever it knew is gone, so nobody whom it can address by name could tell it.
+#[test]
+fn a_node_that_was_removed_while_it_was_cut_off_is_told_though_all_others_have_begun_another_life() {
+    for (seed, secrets) in [(41, ""), (42, "a secret of sufficient length, as it should be\n")] {
+        let options = WorldOptions { nodes: 4, secrets: secrets.to_owned(), ..WorldOptions::default() };
+        let mut world = World::new(options, seed);
+        assert!(world.run_until(PATIENCE, is_whole), "the cluster did not form");
+        let leader = world.leader().expect("one leads");
+        let removed = Slot((leader.0 + 1) % 4);
+        let me = |world: &World| world.node(removed).map(|node| node.view().me).expect("it runs");
+        let before = me(&world);
+        world.network.isolate(removed, true, true);
+        let action = AdminAction::RemoveNode { node: format!("n{}", removed.0 + 1) };
+        let answer = world.request(leader, &AdminRequest { action, dry_run: false }, PATIENCE);
+        answer.expect("an answer in time").expect("it leaves");
+        let has_left =
+            |world: &World| world.node(leader).is_some_and(|node| !holds(node, removed) && !is_voter(node, removed));
+        assert!(world.run_until(PATIENCE, has_left), "it is still there");
+        for other in (0..4).map(Slot).filter(|&slot| slot != removed) {
+            world.kill(other);
+            world.run(Duration::from_millis(300));
+            world.start(other);
+            let is_back = |world: &World| {
+                let node = world.leader().filter(|&slot| slot != removed).and_then(|slot| world.node(slot));
+                node.is_some_and(|node| {
+                    let full = |record: &PartitionRecord| record.in_sync.len() >= 2 && record.learners.is_empty();
+                    let view = node.view();
+                    is_voter(node, other) && view.up.len() == 3 && view.table.iter().all(full)
+                })
+            };
+            assert!(world.run_until(PATIENCE, is_back), "{other} did not come back");
+        }
+        world.run(Duration::from_secs(5));
+        assert_eq!(me(&world), before, "nobody could tell it");
+        world.network.cuts.clear();
+        assert!(world.run_until(PATIENCE, |world| me(world) != before), "it still takes itself for a member");
+        assert_eq!(world.complaints(), &[] as &[String]);
+    }
+}
