@@ -51,6 +51,9 @@ fn read_slowly(mut viewer: Viewer, hurry: &AtomicBool) -> (Vec<EventJson>, Strin
             Ok(event) => events.extend(event),
             Err(why) => return (events, why),
         }
+        if events.len() > CHANGES {
+            return (events, "it was shown everything".to_owned());
+        }
         if !hurry.load(Ordering::Relaxed) {
             thread::sleep(Duration::from_millis(20));
         }
