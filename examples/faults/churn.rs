@@ -1,8 +1,7 @@
 //! Clients that come and go beside the load, on a bounded set of keys: batches, times to live, deletes, idempotency keys that
-//! are used twice, listings, viewers of the feed, and connections that say nothing. What they are told isn't judged, but for
-//! the longest they were without any success.
+//! are used twice, listings, viewers of the feed, and connections that say nothing. What they are told isn't judged: the
+//! load beside them is.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
