@@ -2,6 +2,7 @@
 //! are used twice, listings, viewers of the feed, and connections that say nothing. What they are told isn't judged: the
 //! load beside them is.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
