@@ -2,6 +2,8 @@
 
 #[path = "cli/admin.rs"]
 mod admin;
+#[path = "cli/import.rs"]
+mod import;
 #[path = "cli/mock_gateway.rs"]
 mod mock_gateway;
 #[path = "cli/terminal.rs"]
@@ -180,83 +182,6 @@ fn a_listing_walks_all_pages_in_order() {
 }
 
 #[test]
-fn an_export_and_an_import_carry_everything_over() {
-    let (old, new) = (MockGateway::start(), MockGateway::start());
-    for (nth, key) in ODD_KEYS.iter().enumerate() {
-        old.store(key, &binary(nth as u8));
-    }
-    succeed(&old, &["put", "typed", "v", "--ttl", "1h", "--content-type", "image/png"], b"");
-    let scratch = Scratch::new("export");
-    let file = scratch.file("store.ndjson");
-    let export = succeed(&old, &["export"], b"");
-    assert!(export.stderr.contains("exported 15 keys"), "{}", export.stderr);
-    succeed(&old, &["export", "--output", &file], b"");
-    assert_eq!(std::fs::read(&file).expect("the export"), export.stdout, "two exports are the same bytes");
-    assert_eq!(std::fs::read_dir(&scratch.0).expect("the directory").count(), 1, "no partial file is left");
-
-    let import = succeed(&new, &["import", &file], b"");
-    assert!(import.text().starts_with("imported 15 keys in "), "{import:?}");
-    assert_eq!(new.contents(), old.contents());
-    assert_eq!(succeed(&new, &["export"], b"").stdout, export.stdout);
-
-    let from_stdin = MockGateway::start();
-    succeed(&from_stdin, &["import", "--concurrency", "1"], &export.stdout);
-    assert_eq!(from_stdin.contents(), old.contents());
-    let some = succeed(&old, &["export", "--prefix", "a/"], b"");
-    assert_eq!(some.text().lines().count(), 3);
-}
-
-#[test]
-fn a_failed_export_leaves_no_file_that_looks_whole() {
-    let gateway = MockGateway::start();
-    (0..5).for_each(|nth| gateway.store(&format!("k{nth}"), b"v"));
-    let scratch = Scratch::new("partial");
-    let file = scratch.file("store.ndjson");
-    gateway.answer_next(Canned::problem(500, None));
-    let export = run(&gateway, &["export", "--output", &file], b"");
-    assert_eq!(export.code, 1);
-    assert!(!std::path::Path::new(&file).exists());
-}
-
-#[test]
-fn an_import_stops_at_the_first_bad_line_and_names_it() {
-    let gateway = MockGateway::start();
-    let scratch = Scratch::new("bad-lines");
-    let file = scratch.file("bad.ndjson");
-    let lines = "{\"key\":\"one\",\"value\":\"MQ==\"}\n\n{\"key\":\"two\",\"value\":\"?\"}\n\
-                 {\"key\":\"three\",\"value\":\"Mw==\"}\nnonsense\n";
-    std::fs::write(&file, lines).expect("a file");
-
-    let stopped = run(&gateway, &["import", &file], b"");
-    assert_eq!(stopped.code, 1);
-    assert!(stopped.text().starts_with("imported 1 keys in "), "{stopped:?}");
-    assert!(stopped.stderr.contains(&format!("{file}:3: the value of two is not base64")), "{}", stopped.stderr);
-    assert!(stopped.stderr.contains("after 1 stored keys"), "{}", stopped.stderr);
-    assert!(gateway.entry("one").is_some() && gateway.entry("three").is_none());
-
-    let went_on = run(&gateway, &["import", &file, "--continue-on-error"], b"");
-    assert_eq!(went_on.code, 1);
-    assert!(went_on.text().starts_with("imported 2 keys in "), "{went_on:?}");
-    assert!(went_on.stderr.contains(":3: ") && went_on.stderr.contains(":5: not a record"), "{}", went_on.stderr);
-    assert!(went_on.stderr.contains("2 lines of"), "{}", went_on.stderr);
-    assert!(gateway.entry("three").is_some());
-
-    let piped = run(&gateway, &["import"], b"nonsense\n");
-    assert!(piped.stderr.contains("jumpgate: stdin:1: not a record"), "{}", piped.stderr);
-    assert_eq!(run(&gateway, &["import", &scratch.file("missing")], b"").code, 1);
-}
-
-#[test]
-fn of_two_lines_with_one_key_the_later_wins() {
-    let gateway = MockGateway::start();
-    let lines: String = (0..200).map(|nth| format!("{{\"key\":\"k\",\"value\":\"{:04}\"}}\n", nth)).collect();
-    let import = succeed(&gateway, &["import"], lines.as_bytes());
-    assert!(import.text().starts_with("imported 200 keys"), "{import:?}");
-    let exported = succeed(&gateway, &["export"], b"");
-    assert_eq!(exported.text(), "{\"key\":\"k\",\"value\":\"0199\"}\n");
-}
-
-#[test]
 fn a_dead_gateway_is_passed_over() {
     let gateway = MockGateway::start();
     let urls = format!("{},{}", dead_url(), gateway.url);
@@ -301,14 +226,6 @@ fn a_write_whose_outcome_is_unknown_is_tried_again_and_a_later_refusal_does_not_
         gateway.answer_next(Canned::problem(404, Some("definite")));
         assert_eq!(run(&gateway, &["delete", "k"], b"").code, 1, "the first attempt may have removed it");
     }
-}
-
-#[test]
-fn an_import_does_again_what_may_be_done_twice() {
-    let gateway = MockGateway::start();
-    gateway.answer_next(Canned::problem(504, Some("unknown")));
-    succeed(&gateway, &["import"], b"{\"key\":\"k\",\"value\":\"dg==\"}\n");
-    assert_eq!(gateway.entry("k").map(|entry| entry.value), Some(b"v".to_vec()));
 }
 
 #[test]

@@ -9,6 +9,7 @@
 //! | `hostile` | what doesn't disturb a cluster |
 //! | `faults` | what clients see on a bad network, and while the leader stands still |
 //! | `secrets` | secrets that are replaced under load, and a crowd that has none |
+//! | `viewers` | what becomes of a viewer of the feed that reads too slowly |
 //!
 //! `weather`, `relay`, `load`, `history` and `statistics` are shared with `examples/faults`, which measures the same; their
 //! own tests run here.
@@ -48,5 +49,7 @@ mod start;
 mod statistics;
 #[path = "processes/traffic.rs"]
 mod traffic;
+#[path = "processes/viewers.rs"]
+mod viewers;
 #[path = "support/weather.rs"]
 mod weather;

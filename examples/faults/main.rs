@@ -17,6 +17,10 @@
 //! | `life` | busy processors, rolling kills, restarts, odd clocks |
 //! | `viewers` | a gateway dies with a thousand viewers of the feed |
 //! | `chaos` | everything by chance, on hosts of their own |
+//! | `soak` | load with faults for a long time, in which nothing may grow |
+//! | `expiry` | many keys run out at once |
+//! | `churn` | clients that come and go |
+//! | `vitals` | memory and descriptors of the nodes' processes |
 //! | `namespaces` | those hosts |
 //! | `figures` | memory a key, processor time at rest, time to fill a node again |
 //! | `stage` | a cluster, its clients and the bookkeeping |
@@ -35,6 +39,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use report::{Row, Verdict};
 
 mod chaos;
+mod churn;
+mod expiry;
 mod failover;
 mod figures;
 mod full;
@@ -56,11 +62,13 @@ mod processes;
 mod relay;
 mod report;
 mod slow;
+mod soak;
 mod stage;
 #[path = "../../tests/support/statistics.rs"]
 mod statistics;
 mod too_many;
 mod viewers;
+mod vitals;
 #[path = "../../tests/support/weather.rs"]
 mod weather;
 
@@ -231,6 +239,16 @@ enum Scenario {
         #[arg(long, default_value_t = 30)]
         minutes: u64,
     },
+    /// Load with faults: neither memory nor descriptors may rise.
+    Soak {
+        #[arg(long, default_value_t = 60)]
+        minutes: u64,
+    },
+    /// Many keys run out at the same moment.
+    Expiry {
+        #[arg(long, default_value_t = 100_000)]
+        keys: usize,
+    },
     /// The wall clock is an hour off, the monotonic clock a day.
     Clock {
         #[arg(long, default_value_t = 20)]
@@ -298,6 +316,7 @@ impl Scenario {
             Self::TooMany { rounds: size(6, 2) as usize },
             Self::Full { mebibytes: 64, rounds: size(5, 1) as usize },
             Self::SlowBackup { seconds: size(30, 5) },
+            Self::Expiry { keys: size(100_000, 5_000) as usize },
         ]
     }
 
@@ -332,6 +351,8 @@ impl Scenario {
             Self::Full { mebibytes, rounds } => full::run(mebibytes, rounds),
             Self::SlowBackup { seconds } => slow::backup(time(seconds), seed),
             Self::Chaos { minutes } => chaos::run(time(60 * minutes), seed),
+            Self::Soak { minutes } => soak::run(time(60 * minutes), seed),
+            Self::Expiry { keys } => expiry::run(keys, seed),
             Self::Clock { seconds } => life::clock(common.faketime.as_deref(), time(seconds), seed),
             Self::All { .. } => unreachable!("all is made of others"),
         }
@@ -358,6 +379,8 @@ impl Scenario {
             Self::Full { .. } => "full",
             Self::SlowBackup { .. } => "slow backup",
             Self::Chaos { .. } => "chaos",
+            Self::Soak { .. } => "soak",
+            Self::Expiry { .. } => "expiry",
             Self::Clock { .. } => "clocks",
             Self::All { .. } => "all",
         }

@@ -32,6 +32,8 @@ pub struct Setting {
     /// Whether the nodes' traffic goes through relays.
     pub relayed: bool,
     pub timing: TimingConfig,
+    /// Of `[limits] memory`, where it isn't the default.
+    pub memory_bytes: Option<u64>,
     /// How each node's process is started, where it isn't started directly.
     pub starts: Vec<(usize, Start)>,
     pub writers_per_class: usize,
@@ -50,6 +52,7 @@ impl Setting {
             seed,
             relayed: false,
             timing: TimingConfig::default(),
+            memory_bytes: None,
             starts: Vec::new(),
             writers_per_class: 1,
             readers: 2 * NODES,
@@ -100,6 +103,7 @@ impl Stage {
         let mut cluster = Cluster::prepare(NODES as u16, |config| {
             config.timing = setting.timing;
             config.cluster.partitions = PARTITIONS;
+            config.limits.memory_bytes = setting.memory_bytes.unwrap_or(config.limits.memory_bytes);
         });
         let relays = setting.relayed.then(|| Relays::start(&cluster.node_ports(), setting.seed));
         if let Some(relays) = &relays {

@@ -16,6 +16,8 @@ pub const VALUE_BYTES_MAX: usize = 16 << 20;
 pub const CONTENT_TYPE_BYTES_MAX: usize = 255;
 /// Operations of one batch.
 pub const BATCH_OPS_MAX: usize = 1000;
+/// What the body of a batch may have in bytes at every gateway, however small its values are configured to be.
+pub const BATCH_BYTES_MIN: usize = 1 << 20;
 /// Keys on a page of a listing.
 pub const PAGE_ITEMS_MAX: usize = 10_000;
 /// Keys and values on one page, in bytes: the page ends early rather than grow past this.

@@ -1,41 +1,55 @@
 //! `jumpgate import`: stores the records of an export.
 //!
-//! A thread reads lines and hands them over through a short queue. The command parses them and keeps a bounded number of
-//! puts in flight, bounded in bytes too. A line whose key is in flight waits for it, so that of two lines with the same
-//! key the later one wins. The client tries a put again whose outcome is unknown; each is executed once.
+//! A thread reads lines and hands them over in chunks. The command parses them, gathers the records of different keys into
+//! batches, and keeps a bounded number of requests on their way, bounded in bytes too. A record that a batch has no room for
+//! goes alone. A batch is sent when it is full, when its next record's key is in it already, or when no more lines are there
+//! and a request may be begun; so a slow source waits for nothing, and a fast one makes large batches.
 //!
-//! At the first error no further line is begun, those in flight are waited for, and the count of what is stored is
-//! exact but for puts whose outcome is unknown, which count as failed. With `--continue-on-error` only the end of the
-//! input or the loss of the whole cluster ends it.
+//! ```text
+//! lines ─▶ record ─┬─ its key is on its way, or there is no room ─▶ waits for an answer
+//!                  ├─ larger than a batch ─▶ PUT
+//!                  └─▶ gathered ─▶ POST /v1/batch ─┬─ each has its own outcome
+//!                                                  └─ refused as a whole: nothing was done ─▶ each of them by PUT
+//! ```
+//!
+//! A line whose key is on its way waits for it, so that of two lines with the same key the later one wins. The client tries
+//! again what is unknown; each write is executed once.
+//!
+//! At the first error no further request is begun, those on their way are waited for, and the count of what is stored is
+//! exact but for writes whose outcome is unknown, which count as failed. (A line that can't be read is such an error only
+//! once those before it are on their way.) With `--continue-on-error` only the end of the input or the loss of the whole
+//! cluster ends it.
+
+mod lines;
 
 use std::collections::BTreeSet;
-use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read as _};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use clap::Args;
+use futures_util::{StreamExt as _, stream};
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::output::{Output, note, one_line};
 use super::{Failure, Target};
+use crate::api::batch::{BatchOpJson, BatchResultJson};
 use crate::api::json::{RecordJson, from_base64};
 use crate::api::{ContentType, Key};
 use crate::base::limits;
-use crate::client::{Client, ClientError, PutOptions};
+use crate::client::{BatchOptions, Client, ClientError, PutOptions};
+use lines::{Line, Source};
 
-/// The longest line: the largest value in base64, its key written in escapes, and the rest.
-const LINE_BYTES_MAX: usize = 24 << 20;
-const _: () = assert!(limits::VALUE_BYTES_MAX / 3 * 4 + limits::KEY_BYTES_MAX * 6 + 4096 < LINE_BYTES_MAX);
-/// Lines that are read ahead; a full queue makes the reader wait.
-const LINES_AHEAD: usize = 8;
-/// Values in flight together, in bytes: enough to keep any network busy, little enough for any machine.
+/// Records of one batch, in bytes of JSON: what every gateway takes, less the frame around them.
+const BATCH_BYTES_MAX: usize = limits::BATCH_BYTES_MIN - 1024;
+/// What an operation's JSON has beside its key, value and content type, at most: names, quotes, a number, an idempotency key.
+const OP_BYTES: usize = 192;
+/// Values on their way together, in bytes: enough to keep any network busy, little enough for any machine.
 const IN_FLIGHT_BYTES_MAX: usize = 64 << 20;
-/// Bytes of a file that are read at once.
-const READ_AHEAD_BYTES: usize = 1 << 20;
+/// Of a batch that was refused as a whole, so many records are put side by side.
+const PUTS_AT_ONCE: usize = 16;
 /// How often the progress bar is drawn anew.
 const TICK: Duration = Duration::from_millis(100);
 
@@ -52,8 +66,8 @@ Examples:
 pub struct Import {
     /// The file to read; stdin without
     pub file: Option<PathBuf>,
-    /// How many values are on their way at once
-    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=4096))]
+    /// How many requests are on their way at once, each with up to 1000 values
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=4096))]
     pub concurrency: u16,
     /// Report lines that fail and go on with the next
     #[arg(long)]
@@ -66,17 +80,15 @@ pub struct Import {
 impl Import {
     pub(super) async fn run(self) -> Result<(), Failure> {
         let client = self.target.client()?;
-        let Source { reader, name, bytes_total } = Source::open(self.file)?;
-        let (sender, mut lines) = mpsc::channel(LINES_AHEAD);
-        // Never joined: it may be waiting for a terminal's next line when the import has stopped already.
-        std::thread::spawn(move || read_lines(reader, &sender));
+        let source = Source::open(self.file)?;
         let mut importer = Importer {
             client,
-            name,
+            name: source.name.clone(),
             concurrency: usize::from(self.concurrency),
             continue_on_error: self.continue_on_error,
             started: Instant::now(),
-            bar: progress_bar(bytes_total),
+            bar: progress_bar(source.bytes_total),
+            gathered: Gathered::default(),
             in_flight: JoinSet::new(),
             keys_in_flight: BTreeSet::new(),
             bytes_in_flight: 0,
@@ -84,35 +96,8 @@ impl Import {
             failed: 0,
             stopped: false,
         };
-        importer.store_all(&mut lines).await;
+        importer.store_all(&mut source.read()).await;
         importer.finish()
-    }
-}
-
-/// What is imported.
-struct Source {
-    reader: Box<dyn BufRead + Send>,
-    /// For messages.
-    name: String,
-    /// Its size where that is known.
-    bytes_total: Option<u64>,
-}
-
-impl Source {
-    fn open(path: Option<PathBuf>) -> Result<Self, Failure> {
-        let Some(path) = path.filter(|path| path.as_os_str() != "-") else {
-            let reader = Box::new(BufReader::new(io::stdin()));
-            return Ok(Self { reader, name: "stdin".to_owned(), bytes_total: None });
-        };
-        let name = path.display().to_string();
-        let cannot = |error: io::Error| Failure::Failed(format!("cannot read {name}: {error}"));
-        let file = File::open(&path).map_err(cannot)?;
-        let metadata = file.metadata().map_err(cannot)?;
-        if metadata.is_dir() {
-            return Err(Failure::Failed(format!("cannot read {name}: it is a directory")));
-        }
-        let bytes_total = metadata.is_file().then_some(metadata.len());
-        Ok(Self { reader: Box::new(BufReader::with_capacity(READ_AHEAD_BYTES, file)), name, bytes_total })
     }
 }
 
@@ -126,54 +111,8 @@ fn progress_bar(bytes_total: Option<u64>) -> ProgressBar {
     bar
 }
 
-/// One line of the source.
-struct Line {
-    /// Counted from 1.
-    number: u64,
-    /// What is in it; an error where it is too long or can't be read.
-    content: Result<Vec<u8>, String>,
-    /// How many bytes of the source it took.
-    bytes: u64,
-}
-
-/// Reads the source to its end, or until nobody wants to know any more.
-fn read_lines(mut source: Box<dyn BufRead + Send>, lines: &mpsc::Sender<Line>) {
-    for number in 1.. {
-        let mut content = Vec::new();
-        let result = source.by_ref().take(LINE_BYTES_MAX as u64).read_until(b'\n', &mut content);
-        let (line, last) = match result {
-            Ok(0) => return,
-            Ok(bytes) if bytes == LINE_BYTES_MAX && content.last() != Some(&b'\n') => {
-                let skipped = skip_line(&mut source);
-                let reason = format!("the line is longer than any record ({LINE_BYTES_MAX} bytes)");
-                let bytes = bytes as u64 + skipped.as_ref().copied().unwrap_or(0);
-                (Line { number, content: Err(reason), bytes }, skipped.is_err())
-            }
-            Ok(bytes) => (Line { number, content: Ok(content), bytes: bytes as u64 }, false),
-            Err(error) => (Line { number, content: Err(format!("cannot be read: {error}")), bytes: 0 }, true),
-        };
-        if lines.blocking_send(line).is_err() || last {
-            return;
-        }
-    }
-}
-
-/// Skips the rest of a line without keeping it; gives the bytes that were skipped.
-fn skip_line(source: &mut impl BufRead) -> io::Result<u64> {
-    let mut skipped = 0;
-    loop {
-        let buffer = source.fill_buf()?;
-        let end = buffer.iter().position(|&byte| byte == b'\n');
-        let count = end.map_or(buffer.len(), |end| end + 1);
-        source.consume(count);
-        skipped += count as u64;
-        if end.is_some() || count == 0 {
-            return Ok(skipped);
-        }
-    }
-}
-
 /// A record that can be put.
+#[derive(Clone)]
 pub(super) struct Record {
     key: Key,
     value: Bytes,
@@ -204,12 +143,92 @@ pub(super) fn parse(line: &[u8]) -> Result<Option<Record>, String> {
     Ok(Some(Record { key, value: value.into(), options }))
 }
 
-/// The end of one put.
+impl Record {
+    /// Bytes that it takes in the body of a batch, at most: JSON writes a byte of a key as up to six.
+    fn batch_bytes(&self) -> usize {
+        let content_type = self.options.content_type.as_ref().map_or(0, |kind| kind.as_str().len());
+        self.value.len().div_ceil(3) * 4 + self.key.as_bytes().len() * 6 + content_type * 6 + OP_BYTES
+    }
+
+    fn to_op(&self) -> BatchOpJson {
+        let mut op = BatchOpJson::put(&self.key, &self.value);
+        if let Some(content_type) = &self.options.content_type {
+            op = op.content_type(content_type);
+        }
+        if let Some(ttl) = self.options.ttl {
+            op = op.ttl(ttl);
+        }
+        op
+    }
+
+    async fn put(self, client: &Client) -> Result<(), NotStored> {
+        client.put(&self.key, self.value, &self.options).await.map(|_| ()).map_err(|error| NotStored::of(&error))
+    }
+}
+
+/// Records of different keys that are to be sent together, each with its line.
+#[derive(Default)]
+struct Gathered {
+    records: Vec<(u64, Record)>,
+    keys: BTreeSet<Key>,
+    batch_bytes: usize,
+}
+
+impl Gathered {
+    fn has_room_for(&self, record: &Record) -> bool {
+        self.records.len() < limits::BATCH_OPS_MAX
+            && self.batch_bytes + record.batch_bytes() <= BATCH_BYTES_MAX
+            && !self.keys.contains(&record.key)
+    }
+
+    fn add(&mut self, number: u64, record: Record) {
+        self.batch_bytes += record.batch_bytes();
+        self.keys.insert(record.key.clone());
+        self.records.push((number, record));
+    }
+}
+
+/// Why a record is not known to be stored.
+struct NotStored {
+    reason: String,
+    /// Nobody is there any more.
+    is_unreachable: bool,
+}
+
+impl NotStored {
+    fn of(error: &ClientError) -> Self {
+        Self { reason: error.to_string(), is_unreachable: error.is_unreachable() }
+    }
+
+    fn of_result(result: BatchResultJson) -> Self {
+        let detail = result.detail.unwrap_or_else(|| "it was not stored".to_owned());
+        Self { reason: format!("{detail} (HTTP {})", result.status), is_unreachable: false }
+    }
+}
+
+/// Stores records of different keys: what became of each.
+async fn store(client: &Client, records: Vec<Record>) -> Vec<Result<(), NotStored>> {
+    if records.len() > 1 {
+        let ops: Vec<BatchOpJson> = records.iter().map(Record::to_op).collect();
+        match client.batch(&ops, &BatchOptions::default()).await {
+            Ok(results) => {
+                let judge =
+                    |result: BatchResultJson| if result.is_done() { Ok(()) } else { Err(NotStored::of_result(result)) };
+                return results.into_iter().map(judge).collect();
+            }
+            // One of them can't be stored, or the gateway knows no batches: nothing was done, and each is told for itself.
+            Err(ClientError::Refused { problem, .. }) if (400..500).contains(&problem.status) => {}
+            Err(error) => return records.iter().map(|_| Err(NotStored::of(&error))).collect(),
+        }
+    }
+    stream::iter(records).map(|record| record.put(client)).buffered(PUTS_AT_ONCE).collect().await
+}
+
+/// The end of one request.
 struct Done {
-    number: u64,
-    key: Key,
+    /// The line and the key of each record, and what became of it.
+    records: Vec<(u64, Key, Result<(), NotStored>)>,
     value_bytes: usize,
-    result: Result<(), ClientError>,
 }
 
 /// An import under way.
@@ -223,79 +242,148 @@ struct Importer {
     continue_on_error: bool,
     started: Instant,
     bar: ProgressBar,
+    gathered: Gathered,
     in_flight: JoinSet<Done>,
     keys_in_flight: BTreeSet<Key>,
     bytes_in_flight: usize,
     stored: u64,
     failed: u64,
-    /// No further put is begun.
+    /// No further request is begun.
     stopped: bool,
 }
 
 impl Importer {
-    async fn store_all(&mut self, lines: &mut mpsc::Receiver<Line>) {
+    async fn store_all(&mut self, chunks: &mut mpsc::Receiver<Vec<Line>>) {
         while !self.stopped
-            && let Some(line) = lines.recv().await
+            && let Some(chunk) = self.next_chunk(chunks).await
         {
-            match line.content.and_then(|content| parse(&content)) {
-                Ok(None) => {}
-                Ok(Some(record)) => {
-                    self.make_room(&record).await;
-                    if !self.stopped {
-                        self.start(line.number, record);
-                    }
+            for line in chunk {
+                if self.stopped {
+                    break;
                 }
-                Err(reason) => self.fail(line.number, &reason),
+                let bytes = line.bytes;
+                self.take(line).await;
+                self.bar.inc(bytes);
             }
-            self.bar.inc(line.bytes);
         }
-        while let Some(done) = self.in_flight.join_next().await {
-            self.note_done(done.expect("a put doesn't panic"));
+        self.send_gathered().await;
+        while self.wait_for_one().await {}
+    }
+
+    /// The next lines. What is gathered doesn't wait for them: it is sent as soon as there is a request to spare.
+    async fn next_chunk(&mut self, chunks: &mut mpsc::Receiver<Vec<Line>>) -> Option<Vec<Line>> {
+        while !self.gathered.records.is_empty() {
+            if let Ok(chunk) = chunks.try_recv() {
+                return Some(chunk);
+            }
+            if self.in_flight.len() < self.concurrency {
+                self.send_gathered().await;
+                continue;
+            }
+            tokio::select! {
+                chunk = chunks.recv() => return chunk,
+                done = self.in_flight.join_next() => self.note_done(done),
+            }
+        }
+        chunks.recv().await
+    }
+
+    async fn take(&mut self, line: Line) {
+        match line.content.and_then(|content| parse(&content)) {
+            Ok(None) => {}
+            Ok(Some(record)) if record.batch_bytes() > BATCH_BYTES_MAX => {
+                if self.gathered.keys.contains(&record.key) {
+                    self.send_gathered().await;
+                }
+                self.send(vec![(line.number, record)]).await;
+            }
+            Ok(Some(record)) => {
+                if !self.gathered.has_room_for(&record) {
+                    self.send_gathered().await;
+                }
+                self.gathered.add(line.number, record);
+            }
+            Err(reason) => {
+                // What comes before it in the source is stored, whatever comes of it.
+                self.send_gathered().await;
+                self.fail(line.number, &reason);
+            }
         }
     }
 
-    /// Waits until `record` may be begun.
-    async fn make_room(&mut self, record: &Record) {
+    async fn send_gathered(&mut self) {
+        let gathered = std::mem::take(&mut self.gathered);
+        if !gathered.records.is_empty() {
+            self.send(gathered.records).await;
+        }
+    }
+
+    /// Sends these in one request, once there is room for it and none of their keys is on its way; unless the import has
+    /// stopped by then.
+    async fn send(&mut self, records: Vec<(u64, Record)>) {
+        let value_bytes = records.iter().map(|(_, record)| record.value.len()).sum();
         while self.in_flight.len() >= self.concurrency
-            || self.bytes_in_flight + record.value.len() > IN_FLIGHT_BYTES_MAX
-            || self.keys_in_flight.contains(&record.key)
+            || self.bytes_in_flight + value_bytes > IN_FLIGHT_BYTES_MAX
+            || records.iter().any(|(_, record)| self.keys_in_flight.contains(&record.key))
         {
-            match self.in_flight.join_next().await {
-                Some(done) => self.note_done(done.expect("a put doesn't panic")),
-                None => return,
+            if !self.wait_for_one().await {
+                break;
             }
         }
-    }
-
-    fn start(&mut self, number: u64, record: Record) {
-        let Record { key, value, options } = record;
-        self.keys_in_flight.insert(key.clone());
-        self.bytes_in_flight += value.len();
+        if self.stopped {
+            return;
+        }
+        self.keys_in_flight.extend(records.iter().map(|(_, record)| record.key.clone()));
+        self.bytes_in_flight += value_bytes;
         let client = self.client.clone();
         self.in_flight.spawn(async move {
-            let value_bytes = value.len();
-            let result = client.put(&key, value, &options).await.map(|_| ());
-            Done { number, key, value_bytes, result }
+            let names: Vec<(u64, Key)> = records.iter().map(|(number, record)| (*number, record.key.clone())).collect();
+            let results = store(&client, records.into_iter().map(|(_, record)| record).collect()).await;
+            let records = names.into_iter().zip(results).map(|((number, key), result)| (number, key, result));
+            Done { records: records.collect(), value_bytes }
         });
     }
 
-    fn note_done(&mut self, done: Done) {
-        self.keys_in_flight.remove(&done.key);
-        self.bytes_in_flight -= done.value_bytes;
-        match done.result {
-            Ok(()) => {
-                self.stored += 1;
-                // Composing the message for each key would cost as much as sending a small one.
-                if self.stored.is_multiple_of(256) {
-                    let rate = self.stored as f64 / self.started.elapsed().as_secs_f64().max(0.001);
-                    self.bar.set_message(format!("{} keys, {rate:.0} keys/s", self.stored));
+    /// Waits until one request has ended; false where none is on its way.
+    async fn wait_for_one(&mut self) -> bool {
+        let done = self.in_flight.join_next().await;
+        let is_one = done.is_some();
+        self.note_done(done);
+        is_one
+    }
+
+    fn note_done(&mut self, done: Option<Result<Done, tokio::task::JoinError>>) {
+        let Some(done) = done else { return };
+        let Done { records, value_bytes } = done.expect("storing doesn't panic");
+        self.bytes_in_flight -= value_bytes;
+        // Those that one answer refuses together are one message.
+        let mut alike: Option<(u64, usize, NotStored)> = None;
+        for (number, key, result) in records {
+            self.keys_in_flight.remove(&key);
+            match (result, &mut alike) {
+                (Ok(()), _) => self.stored += 1,
+                (Err(error), Some((_, more, known))) if error.reason == known.reason => *more += 1,
+                (Err(error), _) => {
+                    let known = alike.replace((number, 0, error));
+                    self.note_failed(known);
                 }
             }
-            Err(error) => {
-                // Where nobody is there any more, all that follows would fail the same way, slowly.
-                self.stopped |= error.is_unreachable();
-                self.fail(done.number, &error.to_string());
-            }
+        }
+        self.note_failed(alike);
+        let rate = self.stored as f64 / self.started.elapsed().as_secs_f64().max(0.001);
+        self.bar.set_message(format!("{} keys, {rate:.0} keys/s", self.stored));
+    }
+
+    /// Reports lines of one batch that failed alike: the first of them, and how many more.
+    fn note_failed(&mut self, alike: Option<(u64, usize, NotStored)>) {
+        let Some((number, more, NotStored { reason, is_unreachable })) = alike else { return };
+        // Where nobody is there any more, all that follows would fail the same way, slowly.
+        self.stopped |= is_unreachable;
+        self.failed += more as u64;
+        match more {
+            0 => self.fail(number, &reason),
+            1 => self.fail(number, &format!("{reason}; one more line of its batch failed so")),
+            _ => self.fail(number, &format!("{reason}; {more} more lines of its batch failed so")),
         }
     }
 
@@ -355,21 +443,5 @@ mod tests {
         assert_eq!((record.key.as_str(), &record.value[..]), ("a/b", &[0, 255][..]));
         assert_eq!(record.options.content_type, ContentType::new("x/y"));
         assert_eq!(record.options.ttl, Some(Duration::from_millis(5)));
-    }
-
-    #[test]
-    fn lines_are_numbered_and_one_that_is_too_long_is_skipped_whole() {
-        let mut source = b"first\n".to_vec();
-        source.extend(std::iter::repeat_n(b'x', LINE_BYTES_MAX + 10));
-        source.extend(b"\nlast");
-        let (sender, mut lines) = mpsc::channel(8);
-        read_lines(Box::new(io::Cursor::new(source)), &sender);
-        drop(sender);
-        let mut seen = Vec::new();
-        while let Ok(line) = lines.try_recv() {
-            seen.push((line.number, line.content.map_err(|_| "too long"), line.bytes));
-        }
-        let long = LINE_BYTES_MAX as u64 + 11;
-        assert_eq!(seen, [(1, Ok(b"first\n".to_vec()), 6), (2, Err("too long"), long), (3, Ok(b"last".to_vec()), 4)]);
     }
 }

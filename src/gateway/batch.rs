@@ -33,16 +33,15 @@ use crate::api::{
     Consistency, ContentType, Done, Error, Key, Match, Once, Operation, Outcome, Precondition, PutMode, Request,
     Response,
 };
-use crate::base::{Blob, Version};
+use crate::base::{Blob, Version, limits};
 
 const ALLOWED: &str = "POST, OPTIONS";
 
 /// Operations that are under way at once. What they read is in memory together.
 const OPS_AT_ONCE: usize = 250;
-/// A body may have so many times the bytes of the largest value: base64 takes a third more, and the rest is for keys.
+/// A body may have so many times the bytes of the largest value: base64 takes a third more, and the rest is for keys. Where
+/// values are small it may have [`limits::BATCH_BYTES_MIN`] all the same.
 const BODY_VALUES: usize = 2;
-/// But at least so many bytes, where values are small.
-const BODY_BYTES_MIN: usize = 1 << 20;
 
 /// One operation, judged.
 struct Op {
@@ -80,7 +79,7 @@ where
 }
 
 fn body_bytes_max(shared: &Shared) -> usize {
-    shared.options.value_bytes_max.saturating_mul(BODY_VALUES).max(BODY_BYTES_MIN)
+    shared.options.value_bytes_max.saturating_mul(BODY_VALUES).max(limits::BATCH_BYTES_MIN)
 }
 
 /// The operation that is asked for, if it can be one.

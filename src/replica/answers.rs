@@ -108,6 +108,7 @@ impl Replica {
         let Some(member) = primary.member_mut(from, attach) else { return };
         member.on_scanned(context, table, (record, heard), reached, out);
         self.note_rotten_scans(out);
+        self.advance_commit(now, out);
         self.maybe_propose(now, out);
     }
 

@@ -10,7 +10,7 @@ use crate::base::{ChangeNumber, Epoch, Instant, NodeId, Position, Seq};
 use crate::store::Effect;
 
 /// What a replica knows of the primary that it follows.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Following {
     /// Who is primary of this replica's epoch, where known.
     pub primary: Option<NodeId>,

@@ -12,7 +12,7 @@ use crate::store::{Aged, RecordHash};
 
 /// How far a learner's scan is, at the learner. It asks for what comes after the key that it has reached; so a chunk that
 /// comes twice, or is read again with other contents, does no harm.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Scanning {
     reached: Option<Key>,
 }

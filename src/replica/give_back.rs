@@ -27,14 +27,14 @@ const GIVES_UP_AFTER: Duration = Duration::from_millis(500);
 const AGAIN_AFTER: Duration = Duration::from_secs(2);
 
 /// How far a primary is with giving its partition back.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Giving {
     /// Not before.
     not_before: Instant,
     under_way: Option<UnderWay>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct UnderWay {
     to: Slot,
     is_proposed: bool,

@@ -12,7 +12,7 @@ use crate::store::Table;
 /// One other replica, as the primary of an epoch sees it.
 ///
 /// Invariants: `matched <= sent` once streaming, and both are never past the primary's last effect.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Member {
     /// Who. Answers of anybody else in this slot are dropped.
     pub node: NodeId,
@@ -46,7 +46,7 @@ pub enum Stream {
 }
 
 /// How far the scan of a learner is.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Filling {
     /// The last effect before its live stream.
     pub previous: Position,
@@ -103,6 +103,16 @@ impl Member {
     /// Whether it is a learner.
     pub const fn is_learner(&self) -> bool {
         self.filling.is_some()
+    }
+
+    /// Whether it is a learner whose filling goes on, or is done.
+    pub fn is_filled(&self) -> bool {
+        self.filling.as_ref().is_some_and(|filling| !filling.lapsed)
+    }
+
+    /// Whether it still holds what it has acked, under the record of this change: a learner has to say so.
+    pub fn stands_under(&self, change: ChangeNumber) -> bool {
+        self.filling.as_ref().is_none_or(|filling| filling.confirmed >= change)
     }
 
     /// Whether it has left something of its live stream unanswered for too long.

@@ -235,7 +235,7 @@ pub struct ReplicaStatus {
 /// Invariants ([`Replica::check_invariants`]): `base ≤ applied ≤ last` of the tail; a replica that isn't primary retains
 /// nothing that is applied; no effect is of a higher epoch than the replica's; `version_max` is at least every version
 /// that it knows.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Replica {
     partition: PartitionId,
     options: Arc<ReplicaOptions>,

@@ -17,7 +17,7 @@ use crate::store::{Effect, Marked, Stored, Table};
 ///
 /// Invariants ([`Primary::check_invariants`]): members are other slots in rising order; answers wait in the order of what
 /// they wait for; the index of pending keys names their last uncommitted effects.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Primary {
     /// When it came into office.
     pub(super) since: Instant,
@@ -41,14 +41,14 @@ pub struct Primary {
 }
 
 /// A client's answer that rests on an effect which isn't committed yet.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Waiting {
     seq: Seq,
     request: RequestId,
     answer: Answer,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Answer {
     Written { version: Version, created: bool },
     Deleted { version: Version },
@@ -110,16 +110,24 @@ impl Primary {
 
     /// How far everybody whose ack a commit needs has acked. What predecessors left is settled by those in sync alone, so
     /// that reads go on; what clients are waiting for needs those who count, too, and `min_copies` in all.
+    ///
+    /// What a learner has acked counts only once it has said that its filling stands under this record. Records come here
+    /// with gaps: one in between may have let the learner go, and then it has forgotten what it acked.
     fn commit_point(&self, record: &PartitionRecord, me: Slot, min_copies: u8, last: Seq) -> Seq {
         let acked = |slot| self.member(slot).map_or(Seq::ZERO, |member| member.matched);
         let all_acked = |slots: SlotSet| slots.without(me).iter().map(acked).min().unwrap_or(last);
+        let stands =
+            |slot| self.member(slot).filter(|member| member.stands_under(record.change)).map(|member| member.matched);
+        let all_stand = |slots: SlotSet| {
+            slots.without(me).iter().map(|slot| stands(slot).unwrap_or_default()).min().unwrap_or(last)
+        };
         let point = all_acked(self.max_in_sync(record));
         let point = if is_broken(Mutant::AckBeforeCopies) { last } else { point };
         let is_short = record.copies() < usize::from(min_copies) && !is_broken(Mutant::FewerCopies);
         let counted = match is_short {
             true => Seq::ZERO,
             false if is_broken(Mutant::CountingDontAck) => last,
-            false => all_acked(record.counting),
+            false => all_stand(record.counting),
         };
         point.min(counted.max(self.epoch_start))
     }
@@ -248,7 +256,7 @@ impl Replica {
             if is_new && is_learner {
                 member.attach_anew(primary.next_attach(), applied);
             }
-            if is_new || (is_changed && is_learner && member.stream != Stream::Greeting) {
+            if is_new || (is_changed && member.is_filled()) {
                 member.greet(context, record.change, version_max, out);
             }
             primary.members.push((slot, member));

@@ -48,7 +48,7 @@ impl RingEntry {
 /// The last committed effects of one copy.
 ///
 /// Invariant: the entries have the numbers after `base`, one by one.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Ring {
     base: Seq,
     base_stamp: Option<Stamp>,

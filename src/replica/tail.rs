@@ -26,7 +26,7 @@ pub struct Entry {
 /// replica knows.
 ///
 /// A backup's tail holds what is not committed. A primary's may reach further back, to what a learner has not acked.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Tail {
     base: Position,
     entries: VecDeque<Entry>,

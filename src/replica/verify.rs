@@ -80,10 +80,10 @@ pub struct Damage {
 }
 
 /// What of this is under way: nothing, almost always.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Verifying(Option<Box<Work>>);
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Work {
     /// Rotten records, until they are replaced: of which version, and how often they were asked for.
     rotten: BTreeMap<Key, (Version, u32)>,

@@ -99,7 +99,7 @@ fn bucket_of(key: &[u8]) -> usize {
 }
 
 /// A table's sums, kept with every change.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Sums {
     pub(super) sum: u64,
     buckets: Option<Box<Buckets>>,

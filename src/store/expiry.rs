@@ -10,7 +10,7 @@ use crate::base::Instant;
 /// A deadline that was handed out by [`Expiry::poll`] is set aside, so that its owner, who has begun to replicate the
 /// delete, isn't woken for it again. Where that delete came to nothing (the owner lost its office), [`Expiry::rearm`]
 /// brings it back.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Expiry {
     due: BTreeSet<(Instant, Key)>,
     polled: BTreeSet<(Instant, Key)>,

@@ -19,7 +19,7 @@ const JOIN_MAX: usize = RUN_MAX / 2;
 const GROWTH: usize = 8;
 
 /// A set of records with one for each key.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Index {
     runs: Vec<Vec<Stored>>,
     len: usize,

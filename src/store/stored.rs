@@ -44,13 +44,16 @@ const DEADLINE_BYTES: usize = 80 + PIECE_BYTES;
 pub const RECORD_OVERHEAD_BYTES: usize = HEADER_BYTES + PIECE_BYTES + PLACE_BYTES;
 
 /// A key, its record, and the hash that this had when it was put in. Stored records order by their keys.
+#[derive(Clone)]
 pub struct Stored(Form);
 
+#[derive(Clone)]
 enum Form {
     Packed(Box<[u8]>),
     Shared(Box<Shared>),
 }
 
+#[derive(Clone)]
 struct Shared {
     key: Key,
     record: Record,

@@ -60,7 +60,7 @@ pub struct Scrubbed {
 /// - `bytes` is the sum over all records, and so are the sums of the digest over their stored hashes;
 /// - exactly the records with a deadline are in the index of deadlines;
 /// - a key has a record or a tombstone, not both; tombstones exist only while scanning.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Table {
     records: Index,
     sums: Sums,

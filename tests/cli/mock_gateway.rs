@@ -13,6 +13,8 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
+use jumpgate::api::batch::{BatchJson, BatchOpKind, BatchResultJson, BatchResultsJson};
+use jumpgate::base::limits;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
@@ -225,6 +227,7 @@ impl State {
         }
         match path {
             "/v1/kv" => self.page(&query),
+            "/v1/batch" => self.batch(body),
             "/v1/cluster" => ok(200, Vec::new(), self.cluster.clone()),
             "/readyz" if self.ready => ok(200, Vec::new(), "ready".to_owned()),
             "/readyz" => Canned::problem(503, None),
@@ -287,6 +290,23 @@ impl State {
         self.entries.insert(key, entry);
         let headers = vec![("etag", format!("\"{}\"", self.last_version)), ("jumpgate-copies", "2".to_owned())];
         ok(if current.is_some() { 204 } else { 201 }, headers, String::new())
+    }
+
+    /// Puts only, which is what an import asks for.
+    fn batch(&mut self, body: &[u8]) -> Canned {
+        let BatchJson { ops } = serde_json::from_slice(body).expect("a batch");
+        assert!(body.len() <= limits::BATCH_BYTES_MIN, "a batch of {} bytes", body.len());
+        let mut results = BatchResultsJson::default();
+        for op in ops {
+            assert!(op.op == BatchOpKind::Put && op.idempotency_key.is_some(), "{op:?}");
+            self.last_version += 1;
+            let value = STANDARD.decode(op.value.expect("a put has a value")).expect("base64");
+            let (content_type, ttl_ms, version) = (op.content_type, op.ttl_ms, self.last_version);
+            let before = self.entries.insert(op.key, Entry { value, content_type, ttl_ms, version });
+            let status = if before.is_some() { 204 } else { 201 };
+            results.results.push(BatchResultJson { status, version: Some(version), ..BatchResultJson::default() });
+        }
+        ok(200, Vec::new(), serde_json::to_string(&results).expect("results are JSON"))
     }
 
     fn page(&self, query: &BTreeMap<String, String>) -> Canned {

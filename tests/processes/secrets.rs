@@ -42,7 +42,7 @@ fn replace(file: &Path, text: &str) {
 }
 
 /// A number of a node's metrics, by all that stands before it in its line.
-fn metric(cluster: &Cluster, node: usize, start: &str) -> u64 {
+pub fn metric(cluster: &Cluster, node: usize, start: &str) -> u64 {
     let page = cluster.http(node).ask("GET /metrics", b"").expect("it answers");
     let text = String::from_utf8(page.body).expect("text");
     let line = text.lines().find_map(|line| line.strip_prefix(start)?.strip_prefix(' '));

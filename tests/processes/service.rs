@@ -11,6 +11,7 @@ use jumpgate::base::FollowerMode;
 use super::feed::Viewer;
 use super::http::Http;
 use super::processes::{Cluster, Contents, Process, contents, program, put, read, until};
+use super::secrets::metric;
 
 #[test]
 fn every_node_writes_and_reads_every_key() {
@@ -259,4 +260,36 @@ fn a_value_with_a_time_to_live_goes_by_itself_and_viewers_hear_it() {
     assert_eq!(read(&mut cluster.http(1), "immortal").as_deref(), Some(&b"stays"[..]));
     let listed = cluster.http(0).ask("GET /v1/kv?prefix=mortal", b"").expect("an answer").json();
     assert_eq!(listed["items"].as_array().map(Vec::len), Some(0), "the dead are listed");
+}
+
+/// What a node's tables hold.
+fn memory(cluster: &Cluster, node: usize) -> u64 {
+    metric(cluster, node, "jumpgate_memory_bytes")
+}
+
+#[test]
+fn a_node_tells_what_its_tables_hold_and_warns_when_that_is_four_fifths_of_what_they_may() {
+    const LIMIT: u64 = 64 << 20;
+    let cluster = Cluster::start_with(3, |config| config.limits.memory_bytes = LIMIT);
+    let warned = |node: usize| cluster.process(node).log().matches("[limits] memory").count();
+    let value = vec![b'm'; 1 << 20];
+    let mut stored = 0;
+    // The node that holds most of them has two thirds at least.
+    while (0..3).all(|node| warned(node) == 0) {
+        assert!(stored < 200, "200 MiB are stored, and nobody has warned");
+        put(&mut cluster.http(stored % 3), &format!("large/{stored}"), &value);
+        stored += 1;
+        if (0..3).all(|node| memory(&cluster, node) < LIMIT / 10 * 7) {
+            assert!((0..3).all(|node| warned(node) == 0), "warned too early");
+        }
+        if (0..3).any(|node| memory(&cluster, node) >= LIMIT / 5 * 4) {
+            until("whoever holds four fifths warns", || (0..3).any(|node| warned(node) > 0).then_some(()));
+        }
+    }
+    let node = (0..3).find(|node| warned(*node) > 0).expect("one has warned");
+    let (bytes, limit) = (memory(&cluster, node), metric(&cluster, node, "jumpgate_memory_limit_bytes"));
+    assert!(limit == LIMIT && bytes >= LIMIT / 5 * 4, "{bytes} of {limit}");
+    let log = cluster.process(node).log();
+    let line = log.lines().find(|line| line.contains("[limits] memory")).expect("a line");
+    assert!(line.contains("WARN") && line.contains("64.0 MiB"), "{line}");
 }

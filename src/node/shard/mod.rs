@@ -39,6 +39,9 @@ use mute::Mute;
 use targets::Targets;
 use verify::Verifier;
 
+/// Records that have run out are deleted by as many at a time, about: less than a millisecond of work. Whoever waits for the
+/// shard is served before it goes on.
+const EXPIRED_AT_ONCE: u64 = 256;
 /// How often deadlines are looked at: a request is answered at most this much after its deadline.
 const SWEEP_EVERY: Duration = Duration::from_millis(20);
 
@@ -338,15 +341,16 @@ impl ShardCore {
 
     /// Does what is due. It may be called at any time.
     pub fn handle_timeout(&mut self, now: Instant) {
-        while let Some(&(at, index)) = self.timers.first() {
-            if at > now {
-                break;
-            }
+        // Of what a replica does by the clock, only the deletes of what has run out can be many.
+        let mut room = EXPIRED_AT_ONCE;
+        while let Some(&(_, index)) = self.timers.first().filter(|(at, _)| *at <= now && room > 0) {
             self.timers.pop_first();
-            self.armed[usize::from(index)] = Instant::FAR;
-            let unix_micros = self.unix_micros(now);
-            let partition = self.partition(usize::from(index));
+            let index = usize::from(index);
+            self.armed[index] = Instant::FAR;
+            let (unix_micros, partition) = (self.unix_micros(now), self.partition(index));
+            let before = self.replicas[index].status().last.seq;
             self.with_replica(now, partition, |replica, out| replica.handle_timeout(now, unix_micros, out));
+            room = room.saturating_sub(self.replicas[index].status().last.seq.0 - before.0);
         }
         if now >= self.sweep_at {
             self.sweep(now);

@@ -38,7 +38,9 @@ impl ShardCore {
         self.retry |= !before.serving && after.serving || withheld && !replica.withholds_writes();
         self.retry |= after.rotten < before.rotten;
         self.verifier.note(now, index, &before, &after);
-        let due = replica.next_deadline();
+        // What could have been done already, and wasn't because there was so much of it, takes its place behind what was due
+        // before this moment: a message is sent again in time, however many records have run out.
+        let due = replica.next_deadline().max(now);
         if due < self.armed[index] {
             self.timers.remove(&(self.armed[index], index as u16));
             self.timers.insert((due, index as u16));

@@ -172,6 +172,33 @@ fn a_learner_that_answers_nothing_is_begun_anew_instead_of_filling_the_memory() 
     assert_eq!(net.replicas[2].status().records, 4);
 }
 
+/// 1. The learner in slot 2 counts, and has acked a write. 2. A record lets it go: it forgets everything. 3. Another record has
+/// it count again, and the primary hears of that one alone. What was acked before must not count.
+#[test]
+fn a_learner_that_was_let_go_and_counts_again_counts_once_its_filling_is_known_to_stand() {
+    let mut net = Net::new(3, &[0], 2);
+    let counts = |record: &mut PartitionRecord| (record.learners, record.counting) = (set(&[2]), set(&[2]));
+    net.change(counts);
+    net.tell_all();
+    net.settle_until_proposed();
+    net.write(0, 1, put("k", "v"));
+    let (_, _, prepare) = net.wire.pop_front().expect("the write is sent");
+    net.message(0, 2, prepare);
+    let (_, _, ack) = net.wire.pop_front().expect("it is acked");
+    net.change(|record| (record.learners, record.counting) = (set(&[]), set(&[])));
+    net.tell(2);
+    net.change(counts);
+    net.tell(0);
+    net.message(2, 0, ack);
+    assert_eq!((net.replies(), net.replicas[2].status().bytes), (vec![], 0), "one copy is not two");
+    net.tell(2);
+    net.proposals.clear();
+    net.settle_until_proposed();
+    assert_eq!(net.replies(), [(1, written(CLOCK, true, 2))]);
+    let newest = net.replicas[2].status();
+    assert_eq!(newest.last, net.replicas[0].status().last);
+}
+
 impl Net {
     pub(super) fn settle_until_proposed(&mut self) {
         for _ in 0..50 {
