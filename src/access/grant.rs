@@ -56,15 +56,29 @@ pub(super) struct Token {
     pub(super) hash: blake3::Hash,
 }
 
+impl Token {
+    fn reaches(&self, key: &[u8]) -> bool {
+        self.prefixes.is_empty() || self.prefixes.iter().any(|prefix| key.starts_with(prefix))
+    }
+}
+
 impl fmt::Debug for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ({}, {} prefixes)", self.name, self.role, self.prefixes.len())
     }
 }
 
-/// What one client may do: the token that it has shown, or everything where no tokens are asked for. A clone is cheap.
+/// What one client may do: what the token allows that it has shown, or everything where no tokens are asked for. A clone is
+/// cheap.
 #[derive(Clone, Debug)]
-pub struct Grant(pub(super) Option<Arc<Token>>);
+pub struct Grant(pub(super) Held);
+
+#[derive(Clone, Debug)]
+pub(super) enum Held {
+    Nothing,
+    Everything,
+    Token(Arc<Token>),
+}
 
 /// Why a grant isn't enough.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -77,12 +91,22 @@ pub enum Denied {
         /// What there is.
         held: Role,
     },
+    /// Nobody was asked who they are, and this isn't for everybody.
+    #[error("this takes a token")]
+    Nobody,
     /// It is limited to other keys.
     #[error("this token is limited to keys with other prefixes")]
     Prefix,
 }
 
 impl Grant {
+    /// What may be done without a token where tokens are asked for: nothing. It was given by no [`super::Access`], and none
+    /// confirms it but an open one.
+    #[must_use]
+    pub fn nobody() -> Self {
+        Self(Held::Nothing)
+    }
+
     /// Whether anything may be done that takes `needed`, whatever it is done to. What concerns keys is asked with
     /// [`Grant::may_key`] or [`Grant::may_below`] instead.
     ///
@@ -90,8 +114,10 @@ impl Grant {
     /// Where it may not.
     pub fn may(&self, needed: Role) -> Result<(), Denied> {
         match &self.0 {
-            Some(token) if token.role < needed => Err(Denied::Role { needed, held: token.role }),
-            _ => Ok(()),
+            Held::Everything => Ok(()),
+            Held::Token(token) if token.role >= needed => Ok(()),
+            Held::Token(token) => Err(Denied::Role { needed, held: token.role }),
+            Held::Nothing => Err(Denied::Nobody),
         }
     }
 
@@ -101,9 +127,10 @@ impl Grant {
     /// Where it may not.
     pub fn may_key(&self, needed: Role, key: &[u8]) -> Result<(), Denied> {
         self.may(needed)?;
-        let is_within =
-            |token: &Token| token.prefixes.is_empty() || token.prefixes.iter().any(|prefix| key.starts_with(prefix));
-        if self.0.as_deref().is_none_or(is_within) { Ok(()) } else { Err(Denied::Prefix) }
+        match &self.0 {
+            Held::Token(token) if !token.reaches(key) => Err(Denied::Prefix),
+            _ => Ok(()),
+        }
     }
 
     /// Whether that may be done to every key that begins with `prefix`: all of them have to be within reach, so a listing of
@@ -116,9 +143,12 @@ impl Grant {
         self.may_key(needed, prefix)
     }
 
-    /// The token's name in the file; none where no tokens are asked for.
+    /// The token's name in the file; none where none was asked for.
     #[must_use]
     pub fn name(&self) -> Option<&str> {
-        self.0.as_deref().map(|token| token.name.as_str())
+        match &self.0 {
+            Held::Token(token) => Some(&token.name),
+            _ => None,
+        }
     }
 }

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
-use super::grant::{Grant, Role, Token};
+use super::grant::{Grant, Held, Role, Token};
 
 /// What stands before a hash: which function it is of.
 const HASH: &str = "blake3:";
@@ -108,12 +108,12 @@ impl Access {
     /// # Errors
     /// Where one is needed, and none was shown or it is not one of these.
     pub fn judge(&self, token: Option<&[u8]>) -> Result<Grant, Refusal> {
-        let Some(tokens) = &self.0 else { return Ok(Grant(None)) };
+        let Some(tokens) = &self.0 else { return Ok(Grant(Held::Everything)) };
         let token = token.ok_or(Refusal::Missing)?;
         if token.len() > TOKEN_BYTES_MAX {
             return Err(Refusal::Unknown);
         }
-        find(tokens, &blake3::hash(token)).map(|found| Grant(Some(Arc::clone(found)))).ok_or(Refusal::Unknown)
+        find(tokens, &blake3::hash(token)).map(|found| Grant(Held::Token(Arc::clone(found)))).ok_or(Refusal::Unknown)
     }
 
     /// Whether `grant`, which was given earlier, would be given now: its token is still there, with the same role and the
@@ -122,8 +122,8 @@ impl Access {
     pub fn confirms(&self, grant: &Grant) -> bool {
         match (&self.0, &grant.0) {
             (None, _) => true,
-            (Some(_), None) => false,
-            (Some(tokens), Some(held)) => {
+            (Some(_), Held::Nothing | Held::Everything) => false,
+            (Some(tokens), Held::Token(held)) => {
                 find(tokens, &held.hash).is_some_and(|now| now.role == held.role && now.prefixes == held.prefixes)
             }
         }
