@@ -43,7 +43,7 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long whoever spoke plain HTTP may take to hang up after it was told.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
 const REFUSAL: &[u8] =
-    b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/problem+json\r\nconnection: close\r\ncontent-length: 156\r\n\r\n\
+    b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/problem+json\r\nconnection: close\r\ncontent-length: 158\r\n\r\n\
     {\"type\":\"urn:jumpgate:problem:https-required\",\"title\":\"HTTPS required\",\"status\":400,\"detail\":\"this port speaks \
     HTTPS only: use https://\",\"outcome\":\"definite\"}";
 

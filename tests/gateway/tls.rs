@@ -140,7 +140,7 @@ async fn plain_http_is_told_to_use_tls_unless_it_is_wanted() {
 async fn a_handshake_that_stalls_gives_its_permit_back() {
     let made = Made::new();
     let options =
-        GatewayOptions { header_timeout: Duration::from_millis(50), connections_max: 1, ..Default::default() };
+        GatewayOptions { header_timeout: Duration::from_millis(500), connections_max: 1, ..Default::default() };
     let served = secured(&made, options).await;
     // Nothing at all; half a record; a record that is none; a length beyond what a record may have.
     for start in [&b""[..], b"\x16\x03\x01\x02\x00\x01", b"\x16\x03\x01\x00\x02hi", b"\x16\x03\x01\xff\xff"] {
