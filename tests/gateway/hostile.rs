@@ -114,8 +114,7 @@ async fn two_thousand_that_say_nothing_disturb_nobody() {
 
 #[tokio::test]
 async fn a_crowd_beyond_the_limit_is_told_and_leaves_nothing_behind() {
-    let options =
-        GatewayOptions { connections_max: 50, header_timeout: Duration::from_secs(1), ..Default::default() };
+    let options = GatewayOptions { connections_max: 50, header_timeout: Duration::from_secs(1), ..Default::default() };
     let served = Served::start(options).await;
     let mut crowd = Vec::new();
     for _ in 0..300 {
