@@ -28,7 +28,7 @@ pub struct Peer(pub u128);
 
 /// How often each address has failed.
 ///
-/// Invariant: both maps hold the same addresses, with the same times, and no more than [`PEERS_MAX`].
+/// Invariant: both maps hold the same addresses, with the same times, and no more than `PEERS_MAX`.
 #[derive(Debug, Default)]
 pub struct Throttle {
     peers: BTreeMap<Peer, Failures>,

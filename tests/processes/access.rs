@@ -102,7 +102,7 @@ fn an_operator_sets_up_https_and_tokens_and_takes_a_token_back() {
     }
     // Two of the three have to pass that on to the leader's gateway, whose certificate they judge.
     for url in &access.urls {
-        let drain = || access.run(url, Some(&operator), &["node", "drain", "n2", "--dry-run", "--yes"]);
+        let drain = || access.run(url, Some(&operator), &["node", "drain", "n2", "--dry-run"]);
         until(&format!("{url} says what a drain would do"), || drain().status.success().then_some(()));
     }
 
