@@ -1,15 +1,21 @@
 //! The gateway over real sockets, with a core that is a map in memory. Here: what is asked and answered over HTTP.
 
+#[path = "gateway/access.rs"]
+mod access;
 #[path = "gateway/admin.rs"]
 mod admin;
 #[path = "gateway/batch.rs"]
 mod batch;
 #[path = "gateway/feed.rs"]
 mod feed;
+#[path = "gateway/hostile.rs"]
+mod hostile;
 #[path = "support/mock_core.rs"]
 mod mock_core;
 #[path = "support/raw_http.rs"]
 mod raw_http;
+#[path = "gateway/tls.rs"]
+mod tls;
 #[path = "gateway/wire.rs"]
 mod wire;
 

@@ -47,7 +47,7 @@ fn nodes_alone_make_a_configuration_with_the_documented_defaults() {
     assert_eq!(seconds, [10, 10, 30]);
     assert!(!config.timing.is_fixed());
     assert_eq!(config.timing.timing(), Timing::default());
-    assert_eq!(config.gateway, GatewayConfig { followers: FollowerMode::Relay, hosts: vec![], ftp: None });
+    assert_eq!(config.gateway, GatewayConfig { followers: FollowerMode::Relay, hosts: vec![], http: None, ftp: None });
     assert_eq!(config.stream.transport, Transport::Tcp);
     let limits = LimitsConfig { key_bytes: 1024, value_bytes: 8 << 20, memory_bytes: 2 << 30, connections: 10_000 };
     assert_eq!(config.limits, limits);
@@ -77,6 +77,7 @@ fn every_setting_is_read() {
         [gateway]
         followers = "redirect"
         hosts = ["store.example.org", "store"]
+        http = "off"
         ftp = "127.0.0.1:7421"
         [stream]
         transport = "quic"
@@ -90,8 +91,9 @@ fn every_setting_is_read() {
         connections = 7
         [security]
         secret_file = "/run/secret"
-        tls_cert = "cert.pem"
+        tls_cert = "{node}/cert.pem"
         tls_key = "key.pem"
+        tls_authority = "authority.pem"
         tokens_file = "tokens"
         [[node]]
         id = "a"
@@ -125,7 +127,10 @@ fn every_setting_is_read() {
     let security = &config.security;
     let files = [&security.secret_file, &security.tls_cert, &security.tls_key, &security.tokens_file];
     let files = files.map(|file| file.as_deref().and_then(|file| file.to_str()).unwrap_or("-"));
-    assert_eq!(files, ["/run/secret", "cert.pem", "key.pem", "tokens"]);
+    assert_eq!(files, ["/run/secret", "{node}/cert.pem", "key.pem", "tokens"]);
+    let files = config.gateway_files(Slot(0)).expect("both are named");
+    assert_eq!((files.certificate, files.authority), ("a/cert.pem".into(), Some("authority.pem".into())));
+    assert_eq!((config.gateway.http, config.speaks_http()), (Some(false), false));
     let node = &config.nodes[0];
     let shown = [&node.pulse, &node.stream, &node.gateway, &node.bind_pulse, &node.bind_stream, &node.bind_gateway];
     let shown: Vec<String> = shown.into_iter().map(ToString::to_string).collect();
@@ -261,6 +266,12 @@ fn each_mistake_has_its_message() {
         ("[security]\nsecret_file = ''", r#"2: [security] secret_file: "" is not a file name; write a path in quotes"#),
         ("[security]\ntls_cert = 'c'", "2: [security] tls_cert: needs tls_key beside it"),
         ("[security]\ntls_key = 'k'", "2: [security] tls_key: needs tls_cert beside it"),
+        ("[security]\ntls_authority = 'a'", "2: [security] tls_authority: needs tls_cert and tls_key beside it"),
+        (
+            "[gateway]\nhttp = 'off'",
+            r#"2: [gateway] http: "off" leaves nothing to speak; set [security] tls_cert and tls_key too"#,
+        ),
+        ("[gateway]\nhttp = 'no'", r#"2: [gateway] http: "no" is not allowed; write "on" or "off""#),
         ("[[node]]\npulse = 'a:1'", "1: [[node]] 1 id: is missing"),
         ("[[node]]\nid = 'a'\npulse = 'a:1'\nstream = 'a:2'", "1: [[node]] 1 gateway: is missing"),
         (
@@ -284,6 +295,27 @@ fn each_mistake_has_its_message() {
         let error = parse(&format!("{text}\n{NODES}")).expect_err(text);
         assert_eq!(error.to_string(), format!("cluster.toml:{message}"), "for {text}");
     }
+}
+
+#[test]
+fn what_gateways_speak_decides_what_is_advertised() {
+    let tls = "[security]\ntls_cert = 'c'\ntls_key = 'k'\n";
+    let (config, warnings) = parse(&format!("{tls}{NODES}")).expect("HTTPS alone");
+    assert!(!config.speaks_http() && config.nodes[0].advertise.starts_with("https://"), "{:?}", config.nodes[0]);
+    assert_eq!(warnings, []);
+    let (config, _) = parse(&format!("[gateway]\nhttp = 'on'\n{tls}{NODES}")).expect("both");
+    assert!(config.speaks_http() && config.nodes[0].advertise.starts_with("https://"));
+    let (config, _) = parse(NODES).expect("HTTP alone");
+    assert!(config.speaks_http() && config.nodes[0].advertise.starts_with("http://"));
+    let plain = "[[node]]\nid = 'x'\npulse = 'x:1'\nstream = 'x:2'\ngateway = 'x:3'\nadvertise = 'http://x:3'\n";
+    let (_, warnings) = parse(&format!("{tls}{plain}{NODES}")).expect("it may be meant");
+    assert!(
+        warnings.iter().any(|warning| warning.to_string().contains("node x advertises http://x:3")),
+        "{warnings:?}"
+    );
+    let open = "[security]\ntokens_file = 't'\n";
+    let (_, warnings) = parse(&format!("{open}{plain}{NODES}")).expect("it may be meant");
+    assert!(warnings.iter().any(|warning| warning.to_string().contains("travel unencrypted")), "{warnings:?}");
 }
 
 const QUIC: &str = "[stream]\ntransport = 'quic'\ncertificate = 'c'\nkey = 'k'\nauthority = 'a'\n";

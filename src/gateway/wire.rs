@@ -94,6 +94,11 @@ impl<S> Wire<S> {
             }
             return result;
         }
+        self.poll_write_timer(context)
+    }
+
+    /// Nothing can be written: it is time to look at the time.
+    fn poll_write_timer<T>(&mut self, context: &mut Context<'_>) -> Poll<io::Result<T>> {
         let allowance: Duration = self.connection.shared.options.write_timeout;
         let deadline = *self.write_deadline.get_or_insert_with(|| Instant::now() + allowance);
         ready!(self.write_timer.poll(deadline, context));
@@ -149,7 +154,13 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Wire<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
+        // Under TLS an answer is written once it is encrypted, and leaves when it is flushed.
+        let result = Pin::new(&mut self.stream).poll_flush(context);
+        if result.is_pending() {
+            return self.poll_write_timer(context);
+        }
+        self.write_deadline = None;
+        result
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
