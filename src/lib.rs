@@ -53,6 +53,7 @@
 //! | [`base`] | ids and counters as types of their own, the partition's record, time and randomness as arguments, limits | yes |
 //! | [`codec`] | bytes on the wire: datagrams, frames, and the one door to bincode | yes |
 //! | [`config`] | cluster.toml → a valid configuration, or an error that names the line | yes |
+//! | [`access`] | who may do what: tokens, roles, prefixes, addresses that guess | yes |
 //! | [`api`] | the one vocabulary of every gateway: requests, answers, errors, events, and their JSON forms | yes |
 //! | [`raft`] | consensus over one small log | yes |
 //! | [`placement`] | key → partition → target owners | yes |
@@ -122,6 +123,7 @@
 //! And what is not: anything about disks. A node that restarts is empty and is filled by the others; a cluster whose
 //! nodes all stopped starts empty, under another cluster id.
 
+pub mod access;
 pub mod api;
 pub mod base;
 pub mod cli;

@@ -18,6 +18,7 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Serve(serve) => serve.run(),
         Command::Dev(dev) => dev.run(),
         Command::Secret(secret) => secret.run(),
+        Command::Token(token) => token.run(),
         Command::Cert(cert) => cert.run(),
         // A client spends its time waiting: two threads let it encode while it sends.
         Command::Client(command) => tokio::runtime::Builder::new_multi_thread()

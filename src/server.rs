@@ -4,7 +4,7 @@
 //! Config ─▶ Options ─▶ ControlCore on its thread ◀──▶ PulseSocket
 //!                  └─▶ Engine (shards)           ◀──▶ one Outbox and writer a peer, one listener
 //!                          ▲
-//!                          └── Gateway (HTTP, WebSocket)
+//!                          └── Gateway (HTTP, HTTPS, WebSocket) ◀── Guard (tokens), Tls (certificate)
 //! ```
 //!
 //! Sockets are bound first and the node is made of them afterwards, so that a busy port ends the start with its name
@@ -12,10 +12,13 @@
 
 mod certificates;
 mod files;
+mod gateway_tls;
 mod hand_over;
 mod metrics;
+mod openness;
 mod secrets;
 mod streams;
+mod tokens;
 
 use std::collections::BTreeSet;
 use std::io::{self, Write as _};
@@ -33,7 +36,7 @@ use crate::base::{Incarnation, NodeId, Options, ShardId, Slot, Term, limits};
 use crate::codec::frame::Frame;
 use crate::codec::{Keyring, NameHash};
 use crate::config::{Config, NodeConfig, Ports, Replicas, Transport};
-use crate::gateway::{Gateway, GatewayOptions, PeerGateway};
+use crate::gateway::{Gateway, GatewayOptions, Guard, PeerGateway};
 use crate::net::listen::{self, BindError};
 use crate::net::stream::FrameSink;
 use crate::net::udp::PulseSocket;
@@ -165,6 +168,8 @@ impl Server {
         let secret_file = config.security.secret_file.as_deref();
         let keyring = Arc::new(secrets::load(secret_file)?);
         let (streams, secrets) = watch::channel(Arc::clone(&keyring));
+        let guard = Arc::new(Guard::new(tokens::load(config.security.tokens_file.as_deref())?));
+        let tls = gateway_tls::start(config, slot, &counters, &shutdown, &tasks)?;
         let trust = trust(config, slot, &sockets.stream, secrets, &counters, &shutdown, &tasks)?;
         let plane = Plane {
             name: NameHash::of(&options.cluster_name),
@@ -187,6 +192,9 @@ impl Server {
             let (path, pulse, counters) = (path.to_owned(), inbox.0.clone(), Arc::clone(&counters));
             tasks.spawn(secrets::Watcher { path, streams, pulse, counters }.run(shutdown.clone()));
         }
+        if let Some(path) = config.security.tokens_file.clone() {
+            tasks.spawn(tokens::Watcher { path, guard: Arc::clone(&guard) }.run(shutdown.clone()));
+        }
         plane.start_listener(sockets.stream, sink);
 
         let pulses = config.nodes.iter().map(|node| node.pulse.to_string()).collect();
@@ -204,8 +212,8 @@ impl Server {
         let listener = tokio::net::TcpListener::from_std(sockets.gateway)
             .map_err(ServerError::system("watching the gateway's listener"))?;
         let core: Arc<dyn Core> = Arc::<Engine>::clone(&engine);
-        let gateway_options =
-            GatewayOptions { metrics: metrics::source(&engine, &counters), ..gateway_options(config) };
+        let metrics = metrics::source(&engine, &counters, &guard);
+        let gateway_options = GatewayOptions { metrics, guard, tls, ..gateway_options(config) };
         gateway.spawn(Gateway::serve(listener, core, gateway_options, gateway_shutdown.clone()));
         Ok(Self { engine, pulse, counters, gateway_shutdown, gateway, shutdown, tasks })
     }
@@ -243,6 +251,15 @@ pub fn check_certificates(config: &Config, slot: Slot) -> Result<(), ServerError
     source.ok_or_else(|| ServerError::Refused("[stream] names no certificate".to_owned()))?.load().map(|_| ())
 }
 
+/// Whether the gateway of the node in `slot` would start with the certificate that the configuration names for it.
+///
+/// # Errors
+/// Where it wouldn't, saying why; where no files are named too.
+pub fn check_gateway(config: &Config, slot: Slot) -> Result<(), ServerError> {
+    let source = gateway_tls::Source::of(config, slot);
+    source.ok_or_else(|| ServerError::Refused("[security] names no certificate".to_owned()))?.load().map(|_| ())
+}
+
 /// Runs one node until SIGINT or SIGTERM.
 ///
 /// # Errors
@@ -257,6 +274,7 @@ pub fn serve(config: Config, slot: Slot, insecure: bool) -> Result<(), ServerErr
         let server = Server::start(&config, slot, sockets, events)?;
         let node = &config.nodes[slot.index()];
         info!("{} answers at {}; {}", node.id, node.advertise, guarantee(&config));
+        openness::tell_who_may_come(&config, node);
         let stopped = until_told_to_stop_beside(complain_until_ready(&server, &node.id)).await;
         stopped.map_err(ServerError::system("waiting for signals"))?;
         info!("{} stops", node.id);
@@ -362,6 +380,7 @@ fn gateway_options(config: &Config) -> GatewayOptions {
         value_bytes_max: config.limits.value_bytes,
         key_bytes_max: config.limits.key_bytes,
         connections_max: config.limits.connections,
+        http: config.speaks_http(),
         hosts: advertised.chain(config.gateway.hosts.iter().cloned()).collect(),
         ..GatewayOptions::default()
     }
@@ -369,12 +388,7 @@ fn gateway_options(config: &Config) -> GatewayOptions {
 
 /// A setting that this version would silently not obey is refused: a promise that isn't kept is worse than none.
 fn refuse_what_is_missing(config: &Config) -> Result<(), ServerError> {
-    let security = &config.security;
-    let missing = [
-        ("[security] tls_cert: the gateway can't speak TLS", security.tls_cert.is_some() || security.tls_key.is_some()),
-        ("[security] tokens_file: the gateway can't check tokens", security.tokens_file.is_some()),
-        ("[gateway] ftp: there is no FTP server", config.gateway.ftp.is_some()),
-    ];
+    let missing = [("[gateway] ftp: there is no FTP server", config.gateway.ftp.is_some())];
     match missing.into_iter().find(|(_, is_set)| *is_set) {
         Some((what, _)) => Err(ServerError::Refused(format!("{what} yet; remove the setting"))),
         None => Ok(()),
@@ -462,6 +476,7 @@ fn introduce(config: &Config) {
     }
     let last = config.nodes.last().map_or("", |node| node.advertise.as_str());
     text += &format!("{}\n", guarantee(config));
+    text += "everybody on this machine may read, write and operate it; nobody else reaches it\n";
     text += &format!("try  curl -X PUT --data-binary 'hello' {}/v1/kv/greeting\n", config.nodes[0].advertise);
     text += &format!("     curl {last}/v1/kv/greeting\n");
     text += "Ctrl-C ends the cluster and everything in it\n";

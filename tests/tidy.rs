@@ -33,6 +33,7 @@ const LAYOUT: &[Module] = &[
     pure("codec", &["base"]),
     pure("config", &["base"]),
     pure("api", &["base", "codec"]),
+    pure("access", &["base"]),
     pure("raft", &["base", "codec"]),
     pure("placement", &["base", "codec"]),
     pure("store", &["base", "codec", "api"]),
@@ -45,7 +46,7 @@ const LAYOUT: &[Module] = &[
     adapter("runtime", &["base", "codec", "api", "node", "port", "telemetry"]),
     adapter("net", &["base", "codec", "port", "telemetry"]),
     pure("files", &["base", "api"]),
-    adapter("gateway", &["base", "api", "port", "files", "telemetry"]),
+    adapter("gateway", &["base", "api", "access", "port", "files", "telemetry"]),
     adapter("client", &["base", "api"]),
     adapter(
         "server",
@@ -54,6 +55,7 @@ const LAYOUT: &[Module] = &[
             "codec",
             "config",
             "api",
+            "access",
             "raft",
             "placement",
             "store",
@@ -69,7 +71,7 @@ const LAYOUT: &[Module] = &[
             "client",
         ],
     ),
-    adapter("cli", &["base", "api", "placement", "server", "client", "config"]),
+    adapter("cli", &["base", "api", "access", "placement", "server", "client", "config"]),
     adapter("main", &["base", "api", "server", "client", "config", "cli"]),
 ];
 

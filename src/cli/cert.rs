@@ -30,9 +30,10 @@ const AUTHORITY_NAME: &str = "jumpgate development authority";
 /// The arguments of `cert`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Over QUIC nodes prove who they are: each has a certificate of one authority that names it. This makes an authority for
-development, a certificate for each node of cluster.toml, and one for all gateways, and writes to stdout what cluster.toml
-needs. A node needs three of the files: authority.pem, and its own certificate and key. The authority's key is needed by no
+Over QUIC nodes prove who they are: each has a certificate of one authority that names it. Over HTTPS gateways do so to
+clients. This makes an authority for development, a certificate for each node of cluster.toml, and one for all gateways, and
+writes to stdout what cluster.toml needs: [stream] for QUIC, [security] for HTTPS; take what you want. A node needs
+authority.pem, its own certificate and key, and those of gateways; clients need authority.pem (--cacert). The authority's key is needed by no
 node: who has it can make nodes.
 
 What is there already stays as it is, so a node that was added to cluster.toml gets its certificate by running this again.
@@ -81,8 +82,13 @@ impl Cert {
         config.stream.certificate = Some(out.join("node-{node}.pem"));
         config.stream.key = Some(out.join("node-{node}.key"));
         config.stream.authority = Some(out.join("authority.pem"));
+        config.security.tls_cert = Some(out.join("gateway.pem"));
+        config.security.tls_key = Some(out.join("gateway.key"));
+        config.security.tls_authority = Some(out.join("authority.pem"));
         for slot in 0..config.nodes.len() {
-            server::check_certificates(&config, Slot(slot as u8)).map_err(|error| {
+            let slot = Slot(slot as u8);
+            let checked = server::check_certificates(&config, slot).and_then(|()| server::check_gateway(&config, slot));
+            checked.map_err(|error| {
                 Failure::Failed(format!("{error}; --force makes new certificates, another --out a new authority"))
             })?;
         }
@@ -201,15 +207,20 @@ fn gateway_names(config: &Config) -> Vec<String> {
     all.into_iter().collect()
 }
 
-/// What cluster.toml needs.
+/// What cluster.toml needs: for streams over QUIC, and for gateways over HTTPS. Each can be had without the other.
 fn settings(config: &Config) -> String {
-    let stream = &config.stream;
-    let files = [("certificate", &stream.certificate), ("key", &stream.key), ("authority", &stream.authority)];
-    let lines = files.into_iter().filter_map(|(key, path)| {
-        let path = toml::Value::String(path.as_ref()?.display().to_string());
-        Some(format!("{key} = {path}\n"))
-    });
-    format!("[stream]\ntransport = \"quic\"\n{}", lines.collect::<String>())
+    let (stream, security) = (&config.stream, &config.security);
+    let lines = |files: [(&str, &Option<PathBuf>); 3]| -> String {
+        let line = |(key, path): (&str, &Option<PathBuf>)| {
+            let path = toml::Value::String(path.as_ref()?.display().to_string());
+            Some(format!("{key} = {path}\n"))
+        };
+        files.into_iter().filter_map(line).collect()
+    };
+    let nodes = [("certificate", &stream.certificate), ("key", &stream.key), ("authority", &stream.authority)];
+    let gateways =
+        [("tls_cert", &security.tls_cert), ("tls_key", &security.tls_key), ("tls_authority", &security.tls_authority)];
+    format!("[stream]\ntransport = \"quic\"\n{}\n[security]\n{}", lines(nodes), lines(gateways))
 }
 
 /// A folder that others have no business in.
@@ -358,10 +369,17 @@ mod tests {
         config.stream.key = Some(PathBuf::from("/keys/node-{node}.key"));
         config.stream.authority = Some(PathBuf::from("/authority.pem"));
         config.stream.transport = Transport::Quic;
+        config.security.tls_cert = Some(PathBuf::from("/gateway.pem"));
+        config.security.tls_key = Some(PathBuf::from("/gateway.key"));
+        config.security.tls_authority = Some(PathBuf::from("/authority.pem"));
         let before = config.to_toml();
         let (start, rest) = before.split_once("[stream]").expect("it has the table");
         let (_, end) = rest.split_once("[limits]").expect("it has the table");
-        let text = format!("{start}{}[limits]{end}", settings(&config));
+        let (end, nodes) = end.split_once("[security]").expect("it has the table");
+        let (_, nodes) = nodes.split_once("[[node]]").expect("it has nodes");
+        let made = settings(&config);
+        let (stream, security) = made.split_once("[security]").expect("it has both tables");
+        let text = format!("{start}{stream}[limits]{end}[security]{security}[[node]]{nodes}");
         let (read, _) = Config::parse("cluster.toml", &text, std::iter::empty()).expect("a configuration");
         assert_eq!(read, config);
     }

@@ -20,6 +20,7 @@
 //! | `admin`, `plan` | `node`, `transfer`, `init`, `unsafe-recover`; `plan` |
 //! | `export`, `import` | all values as lines of JSON |
 //! | `secret` | `secret`: a new secret for a cluster |
+//! | `token` | `token`: a token for a client |
 //! | `cert` | `cert`: certificates for a cluster's nodes and gateways |
 //! | `drill` | `drill`: load on a cluster of containers, of which half dies |
 //! | `target` | the options that all client commands share |
@@ -43,6 +44,7 @@ mod secret;
 mod serve;
 mod status;
 mod target;
+mod token;
 mod values;
 mod watch;
 
@@ -62,6 +64,7 @@ pub use secret::Secret;
 pub use serve::Serve;
 pub use status::{Health, Status};
 pub use target::Target;
+pub use token::Token;
 pub use values::{Delete, Get, Put};
 pub use watch::Watch;
 
@@ -98,6 +101,8 @@ pub enum Command {
     Dev(Dev),
     /// Make a secret for the nodes of a cluster
     Secret(Secret),
+    /// Make a token for a client
+    Token(Token),
     /// Make certificates for the nodes and gateways of a cluster
     Cert(Cert),
     /// A command that talks to a running cluster.

@@ -19,6 +19,15 @@ pub enum ClientError {
     /// This can't be sent as an idempotency key.
     #[error("the idempotency key must be 1 to 255 visible ASCII characters")]
     BadIdempotencyKey,
+    /// This can't be sent as a token.
+    #[error("the token must be visible ASCII characters without spaces")]
+    BadToken,
+    /// This is no authority's certificate.
+    #[error("the authority's certificate can't be used: {reason}")]
+    BadAuthority {
+        /// What is wrong with it.
+        reason: String,
+    },
     /// Nothing could be sent: nobody listens there, or the name is unknown.
     #[error("cannot connect to {urls}: {reason}")]
     Unreachable {
@@ -94,10 +103,10 @@ impl ClientError {
         matches!(self, Self::Unreachable { .. })
     }
 
-    /// Whether the caller's own input is at fault: a URL or an idempotency key that can't be used.
+    /// Whether the caller's own input is at fault: a URL, an idempotency key, a token or a certificate that can't be used.
     #[must_use]
     pub const fn is_usage(&self) -> bool {
-        matches!(self, Self::BadUrl { .. } | Self::BadIdempotencyKey)
+        matches!(self, Self::BadUrl { .. } | Self::BadIdempotencyKey | Self::BadToken | Self::BadAuthority { .. })
     }
 
     /// Whether a write that failed so happened.

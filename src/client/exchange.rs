@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
-use hyper::header::{AsHeaderName, CONTENT_TYPE, ETAG, HeaderMap, HeaderName, HeaderValue, LOCATION};
+use hyper::header::{AUTHORIZATION, AsHeaderName, CONTENT_TYPE, ETAG, HeaderMap, HeaderName, HeaderValue, LOCATION};
 use hyper::{Method, Request, Response, StatusCode, Uri};
 use tokio::time::{Instant, timeout_at};
 
@@ -175,6 +175,9 @@ impl Inner {
         for (name, value) in &call.headers {
             request.headers_mut().insert(name, value.clone());
         }
+        if let Some(authorization) = &self.authorization {
+            request.headers_mut().insert(AUTHORIZATION, authorization.clone());
+        }
         let started = Instant::now();
         match timeout_at(until, self.http.request(request)).await {
             Ok(Ok(response)) => Ok(response),
@@ -210,9 +213,9 @@ fn silence(since: Instant) -> String {
 
 /// `http://host:port` of a URI, for messages.
 pub(super) fn root_of(uri: &Uri) -> String {
-    match uri.authority() {
-        Some(authority) => format!("http://{authority}"),
-        None => uri.to_string(),
+    match (uri.scheme_str(), uri.authority()) {
+        (Some(scheme), Some(authority)) => format!("{scheme}://{authority}"),
+        _ => uri.to_string(),
     }
 }
 

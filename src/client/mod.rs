@@ -26,9 +26,11 @@
 //! | `batch` | [`Client::batch`], many operations in one request |
 //! | `feed` | [`Feed`], the changes as they happen, over WebSocket |
 //! | `admin` | [`Client::admin`], what operators ask |
+//! | `tls` | connections, with TLS or without |
 //! | `error` | [`ClientError`] |
 //!
-//! Left out: TLS and tokens.
+//! A client may have a token, and the certificate of the authority that made the gateways' ([`Credentials`]). It follows no
+//! redirect from `https://` to `http://`, which would tell its token to whoever listens.
 
 mod address;
 mod admin;
@@ -37,6 +39,7 @@ mod error;
 mod exchange;
 mod feed;
 mod rounds;
+mod tls;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -61,6 +64,7 @@ pub use error::ClientError;
 use exchange::{Call, Reply, Safety};
 pub use feed::Feed;
 use rounds::{Failure, Rounds};
+use tls::{Connector, Trust};
 
 /// How long a call may take, retries included, where nothing else is said: longer than a gateway waits for a leader (5 s).
 pub const TIMEOUT: Duration = Duration::from_secs(10);
@@ -79,7 +83,10 @@ pub struct Client {
 
 #[derive(Debug)]
 struct Inner {
-    http: legacy::Client<HttpConnector, Full<Bytes>>,
+    http: legacy::Client<Connector, Full<Bytes>>,
+    trust: Trust,
+    /// What each request says who sends it.
+    authorization: Option<HeaderValue>,
     /// Never empty.
     gateways: Vec<GatewayUrl>,
     /// The index of the gateway that answered last.
@@ -89,6 +96,21 @@ struct Inner {
 impl Inner {
     fn prefer(&self, index: usize) {
         self.preferred.store(index, Ordering::Relaxed);
+    }
+}
+
+/// What a client shows, and whom it believes. It prints without the token.
+#[derive(Clone, Default)]
+pub struct Credentials {
+    /// The token that each request shows, where gateways ask for one.
+    pub token: Option<String>,
+    /// The certificates of the authorities of gateways, in PEM; needed for `https://`.
+    pub authority: Option<Vec<u8>>,
+}
+
+impl std::fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Credentials(token: {}, authority: {})", self.token.is_some(), self.authority.is_some())
     }
 }
 
@@ -127,18 +149,34 @@ impl Client {
     /// # Errors
     /// Where there is none, or one is not an HTTP URL.
     pub fn new(urls: Vec<String>) -> Result<Self, ClientError> {
+        Self::with_credentials(urls, &Credentials::default())
+    }
+
+    /// The same, with a token or of gateways that speak TLS (`https://host:port`).
+    ///
+    /// # Errors
+    /// As [`Client::new`]; where there is no authority for a gateway over TLS, or no certificate in it; where the token can't
+    /// be sent.
+    pub fn with_credentials(urls: Vec<String>, credentials: &Credentials) -> Result<Self, ClientError> {
+        let trust = Trust::of(credentials.authority.as_deref())?;
         let gateways = urls.iter().map(|url| GatewayUrl::parse(url)).collect::<Result<Vec<_>, _>>()?;
         if gateways.is_empty() {
             return Err(ClientError::BadUrl { url: String::new(), reason: "no gateway is given".to_owned() });
         }
+        if let Some(gateway) = gateways.iter().find(|gateway| gateway.is_secure() && !trust.is_some()) {
+            let reason =
+                "https:// needs the certificate of the authority that made the gateway's (--cacert)".to_owned();
+            return Err(ClientError::BadUrl { url: gateway.to_string(), reason });
+        }
+        let authorization = credentials.token.as_deref().map(authorization).transpose()?;
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
         connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
         let http = legacy::Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE_TIMEOUT)
-            .build(connector);
-        let inner = Inner { http, gateways, preferred: AtomicUsize::new(0) };
+            .build(Connector::new(connector, trust.clone(), CONNECT_TIMEOUT));
+        let inner = Inner { http, trust, authorization, gateways, preferred: AtomicUsize::new(0) };
         Ok(Self { inner: Arc::new(inner), timeout: TIMEOUT })
     }
 
@@ -274,7 +312,13 @@ impl Client {
     #[must_use]
     pub fn of_last(&self) -> Self {
         let last = self.inner.gateways[self.inner.preferred.load(Ordering::Relaxed)].clone();
-        let inner = Inner { http: self.inner.http.clone(), gateways: vec![last], preferred: AtomicUsize::new(0) };
+        let inner = Inner {
+            http: self.inner.http.clone(),
+            trust: self.inner.trust.clone(),
+            authorization: self.inner.authorization.clone(),
+            gateways: vec![last],
+            preferred: AtomicUsize::new(0),
+        };
         Self { inner: Arc::new(inner), timeout: self.timeout }
     }
 
@@ -294,7 +338,7 @@ impl Client {
         let mut rounds = Rounds::new(&self.inner, self.timeout);
         loop {
             let gateway = rounds.next().await?;
-            match Feed::open(gateway, &target, rounds.attempt_ends(Safety::Read)).await {
+            match self.inner.open_feed(gateway, &target, rounds.attempt_ends(Safety::Read)).await {
                 Ok((feed, uri)) => {
                     self.inner.remember(gateway, &uri);
                     return Ok(feed);
@@ -383,6 +427,15 @@ impl Pages {
         self.cursor = page.cursor;
         Ok(Some(page.items))
     }
+}
+
+/// The header that shows a token. It never appears in what is printed of a request.
+fn authorization(token: &str) -> Result<HeaderValue, ClientError> {
+    let is_token = !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic());
+    let value = HeaderValue::try_from(format!("Bearer {token}")).ok().filter(|_| is_token);
+    let mut value = value.ok_or(ClientError::BadToken)?;
+    value.set_sensitive(true);
+    Ok(value)
 }
 
 /// An idempotency key that nobody has used before.

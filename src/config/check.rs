@@ -16,6 +16,9 @@ use crate::base::{FollowerMode, limits};
 pub(super) const FOLLOWERS: [(&str, FollowerMode); 3] =
     [("relay", FollowerMode::Relay), ("redirect", FollowerMode::Redirect), ("route", FollowerMode::Route)];
 
+/// The words for what is done or not.
+pub(super) const SWITCH: [(&str, bool); 2] = [("on", true), ("off", false)];
+
 /// The words for [`Transport`].
 pub(super) const TRANSPORTS: [(&str, Transport); 2] = [("tcp", Transport::Tcp), ("quic", Transport::Quic)];
 
@@ -43,14 +46,16 @@ pub(super) fn parse(
     environment.sort();
     let (settings, mut warnings) = Settings::read(file_name, text, file.get_ref(), &environment)?;
     let stream = stream(settings.table("stream"))?;
-    let nodes = nodes(&settings, stream.transport)?;
+    let security = security(settings.table("security"))?;
+    let scheme = if security.tls_cert.is_some() { "https" } else { "http" };
+    let nodes = nodes(&settings, stream.transport, scheme)?;
     let config = Config {
         cluster: cluster(settings.table("cluster"), nodes.len())?,
         timing: timing(settings.table("timing"))?,
-        gateway: gateway(settings.table("gateway"))?,
+        gateway: gateway(settings.table("gateway"), &security)?,
         stream,
         limits: limits(settings.table("limits"))?,
-        security: security(settings.table("security"))?,
+        security,
         nodes,
     };
     warnings.extend(doubts(&config));
@@ -116,8 +121,13 @@ fn timing(table: &Table<'_>) -> Result<TimingConfig, ConfigError> {
     Ok(config)
 }
 
-fn gateway(table: &Table<'_>) -> Result<GatewayConfig, ConfigError> {
+fn gateway(table: &Table<'_>, security: &SecurityConfig) -> Result<GatewayConfig, ConfigError> {
+    let http = table.optional("http", |raw| values::choice(raw, &SWITCH))?;
+    if http == Some(false) && security.tls_cert.is_none() {
+        return Err(table.error("http", "\"off\" leaves nothing to speak; set [security] tls_cert and tls_key too"));
+    }
     Ok(GatewayConfig {
+        http,
         followers: table.optional("followers", |raw| values::choice(raw, &FOLLOWERS))?.unwrap_or_default(),
         hosts: table.optional("hosts", values::hosts)?.unwrap_or_default(),
         ftp: table.optional("ftp", values::address)?,
@@ -160,8 +170,12 @@ fn security(table: &Table<'_>) -> Result<SecurityConfig, ConfigError> {
         secret_file: table.optional("secret_file", values::path)?,
         tls_cert: table.optional("tls_cert", values::path)?,
         tls_key: table.optional("tls_key", values::path)?,
+        tls_authority: table.optional("tls_authority", values::path)?,
         tokens_file: table.optional("tokens_file", values::path)?,
     };
+    if config.tls_authority.is_some() && config.tls_cert.is_none() {
+        return Err(table.error("tls_authority", "needs tls_cert and tls_key beside it"));
+    }
     match (&config.tls_cert, &config.tls_key) {
         (Some(_), None) => Err(table.error("tls_cert", "needs tls_key beside it")),
         (None, Some(_)) => Err(table.error("tls_key", "needs tls_cert beside it")),
@@ -169,7 +183,7 @@ fn security(table: &Table<'_>) -> Result<SecurityConfig, ConfigError> {
     }
 }
 
-fn nodes(settings: &Settings<'_>, transport: Transport) -> Result<Vec<NodeConfig>, ConfigError> {
+fn nodes(settings: &Settings<'_>, transport: Transport, scheme: &str) -> Result<Vec<NodeConfig>, ConfigError> {
     let tables = settings.nodes();
     if tables.is_empty() {
         return Err(settings.error("there is no [[node]]; write one for each node, with id, pulse, stream and gateway"));
@@ -179,13 +193,13 @@ fn nodes(settings: &Settings<'_>, transport: Transport) -> Result<Vec<NodeConfig
         return Err(settings.error(format!("there are {nodes} [[node]] tables; at most {most} are allowed")));
     }
     let mut taken = Taken::default();
-    tables.iter().map(|table| node(table, transport, &mut taken)).collect()
+    tables.iter().map(|table| node(table, transport, scheme, &mut taken)).collect()
 }
 
 /// What earlier nodes have that no later one may have too: (key, value) → whose it is.
 type Taken = BTreeMap<(&'static str, String), String>;
 
-fn node(table: &Table<'_>, transport: Transport, taken: &mut Taken) -> Result<NodeConfig, ConfigError> {
+fn node(table: &Table<'_>, transport: Transport, scheme: &str, taken: &mut Taken) -> Result<NodeConfig, ConfigError> {
     let id = table.required("id", values::name)?;
     let [pulse, stream, gateway] = [
         table.required("pulse", values::address)?,
@@ -209,7 +223,7 @@ fn node(table: &Table<'_>, transport: Transport, taken: &mut Taken) -> Result<No
         }
     }
     let node = NodeConfig {
-        advertise: table.optional("advertise", values::base_url)?.unwrap_or_else(|| format!("http://{gateway}")),
+        advertise: table.optional("advertise", values::base_url)?.unwrap_or_else(|| format!("{scheme}://{gateway}")),
         bind_pulse: table.optional("bind_pulse", values::address)?.unwrap_or_else(|| pulse.clone()),
         bind_stream: table.optional("bind_stream", values::address)?.unwrap_or_else(|| stream.clone()),
         bind_gateway: table.optional("bind_gateway", values::address)?.unwrap_or_else(|| gateway.clone()),
@@ -247,7 +261,27 @@ fn doubts(config: &Config) -> Vec<Warning> {
     {
         warnings.push(r#"[stream] certificate, key and authority change nothing while transport is "tcp""#);
     }
-    warnings.into_iter().map(|text| Warning(text.to_owned())).collect()
+    let mut warnings: Vec<Warning> = warnings.into_iter().map(|text| Warning(text.to_owned())).collect();
+    let unspoken = |node: &&NodeConfig| match node.advertise.split_once("://") {
+        Some(("http", _)) => !config.speaks_http(),
+        // Somebody else may speak TLS in front of the gateways.
+        _ => false,
+    };
+    if let Some(node) = config.nodes.iter().find(unspoken) {
+        let (id, advertised) = (&node.id, &node.advertise);
+        warnings.push(Warning(format!(
+            "node {id} advertises {advertised}, and gateways speak HTTPS only: write https://, or [gateway] http = \"on\""
+        )));
+    }
+    if config.security.tokens_file.is_some()
+        && config.speaks_http()
+        && config.nodes.iter().any(|node| !node.bind_gateway.is_loopback())
+    {
+        warnings.push(Warning(
+            "clients' tokens travel unencrypted to gateways without TLS: whoever listens on the way has them; set [security] tls_cert and tls_key, or see to TLS in front of the gateways".to_owned(),
+        ));
+    }
+    warnings
 }
 
 pub(super) fn show_duration(duration: Duration) -> String {

@@ -6,7 +6,7 @@
 //! - 1 ≤ `min_copies` ≤ replicas ≤ nodes;
 //! - 1 ≤ `partitions` ≤ [`limits::PARTITIONS_MAX`], and keys and values are no larger than the formats carry;
 //! - twice the heartbeat is shorter than the election promise, and lease is shorter than both that promise and `down`;
-//! - a TLS certificate has its key, and a stream plane over QUIC has certificate, key and authority;
+//! - a TLS certificate has its key, gateways speak HTTP, HTTPS or both, and a stream plane over QUIC has certificate, key and authority;
 //! - the ports of a node's planes don't collide, as far as that shows.
 //!
 //! Settings come from three places: `JUMPGATE_<TABLE>_<KEY>` in the environment, before the file, before the default.
@@ -107,6 +107,8 @@ pub struct GatewayConfig {
     pub followers: FollowerMode,
     /// Further Host names to answer to.
     pub hosts: Vec<String>,
+    /// Whether HTTP without TLS is answered; where it isn't set, only where there is no TLS.
+    pub http: Option<bool>,
     /// Where to serve FTP; nowhere where it isn't set.
     pub ftp: Option<Address>,
 }
@@ -133,6 +135,17 @@ pub struct CertificateFiles {
     pub key: PathBuf,
     /// The certificates of the authorities.
     pub authority: PathBuf,
+}
+
+/// The files that one gateway proves itself with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GatewayFiles {
+    /// Its certificate chain.
+    pub certificate: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
+    /// The certificates of the authorities of all gateways.
+    pub authority: Option<PathBuf>,
 }
 
 /// What the stream plane runs on.
@@ -163,10 +176,13 @@ pub struct LimitsConfig {
 pub struct SecurityConfig {
     /// One secret a line, shared by all nodes: the first signs, all verify.
     pub secret_file: Option<PathBuf>,
-    /// The gateway's certificate chain, in PEM.
+    /// The gateway's certificate chain, in PEM. `{node}` in it stands for the node's id, here and in `tls_key`.
     pub tls_cert: Option<PathBuf>,
     /// The key of `tls_cert`, in PEM.
     pub tls_key: Option<PathBuf>,
+    /// The certificates of the authorities that make certificates of gateways, in PEM: for nodes that pass an operator's
+    /// request on.
+    pub tls_authority: Option<PathBuf>,
     /// Clients' tokens and their roles.
     pub tokens_file: Option<PathBuf>,
 }
@@ -182,7 +198,7 @@ pub struct NodeConfig {
     pub stream: Address,
     /// Where other nodes relay clients' requests to.
     pub gateway: Address,
-    /// Where clients are told to go (`http://host:port`).
+    /// Where clients are told to go (`http://host:port`, or `https://`).
     pub advertise: String,
     /// Where it listens for datagrams itself: `pulse` unless `bind_pulse` is set.
     pub bind_pulse: Address,
@@ -274,6 +290,24 @@ impl Config {
             key: certificates::path(key.as_ref()?, id),
             authority: certificates::path(authority.as_ref()?, id),
         })
+    }
+
+    /// The files that the gateway of the node in `slot` proves itself with; none where it speaks no TLS.
+    #[must_use]
+    pub fn gateway_files(&self, slot: Slot) -> Option<GatewayFiles> {
+        let id = &self.nodes.get(slot.index())?.id;
+        let SecurityConfig { tls_cert, tls_key, tls_authority, .. } = &self.security;
+        Some(GatewayFiles {
+            certificate: certificates::path(tls_cert.as_ref()?, id),
+            key: certificates::path(tls_key.as_ref()?, id),
+            authority: tls_authority.as_ref().map(|path| certificates::path(path, id)),
+        })
+    }
+
+    /// Whether gateways answer HTTP without TLS.
+    #[must_use]
+    pub fn speaks_http(&self) -> bool {
+        self.gateway.http.unwrap_or(self.security.tls_cert.is_none())
     }
 
     /// What the certificate of each node calls it, by slot: a DNS name made of its id and the cluster's name, such as

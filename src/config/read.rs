@@ -14,10 +14,10 @@ use super::{ConfigError, Place, Warning};
 const TABLES: [(&str, &[&str]); 7] = [
     ("cluster", &["name", "replicas", "min_copies", "partitions", "sync_interval", "replace_after", "demote_after"]),
     ("timing", &["heartbeat", "election", "lease", "down"]),
-    ("gateway", &["followers", "hosts", "ftp"]),
+    ("gateway", &["followers", "hosts", "http", "ftp"]),
     ("stream", &["transport", "certificate", "key", "authority"]),
     ("limits", &["key", "value", "memory", "connections"]),
-    ("security", &["secret_file", "tls_cert", "tls_key", "tokens_file"]),
+    ("security", &["secret_file", "tls_cert", "tls_key", "tls_authority", "tokens_file"]),
     (NODE, &["id", "pulse", "stream", "gateway", "advertise", "bind_pulse", "bind_stream", "bind_gateway"]),
 ];
 
@@ -25,7 +25,15 @@ const TABLES: [(&str, &[&str]); 7] = [
 const NODE: &str = "node";
 
 /// Variables of the program that aren't settings of the file.
-const OTHER_VARIABLES: [&str; 4] = ["JUMPGATE_NODE", "JUMPGATE_URL", "JUMPGATE_CONFIG", "JUMPGATE_LOG"];
+const OTHER_VARIABLES: [&str; 7] = [
+    "JUMPGATE_NODE",
+    "JUMPGATE_URL",
+    "JUMPGATE_CACERT",
+    "JUMPGATE_TOKEN",
+    "JUMPGATE_TOKEN_FILE",
+    "JUMPGATE_CONFIG",
+    "JUMPGATE_LOG",
+];
 
 /// A value as it was written, before anybody knows what it means.
 #[derive(Clone, Debug)]

@@ -261,6 +261,12 @@ fn each_mistake_has_its_message() {
         ("[security]\nsecret_file = ''", r#"2: [security] secret_file: "" is not a file name; write a path in quotes"#),
         ("[security]\ntls_cert = 'c'", "2: [security] tls_cert: needs tls_key beside it"),
         ("[security]\ntls_key = 'k'", "2: [security] tls_key: needs tls_cert beside it"),
+        ("[security]\ntls_authority = 'a'", "2: [security] tls_authority: needs tls_cert and tls_key beside it"),
+        (
+            "[gateway]\nhttp = 'off'",
+            r#"2: [gateway] http: "off" leaves nothing to speak; set [security] tls_cert and tls_key too"#,
+        ),
+        ("[gateway]\nhttp = 'no'", r#"2: [gateway] http: "no" is not allowed; write "on" or "off""#),
         ("[[node]]\npulse = 'a:1'", "1: [[node]] 1 id: is missing"),
         ("[[node]]\nid = 'a'\npulse = 'a:1'\nstream = 'a:2'", "1: [[node]] 1 gateway: is missing"),
         (

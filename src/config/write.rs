@@ -4,7 +4,7 @@ use std::fmt::{self, Display, Write};
 use std::path::Path;
 use std::time::Duration;
 
-use super::check::{FOLLOWERS, TRANSPORTS, show_duration};
+use super::check::{FOLLOWERS, SWITCH, TRANSPORTS, show_duration};
 use super::values::show_size;
 use super::{Config, NodeConfig, Replicas};
 
@@ -27,6 +27,9 @@ fn write_to(out: &mut String, config: &Config) -> fmt::Result {
     setting(out, "followers", quoted(followers), "relay to the leader | redirect (307) | route to the primary")?;
     let hosts: Vec<String> = config.gateway.hosts.iter().map(quoted).collect();
     setting(out, "hosts", format!("[{}]", hosts.join(", ")), "further Host names to answer to")?;
+    if let Some(http) = config.gateway.http {
+        setting(out, "http", quoted(word(http, &SWITCH)), "on: without TLS too, on the same port | off")?;
+    }
     if let Some(address) = &config.gateway.ftp {
         setting(out, "ftp", quoted(address), "serves files over FTP")?;
     }
@@ -102,6 +105,7 @@ fn write_security(out: &mut String, config: &Config) -> fmt::Result {
         ("secret_file", &security.secret_file, "one secret a line; the first signs, all verify"),
         ("tls_cert", &security.tls_cert, "the gateway's certificate chain"),
         ("tls_key", &security.tls_key, "and its key"),
+        ("tls_authority", &security.tls_authority, "who makes certificates of gateways"),
         ("tokens_file", &security.tokens_file, "clients' tokens and roles"),
     ];
     if files.iter().all(|(_, path, _)| path.is_none()) {
@@ -116,7 +120,7 @@ fn write_node(out: &mut String, node: &NodeConfig) -> fmt::Result {
     setting(out, "id", quoted(&node.id), "")?;
     setting(out, "pulse", quoted(&node.pulse), "UDP: heartbeats and votes")?;
     setting(out, "stream", quoted(&node.stream), "data: TCP, or UDP with quic")?;
-    setting(out, "gateway", quoted(&node.gateway), "HTTP: clients")?;
+    setting(out, "gateway", quoted(&node.gateway), "clients: HTTP, HTTPS with tls_cert")?;
     setting(out, "advertise", quoted(&node.advertise), "where clients are told to go")?;
     let binds = [
         ("bind_pulse", &node.bind_pulse, &node.pulse),

@@ -11,7 +11,8 @@
 //! `dry_run` would otherwise be the real thing. A body must say that it is JSON; what an HTML form can send is refused, so
 //! that a page of another origin can't operate a cluster through somebody's browser even where that sends no Origin.
 //!
-//! A node that doesn't lead sends the client to the leader (`redirect`), or asks the leader's gateway itself. Where no
+//! A node that doesn't lead sends the client to the leader (`redirect`, or where it couldn't tell the leader's gateway from
+//! another by its certificate), or asks the leader's gateway itself. Where no
 //! leader is known it says so at once: an operator wants to know that, not to wait for it.
 
 use std::time::Duration;
@@ -27,7 +28,7 @@ use warp::http::header::CONTENT_TYPE;
 use super::body::Body;
 use super::local::STATUS_TIMEOUT;
 use super::problem::Problem;
-use super::relay::relay;
+use super::relay::{must_redirect, relay};
 use super::routes::{Call, GRACE, Reply, Shared, json, options};
 use super::target::{Plus, percent_decode};
 use crate::api::{AdminAction, AdminRequest, Error};
@@ -55,6 +56,7 @@ where
     let wait = call.timeout_or(shared.options.admin_timeout_default, &shared.options)?;
     refuse_forms(call)?;
     let (bytes, _charge) = body.read(&shared.options, &shared.body_bytes).await?;
+    call.confirm(shared)?;
     if bytes.len() > BODY_BYTES_MAX {
         return Err(Problem::from(Error::ValueTooLarge {
             bytes: bytes.len() as u64,
@@ -67,6 +69,9 @@ where
     let action = path.action(&bytes)?;
     refuse_strangers(shared, &action).await?;
     if is_for_the_leader(&action) && !shared.core.leadership().is_leader {
+        if must_redirect(shared) {
+            call.send_to_leader(shared)?;
+        }
         call.redirect(shared)?;
         return relay(shared, call, bytes.0, wait, dry_run).await;
     }

@@ -1,7 +1,8 @@
 //! `/v1/batch`: many operations in one request.
 //!
 //! The whole request is judged first: one operation that is malformed, or too large, refuses all of them, with its index,
-//! and nothing is done. After that each has an outcome of its own, as if it had been asked alone.
+//! and nothing is done. After that each has an outcome of its own, as if it had been asked alone; one that the client's token
+//! doesn't allow is refused by itself.
 //!
 //! Operations on different keys go to the core together, up to [`OPS_AT_ONCE`] of them, and are executed side by side.
 //! Those on one key are executed in their order, each once the one before it is answered:
@@ -27,6 +28,7 @@ use super::body::{Body, Most};
 use super::kv::{TTL_MS_MAX, unexpected};
 use super::problem::Problem;
 use super::routes::{Call, GRACE, Reply, Shared, json, options, wait};
+use crate::access::Role;
 use crate::api::batch::{BatchJson, BatchOpJson, BatchOpKind, BatchResultJson, BatchResultsJson};
 use crate::api::json::{from_base64, to_base64};
 use crate::api::{
@@ -76,7 +78,9 @@ where
     let ops = batch.ops.into_iter().enumerate();
     let ops = ops.map(|(index, op)| judge(shared, op).map_err(|problem| problem.at(index)));
     let ops: Vec<Op> = ops.collect::<Result<_, _>>()?;
-    json(&BatchResultsJson { results: execute(shared, &ops, timeout).await })
+    call.confirm(shared)?;
+    let results = execute(shared, call, &ops, timeout).await;
+    json(&BatchResultsJson { results })
 }
 
 fn body_bytes_max(shared: &Shared) -> usize {
@@ -140,7 +144,7 @@ fn judge(shared: &Shared, op: BatchOpJson) -> Result<Op, Problem> {
 }
 
 /// Does them all.
-async fn execute(shared: &Shared, ops: &[Op], timeout: Duration) -> Vec<BatchResultJson> {
+async fn execute(shared: &Shared, call: &Call, ops: &[Op], timeout: Duration) -> Vec<BatchResultJson> {
     let begun = Instant::now();
     let ends = begun + timeout + GRACE.min(timeout);
     let mut results = vec![BatchResultJson::default(); ops.len()];
@@ -154,7 +158,9 @@ async fn execute(shared: &Shared, ops: &[Op], timeout: Duration) -> Vec<BatchRes
             let mut requests = Vec::with_capacity(part.len());
             for &index in part {
                 let Op { request, once, is_write } = &ops[index];
-                if request.key().is_some_and(|key| stopped.contains(key)) {
+                if let Err(problem) = may(shared, call, &ops[index]) {
+                    results[index] = problem.into_result(*is_write);
+                } else if request.key().is_some_and(|key| stopped.contains(key)) {
                     results[index] = Problem::from(after_unknown()).into_result(*is_write);
                 } else if !is_write && room == 0 {
                     results[index] = answer_full().into_result(false);
@@ -174,6 +180,13 @@ async fn execute(shared: &Shared, ops: &[Op], timeout: Duration) -> Vec<BatchRes
         }
     }
     results
+}
+
+/// Whether the client may do that: each operation is judged on its own, when its turn comes.
+fn may(shared: &Shared, call: &Call, op: &Op) -> Result<(), Problem> {
+    let needed = if op.is_write { Role::Write } else { Role::Read };
+    call.may_key(shared, needed, op.request.key().map_or(b"", Key::as_bytes))?;
+    call.confirm(shared)
 }
 
 /// The indices of operations that may go side by side: the first on each key, then the second, and so on.

@@ -9,9 +9,11 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use futures_util::{Stream, StreamExt as _};
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
 use tokio::time::{Instant, timeout_at};
-use warp::http::HeaderMap;
 use warp::http::header::{CONTENT_LENGTH, EXPECT, TRANSFER_ENCODING};
+use warp::http::{HeaderMap, Request};
 
 use super::GatewayOptions;
 use super::problem::Problem;
@@ -52,9 +54,9 @@ pub(super) struct Charge<'a> {
     bytes: usize,
 }
 
-impl<S, B> Body<S>
+impl<S, B, E> Body<S>
 where
-    S: Stream<Item = Result<B, warp::Error>> + Send + Unpin + 'static,
+    S: Stream<Item = Result<B, E>> + Send + Unpin + 'static,
     B: Buf,
 {
     /// The body that comes in `stream` after `headers`.
@@ -167,6 +169,12 @@ where
             }
         });
     }
+}
+
+/// Lets go of a request that no route has seen, and of its body as [`Body::let_go`] does.
+pub(super) fn let_go(request: Request<Incoming>) {
+    let (head, body) = request.into_parts();
+    Body::new(body.into_data_stream(), &head.headers).let_go();
 }
 
 /// What a body is, and how many bytes it may have at most.

@@ -6,7 +6,7 @@
 //! client ◀─ what came after `since`, or {"type":"gap"} and a snapshot (`viewing`)
 //! client ◀─ {"type":"live","cursor":…}
 //! client ◀─ {"type":"put","key":…,"version":…,"cursor":…}   one message an event, of keys that begin with the prefix
-//! client ◀─ close 1013 (too slow) or 1001 (going away)
+//! client ◀─ close 1013 (too slow), 1001 (going away) or 1008 (its token isn't valid any more)
 //! ```
 //!
 //! Each viewer has a place of its own in the feed; two viewers both get every event. What a viewer sends is ignored, but
@@ -18,13 +18,16 @@ use std::time::Duration;
 use futures_util::{FutureExt as _, SinkExt as _, StreamExt as _};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 use warp::http::Method;
+use warp::http::header::{HeaderValue, SEC_WEBSOCKET_PROTOCOL};
 use warp::reply::Reply as _;
 use warp::ws::{Message, WebSocket, Ws};
 
+use super::guard;
 use super::listen::Connection;
 use super::problem::Problem;
 use super::routes::{Call, Reply, options};
 use super::viewing::{End, Viewing, Wish};
+use crate::access::{Grant, Role};
 use crate::api::Error;
 use crate::api::json::EventJson;
 use crate::port::FeedEnd;
@@ -45,6 +48,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Close codes (RFC 6455, section 7.4.1, and the IANA registry for the last one).
 const GOING_AWAY: u16 = 1001;
+const POLICY_VIOLATION: u16 = 1008;
 const TRY_AGAIN_LATER: u16 = 1013;
 /// What fits a control frame beside the code.
 const REASON_BYTES_MAX: usize = 123;
@@ -58,6 +62,7 @@ pub(super) async fn handle(connection: &Arc<Connection>, call: &Call, handshake:
     }
     let shared = &connection.shared;
     let wish = Wish::read(call.query(), None)?;
+    call.may_below(shared, Role::Read, &wish.prefix)?;
     let wait = call.timeout(&shared.options)?;
     call.redirect(shared)?;
     let handshake = handshake.ok_or_else(Problem::upgrade_required)?;
@@ -66,10 +71,11 @@ pub(super) async fn handle(connection: &Arc<Connection>, call: &Call, handshake:
         .map_err(|_| Error::DeadlineBefore("not every node has confirmed that it sends its changes".to_owned()))??;
     connection.on_upgrade();
     let connection = Arc::clone(connection);
+    let grant = call.grant().clone();
     let answer = handshake.max_message_size(INCOMING_BYTES_MAX).max_frame_size(INCOMING_BYTES_MAX).on_upgrade(
         move |socket| async move {
             let viewing = Viewing::new(&connection.shared, subscription, wish);
-            let viewer = Viewer { socket, viewing };
+            let viewer = Viewer { socket, viewing, grant };
             // The connection is held until here: its permit, and its place among those that a shutdown waits for.
             tokio::select! {
                 () = viewer.serve(&connection) => {}
@@ -77,13 +83,19 @@ pub(super) async fn handle(connection: &Arc<Connection>, call: &Call, handshake:
             }
         },
     );
-    Ok(answer.into_response())
+    let mut response = answer.into_response();
+    // A page that offered subprotocols, to show its token, takes no answer that chooses none.
+    if guard::subprotocols(&call.headers).any(|offered| offered == guard::SUBPROTOCOL) {
+        response.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(guard::SUBPROTOCOL));
+    }
+    Ok(response)
 }
 
 /// One viewer.
 struct Viewer {
     socket: WebSocket,
     viewing: Viewing,
+    grant: Grant,
 }
 
 /// A viewer whose socket is gone: there is nobody left to tell.
@@ -108,6 +120,8 @@ impl Viewer {
         let mut pings = interval_at(Instant::now() + interval, interval);
         pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut heard = Instant::now();
+        let (guard, grant) = (&connection.shared.options.guard, self.grant.clone());
+        let mut revoked = std::pin::pin!(guard.revoked(&grant));
         loop {
             tokio::select! {
                 event = self.viewing.next() => match event {
@@ -130,6 +144,7 @@ impl Viewer {
                     }
                     self.socket.send(Message::ping("")).await?;
                 }
+                () = &mut revoked => return Ok(closing(&End::Revoked)),
                 () = connection.shared.shutdown.cancelled() => return Ok(closing(&End::Feed(FeedEnd::Closed))),
             }
         }
@@ -182,6 +197,7 @@ fn closing(end: &End) -> (u16, String) {
     let code = match end {
         End::Feed(FeedEnd::TooSlow { .. } | FeedEnd::Interrupted) | End::Later(_) => TRY_AGAIN_LATER,
         End::Feed(FeedEnd::Closed) => GOING_AWAY,
+        End::Revoked => POLICY_VIOLATION,
     };
     let mut reason = end.to_string();
     let end = (0..=REASON_BYTES_MAX.min(reason.len())).rev().find(|end| reason.is_char_boundary(*end));

@@ -4,6 +4,9 @@
 //! that: `Host`, which after a DNS rebinding still names the attacker's domain (421), and `Origin`, which names the page
 //! that writes or watches (403). Programs send no Origin and are not affected. Requests that no route could make sense of
 //! end here too (400).
+//!
+//! Then the client's token is judged, for every path but those that tell whether the node is well (401, 403, 429). What it
+//! may do goes on with the request; which keys it may do that to is asked by the handlers, who know them.
 
 use std::future::{Ready, ready};
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -15,9 +18,12 @@ use warp::http::header::{HOST, ORIGIN, UPGRADE};
 use warp::http::{Method, Request, Version};
 use warp::reply::Response;
 
+use super::body;
+use super::guard;
 use super::listen::Connection;
 use super::problem::Problem;
 use super::sse;
+use crate::access::Grant;
 
 /// The names that a gateway answers to, besides IP literals and `localhost`; in lower case.
 #[derive(Debug)]
@@ -120,6 +126,19 @@ impl<S> Front<S> {
     pub(super) const fn new(connection: Arc<Connection>, routes: S) -> Self {
         Self { connection, routes }
     }
+
+    /// What the client may do, if it may come in with this request at all.
+    fn admit<B>(&self, request: &Request<B>) -> Result<Grant, Problem> {
+        let path = request.uri().path();
+        let guard = &self.connection.shared.options.guard;
+        if guard::is_open(path) {
+            return Ok(Grant::nobody());
+        }
+        let token = guard::token_of(request.headers(), path)?;
+        let grant = self.connection.judge(token).map_err(Problem::refused)?;
+        guard.require(grant.may(guard::role_of(request.method(), path)))?;
+        Ok(grant)
+    }
 }
 
 impl<S> hyper::service::Service<Request<Incoming>> for Front<S>
@@ -136,9 +155,17 @@ where
         if request.version() != Version::HTTP_11 {
             request.headers_mut().remove(UPGRADE);
         }
-        match self.connection.shared.hosts.check(&request) {
-            Ok(()) => Either::Right(self.routes.call(request)),
-            Err(problem) => Either::Left(ready(Ok(problem.into_response(request.method())))),
+        let admitted = self.connection.shared.hosts.check(&request).and_then(|()| self.admit(&request));
+        match admitted {
+            Ok(grant) => {
+                request.extensions_mut().insert(grant);
+                Either::Right(self.routes.call(request))
+            }
+            Err(problem) => {
+                let response = problem.into_response(request.method());
+                body::let_go(request);
+                Either::Left(ready(Ok(response)))
+            }
         }
     }
 }

@@ -13,6 +13,7 @@ use super::conditional::{Selection, entity_tag, preconditions, selection};
 use super::problem::Problem;
 use super::routes::{Call, Reply, Shared, options};
 use super::target::{Plus, percent_decode};
+use crate::access::Role;
 use crate::api::{self, Consistency, ContentType, Done, Key, KeyError, Once, Operation, Precondition, PutMode, Value};
 use crate::base::Version;
 
@@ -71,6 +72,7 @@ fn key_of(path: &str, key_bytes_max: usize) -> Result<Key, Problem> {
 
 async fn read(shared: &Shared, call: &Call) -> Reply {
     let key = key_of(call.path(), shared.options.key_bytes_max)?;
+    call.may_key(shared, Role::Read, key.as_bytes())?;
     let consistency = match call.query().text("consistency")?.as_deref() {
         None | Some("linearizable") => Consistency::Linearizable,
         Some("stale") => Consistency::Stale,
@@ -81,7 +83,9 @@ async fn read(shared: &Shared, call: &Call) -> Reply {
     let timeout = call.timeout(&shared.options)?;
     let condition = preconditions(&call.headers)?;
     call.redirect(shared)?;
-    match shared.submit(Operation::Get { key, consistency }, timeout).await? {
+    let answer = shared.submit(Operation::Get { key, consistency }, timeout).await?;
+    call.confirm(shared)?;
+    match answer {
         api::Response::Value(value) => value_response(value, &call.method, &call.headers, &condition),
         api::Response::NotFound => Err(Problem::no_such_key()),
         api::Response::NotFoundDegraded => Err(Problem::no_such_key_degraded()),
@@ -143,6 +147,7 @@ where
     B: Buf,
 {
     let key = key_of(call.path(), shared.options.key_bytes_max)?;
+    call.may_key(shared, Role::Write, key.as_bytes())?;
     let ttl_ms = match call.query().duration("ttl")? {
         None => None,
         Some(ttl) => match u64::try_from(ttl.as_millis()) {
@@ -159,6 +164,7 @@ where
     let content_type = content_type_of(&call.headers)?;
     call.redirect(shared)?;
     let (value, _charge) = body.read(&shared.options, &shared.body_bytes).await?;
+    call.confirm(shared)?;
     let operation = Operation::Put { key, value, content_type, ttl_ms, mode, precondition };
     let once = once_of(&call.headers, &operation)?;
     match shared.submit_once(operation, once, timeout).await? {
@@ -187,6 +193,7 @@ fn content_type_of(headers: &HeaderMap) -> Result<Option<ContentType>, Problem> 
 
 async fn delete(shared: &Shared, call: &Call) -> Reply {
     let key = key_of(call.path(), shared.options.key_bytes_max)?;
+    call.may_key(shared, Role::Write, key.as_bytes())?;
     let timeout = call.timeout(&shared.options)?;
     let precondition = preconditions(&call.headers)?;
     call.redirect(shared)?;

@@ -5,6 +5,7 @@ use warp::http::Method;
 use super::kv::{DEGRADED, TRUE, unexpected};
 use super::problem::Problem;
 use super::routes::{Call, Reply, Shared, json, options};
+use crate::access::Role;
 use crate::api::json::{PageJson, from_base64};
 use crate::api::{self, Key, Operation};
 use crate::base::{Blob, limits};
@@ -27,6 +28,7 @@ pub(super) async fn handle(shared: &Shared, call: &Call) -> Reply {
         let bytes_max = limits::KEY_BYTES_MAX;
         return Err(Problem::bad_request(format!("the prefix is longer than any key can be ({bytes_max} bytes)")));
     }
+    call.may_below(shared, Role::Read, &prefix)?;
     let limit = match query.text("limit")? {
         None => LIMIT_DEFAULT,
         Some(text) => limit_of(&text)?,
@@ -36,7 +38,9 @@ pub(super) async fn handle(shared: &Shared, call: &Call) -> Reply {
     let timeout = call.timeout(&shared.options)?;
     let prefix = Blob::from(prefix.as_ref());
     call.redirect(shared)?;
-    match shared.submit(Operation::List { prefix, after, limit, values }, timeout).await? {
+    let answer = shared.submit(Operation::List { prefix, after, limit, values }, timeout).await?;
+    call.confirm(shared)?;
+    match answer {
         api::Response::Page(page) => {
             let mut response = json(&PageJson::from(&page))?;
             if page.degraded {

@@ -1,7 +1,7 @@
 //! The accept loop, and the life of one connection.
 //!
 //! ```text
-//!             a permit is free ──▶ served ──▶ (upgraded to a WebSocket) ──▶ closed, permit given back
+//!             a permit is free ──▶ (TLS) ──▶ served ──▶ (upgraded to a WebSocket) ──▶ closed, permit given back
 //! accepted ──┤
 //!             none is ──▶ 503, closed
 //! ```
@@ -11,7 +11,7 @@
 //! after the drain time-out cuts off whoever is left.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -32,8 +32,11 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use super::GatewayOptions;
 use super::body::BodyBytes;
 use super::front::{Front, Hosts};
+use super::guard::Refused;
 use super::routes::{Shared, routes};
+use super::tls;
 use super::wire::Wire;
+use crate::access::Grant;
 use crate::base::limits;
 use crate::port::Core;
 
@@ -63,6 +66,9 @@ pub struct Gateway;
 /// One connection: what is given back when nobody holds it any more.
 pub(super) struct Connection {
     pub(super) shared: Arc<Shared>,
+    pub(super) peer: IpAddr,
+    /// Whether a good token came over it.
+    is_proven: AtomicBool,
     is_upgraded: AtomicBool,
     /// Streams of events that are under way on it.
     streams: AtomicUsize,
@@ -71,6 +77,15 @@ pub(super) struct Connection {
 }
 
 impl Connection {
+    /// What whoever shows `token` on it may do.
+    pub(super) fn judge(&self, token: Option<&[u8]>) -> Result<Grant, Refused> {
+        let judged = self.shared.options.guard.judge(self.peer, token, self.is_proven.load(Ordering::Relaxed));
+        if token.is_some() {
+            self.is_proven.store(judged.is_ok(), Ordering::Relaxed);
+        }
+        judged
+    }
+
     /// It becomes a WebSocket: from here on it isn't HTTP any more.
     pub(super) fn on_upgrade(&self) {
         self.is_upgraded.store(true, Ordering::Release);
@@ -200,6 +215,8 @@ impl Server {
         };
         let connection = Arc::new(Connection {
             shared: Arc::clone(&self.shared),
+            peer: peer.ip(),
+            is_proven: AtomicBool::new(false),
             is_upgraded: AtomicBool::new(false),
             streams: AtomicUsize::new(0),
             _permit: permit,
@@ -234,9 +251,14 @@ async fn serve(
     connection: Arc<Connection>,
 ) {
     let shared = Arc::clone(&connection.shared);
+    let socket = tokio::select! {
+        accepted = tls::accept(stream, &connection) => accepted,
+        () = shared.shutdown.cancelled() => None,
+    };
+    let Some(socket) = socket else { return };
     let service = TowerToHyperService::new(warp::service(routes(&connection)));
     let service = Front::new(Arc::clone(&connection), service);
-    let wire = TokioIo::new(Wire::new(stream, connection));
+    let wire = TokioIo::new(Wire::new(socket, connection));
     let served = builder.serve_connection_with_upgrades(wire, service);
     tokio::pin!(served);
     let tokens = [(&shared.shutdown, Told::Finish), (&shared.abort, Told::Stop)];

@@ -9,9 +9,10 @@
 //!
 //! ```text
 //! TCP ─▶ listen   permits, back-off, shutdown
+//!        tls      TLS, or plain HTTP on the same port
 //!        wire     header, idle and write time-outs; scan refuses ambiguous framing
 //!        (hyper)  HTTP/1.1 and HTTP/2
-//!        front    Host and Origin
+//!        front    Host and Origin, then the token
 //!        routes   warp: key-value routes first, then the feed, then what is answered here
 //!          kv, list ─▶ api::Request ─▶ port::Core ─▶ api::Response ─▶ HTTP
 //!          batch    ─▶ many api::Requests ─▶ port::Core::submit_batch
@@ -25,8 +26,10 @@
 //! |---|---|
 //! | `options` | [`GatewayOptions`]: limits and time-outs |
 //! | `listen` | [`Gateway`]: the accept loop and one connection's life |
+//! | `tls` | [`Tls`]: the certificate that clients are shown |
 //! | `wire`, `scan` | the byte stream under the HTTP parser, and what is checked on it |
-//! | `front` | the Host and Origin checks |
+//! | `front` | the Host and Origin checks, and whether a token lets the request in |
+//! | `guard` | [`Guard`]: the tokens in force, addresses that guess |
 //! | `routes` | the warp filters; what all handlers share |
 //! | `target` | percent-decoding and query parameters |
 //! | `body` | reading a request's body within bounds |
@@ -43,12 +46,14 @@
 //! - Every failure is a problem with a name that programs may compare, and on writes with the outcome: `definite` where
 //!   it is certain that nothing was written, `unknown` otherwise. A write that was handed to the core and not answered is
 //!   `unknown`.
+//! - No request but those for health reaches a route without a [`crate::access::Grant`], and no handler touches a key
+//!   that its grant doesn't reach.
 //! - A key is the rest of the raw path, decoded once. No layer normalises it: `a//b`, `..` and an encoded slash are
 //!   ordinary parts of keys.
 //!
 //! # What is left out
 //!
-//! TLS and tokens; they belong between `listen` and `routes`. Range requests for several ranges (they are answered with
+//! Range requests for several ranges (they are answered with
 //! the whole value, which RFC 9110 allows). WebSockets over HTTP/2. CORS: pages of other origins may neither write nor
 //! watch.
 
@@ -58,6 +63,7 @@ mod body;
 mod conditional;
 mod feed;
 mod front;
+mod guard;
 mod kv;
 mod list;
 mod listen;
@@ -69,11 +75,14 @@ mod routes;
 mod scan;
 mod sse;
 mod target;
+mod tls;
 mod viewing;
 mod wire;
 
+pub use guard::{Guard, Refused};
 pub use listen::Gateway;
 pub use options::{GatewayOptions, PeerGateway};
+pub use tls::{Tls, TlsError, TlsFile, TlsIdentity, TlsPems};
 
 /// Doors for the fuzz targets in `fuzz/`.
 #[cfg(fuzzing)]

@@ -1,7 +1,10 @@
 //! What a gateway needs to know of the configuration.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use super::{Guard, Tls};
+use crate::access::Access;
 use crate::base::limits;
 use crate::telemetry::metrics::MetricsSource;
 
@@ -43,6 +46,12 @@ pub struct GatewayOptions {
     pub ping_interval: Duration,
     /// How long a shutdown waits for requests and viewers before it cuts them off.
     pub drain_timeout: Duration,
+    /// What clients are shown over TLS; plain HTTP alone without.
+    pub tls: Option<Arc<Tls>>,
+    /// Whether plain HTTP is spoken beside TLS.
+    pub http: bool,
+    /// Who may do what.
+    pub guard: Arc<Guard>,
     /// What `/metrics` answers.
     pub metrics: MetricsSource,
 }
@@ -75,6 +84,9 @@ impl Default for GatewayOptions {
             timeout_max: Duration::from_secs(60),
             ping_interval: Duration::from_secs(20),
             drain_timeout: Duration::from_secs(10),
+            tls: None,
+            http: true,
+            guard: Arc::new(Guard::new(Access::open())),
             metrics: MetricsSource::default(),
         }
     }

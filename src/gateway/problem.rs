@@ -6,12 +6,16 @@
 
 use std::borrow::Cow;
 
-use warp::http::header::{ALLOW, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderValue, LOCATION, RETRY_AFTER};
+use warp::http::header::{
+    ALLOW, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderValue, LOCATION, RETRY_AFTER, WWW_AUTHENTICATE,
+};
 use warp::http::{HeaderMap, Method, StatusCode};
 use warp::reply::Response;
 
 use super::conditional::entity_tag;
+use super::guard::Refused;
 use super::kv::{DEGRADED, TRUE};
+use crate::access::{Denied, Refusal};
 use crate::api::batch::BatchResultJson;
 use crate::api::json::ProblemJson;
 use crate::api::{Error, KeyError, Outcome};
@@ -42,6 +46,8 @@ enum Extra {
     Size(u64),
     /// It may be tried again after so many seconds.
     RetryAfterSeconds(u32),
+    /// How to say who one is.
+    Challenge(&'static str),
     /// It was answered without a quorum.
     Degraded,
 }
@@ -79,6 +85,31 @@ impl Problem {
     pub(super) fn foreign_origin() -> Self {
         let detail = "a page of another origin may neither write nor watch here";
         Self::new(StatusCode::FORBIDDEN, "foreign-origin", "Foreign origin", detail.into(), Extra::Nothing)
+    }
+
+    /// Nobody comes in so.
+    pub(super) fn refused(refused: Refused) -> Self {
+        let refusal = match refused {
+            Refused::Token(refusal) => refusal,
+            Refused::Throttled(left) => {
+                let seconds = u32::try_from(left.as_millis().div_ceil(1000)).unwrap_or(u32::MAX);
+                let detail =
+                    "too many tokens that nobody has came from this address; they are not looked at for a while";
+                let extra = Extra::RetryAfterSeconds(seconds);
+                return Self::new(StatusCode::TOO_MANY_REQUESTS, "throttled", "Throttled", detail.into(), extra);
+            }
+        };
+        let challenge = match refusal {
+            Refusal::Missing => r#"Bearer realm="jumpgate""#,
+            Refusal::Unknown => r#"Bearer realm="jumpgate", error="invalid_token""#,
+        };
+        let (status, extra) = (StatusCode::UNAUTHORIZED, Extra::Challenge(challenge));
+        Self::new(status, "unauthorized", "Unauthorized", refusal.to_string().into(), extra)
+    }
+
+    /// The token isn't enough for that.
+    pub(super) fn forbidden(denied: Denied) -> Self {
+        Self::new(StatusCode::FORBIDDEN, "forbidden", "Forbidden", denied.to_string().into(), Extra::Nothing)
     }
 
     /// Nothing is stored under this key.
@@ -248,6 +279,9 @@ impl Extra {
             }
             Self::Degraded => {
                 headers.insert(DEGRADED, TRUE);
+            }
+            Self::Challenge(challenge) => {
+                headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
             }
             Self::RetryAfterSeconds(seconds) => {
                 headers.insert(RETRY_AFTER, HeaderValue::from(seconds));

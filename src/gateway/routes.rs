@@ -24,6 +24,7 @@ use super::listen::Connection;
 use super::problem::Problem;
 use super::target::Query;
 use super::{GatewayOptions, admin, batch, feed, kv, list, local, sse};
+use crate::access::{Grant, Role};
 use crate::api::{self, Error, Once, Operation};
 use crate::base::FollowerMode;
 use crate::port::{Answer, Core};
@@ -48,6 +49,7 @@ pub(super) struct Call {
     /// Whether there is a query at all: `/x` and `/x?` are two targets, and a redirect repeats its target exactly.
     has_query: bool,
     pub(super) headers: HeaderMap,
+    grant: Grant,
 }
 
 /// The answer of a handler.
@@ -141,11 +143,13 @@ fn call() -> impl Filter<
         .and(warp::path::full())
         .and(query)
         .and(warp::header::headers_cloned())
+        // The front puts it there; a request that came another way is refused.
+        .and(warp::ext::get::<Grant>())
         .and(warp::body::stream())
-        .map(|method, path, query: Option<String>, headers, stream| {
+        .map(|method, path, query: Option<String>, headers, grant, stream| {
             let body = Body::new(stream, &headers);
             let has_query = query.is_some();
-            (Call { method, path, query: query.unwrap_or_default(), has_query, headers }, body)
+            (Call { method, path, query: query.unwrap_or_default(), has_query, headers, grant }, body)
         })
         .untuple_one()
 }
@@ -172,6 +176,26 @@ impl Call {
         Query(&self.query)
     }
 
+    /// Refuses where the client may not do to `key` what takes `needed`.
+    pub(super) fn may_key(&self, shared: &Shared, needed: Role, key: &[u8]) -> Result<(), Problem> {
+        shared.options.guard.require(self.grant.may_key(needed, key))
+    }
+
+    /// Refuses where the client may not do that to every key below `prefix`.
+    pub(super) fn may_below(&self, shared: &Shared, needed: Role, prefix: &[u8]) -> Result<(), Problem> {
+        shared.options.guard.require(self.grant.may_below(needed, prefix))
+    }
+
+    /// Refuses where the client's token isn't good any more, after something that took long.
+    pub(super) fn confirm(&self, shared: &Shared) -> Result<(), Problem> {
+        shared.options.guard.confirm(&self.grant)
+    }
+
+    /// What the client may do, for whoever serves it for longer than a request.
+    pub(super) const fn grant(&self) -> &Grant {
+        &self.grant
+    }
+
     /// How long the client waits: `?timeout=`, or the default.
     pub(super) fn timeout(&self, options: &GatewayOptions) -> Result<Duration, Problem> {
         self.timeout_or(options.timeout_default, options)
@@ -195,9 +219,18 @@ impl Call {
             let no_leader = || Error::NoQuorum("this node sends clients to the leader and knows none".to_owned());
             return if is_read { Ok(()) } else { Err(no_leader().into()) };
         };
+        Err(self.elsewhere(&leader_url))
+    }
+
+    /// Refuses where a leader is known: the client should ask it.
+    pub(super) fn send_to_leader(&self, shared: &Shared) -> Result<(), Problem> {
+        let leader_url = shared.core.leadership().leader_url;
+        leader_url.map_or(Ok(()), |leader_url| Err(self.elsewhere(&leader_url)))
+    }
+
+    fn elsewhere(&self, leader_url: &str) -> Problem {
         let location = format!("{}{}", leader_url.trim_end_matches('/'), self.target());
-        let location = HeaderValue::try_from(location).map_err(|_| Problem::internal())?;
-        Err(Problem::elsewhere(location))
+        HeaderValue::try_from(location).map_or_else(|_| Problem::internal(), Problem::elsewhere)
     }
 }
 

@@ -26,6 +26,7 @@ use super::listen::{Connection, Streaming};
 use super::problem::Problem;
 use super::routes::{Call, Reply, options};
 use super::viewing::{End, Viewing, Wish};
+use crate::access::{Grant, Role};
 use crate::api::Error;
 use crate::api::json::EventJson;
 use crate::port::FeedEnd;
@@ -50,6 +51,7 @@ pub(super) async fn handle(connection: &Arc<Connection>, call: &Call) -> Reply {
     let shared = &connection.shared;
     let last = call.headers.get(LAST_EVENT_ID).map(|last| last.to_str().unwrap_or("not ASCII"));
     let wish = Wish::read(call.query(), last)?;
+    call.may_below(shared, Role::Read, &wish.prefix)?;
     let wait = call.timeout(&shared.options)?;
     call.redirect(shared)?;
     let subscription = timeout(wait, shared.core.subscribe())
@@ -59,7 +61,7 @@ pub(super) async fn handle(connection: &Arc<Connection>, call: &Call) -> Reply {
     let streaming = connection.on_stream();
     let viewing = Viewing::new(shared, subscription, wish);
     let (sender, receiver) = mpsc::channel(WAITING_MAX);
-    tokio::spawn(serve(viewing, streaming, sender));
+    tokio::spawn(serve(viewing, streaming, call.grant().clone(), sender));
     let events = stream::unfold(receiver, |mut receiver| async move {
         let event = receiver.recv().await?;
         Some((Ok::<_, Infallible>(event), receiver))
@@ -71,11 +73,14 @@ pub(super) async fn handle(connection: &Arc<Connection>, call: &Call) -> Reply {
 }
 
 /// Passes events on until the feed ends or the viewer is gone. One that reads slowly holds this up, and nothing else.
-async fn serve(mut viewing: Viewing, streaming: Streaming, sender: mpsc::Sender<Event>) {
+async fn serve(mut viewing: Viewing, streaming: Streaming, grant: Grant, sender: mpsc::Sender<Event>) {
+    let shared = &streaming.0.shared;
+    let mut revoked = std::pin::pin!(shared.options.guard.revoked(&grant));
     loop {
         let next = tokio::select! {
             next = viewing.next() => next,
-            () = streaming.0.shared.shutdown.cancelled() => Err(End::Feed(FeedEnd::Closed)),
+            () = &mut revoked => Err(End::Revoked),
+            () = shared.shutdown.cancelled() => Err(End::Feed(FeedEnd::Closed)),
             () = sender.closed() => return,
         };
         let (event, is_last) = match next {
@@ -84,7 +89,8 @@ async fn serve(mut viewing: Viewing, streaming: Streaming, sender: mpsc::Sender<
         };
         let sent = tokio::select! {
             sent = sender.send(event) => sent,
-            () = streaming.0.shared.abort.cancelled() => return,
+            () = &mut revoked, if !is_last => return,
+            () = shared.abort.cancelled() => return,
         };
         if sent.is_err() || is_last {
             return;

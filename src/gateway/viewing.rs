@@ -66,12 +66,15 @@ pub(super) enum End {
     Feed(FeedEnd),
     /// What it missed could not be had now.
     Later(String),
+    /// Its token isn't valid any more.
+    Revoked,
 }
 
 impl std::fmt::Display for End {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Feed(end) => end.fmt(f),
+            Self::Revoked => f.write_str("the token that opened this feed is not valid any more"),
             Self::Later(why) => write!(f, "try again: {why}"),
         }
     }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::gateway::Guard;
 use crate::net::Counters;
 use crate::runtime::Engine;
 use crate::telemetry::metrics::{Family, Kind, MetricsSource, exposition};
@@ -70,12 +71,26 @@ const STREAM_REASONS: [&str; 36] = [
 ];
 
 /// Reads a node's numbers.
-pub(super) fn source(engine: &Arc<Engine>, counters: &Arc<Counters>) -> MetricsSource {
-    let (engine, counters) = (Arc::clone(engine), Arc::clone(counters));
+pub(super) fn source(engine: &Arc<Engine>, counters: &Arc<Counters>, guard: &Arc<Guard>) -> MetricsSource {
+    let (engine, counters, guard) = (Arc::clone(engine), Arc::clone(counters), Arc::clone(guard));
     MetricsSource::new(move || {
-        let (engine, counters) = (Arc::clone(&engine), Arc::clone(&counters));
-        async move { exposition(&families(&engine, &counters).await) }
+        let (engine, counters, guard) = (Arc::clone(&engine), Arc::clone(&counters), Arc::clone(&guard));
+        async move {
+            let mut families = families(&engine, &counters).await;
+            families.push(clients_refused(&guard));
+            exposition(&families)
+        }
     })
+}
+
+/// Whom the gateways have let in no further, by reason.
+fn clients_refused(guard: &Guard) -> Family {
+    Family {
+        name: "jumpgate_clients_refused_total".to_owned(),
+        kind: Kind::Counter,
+        help: "Requests of clients that were refused for want of a good token.",
+        samples: guard.refused().map(|(reason, count)| (vec![("reason", reason)], count)).collect(),
+    }
 }
 
 async fn families(engine: &Engine, counters: &Counters) -> Vec<Family> {

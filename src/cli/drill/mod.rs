@@ -124,7 +124,7 @@ impl Drill {
             .await
             .ok_or_else(|| Failure::Failed("the cluster was not whole to begin with".to_owned()))?;
         let gateways = client.status().await?.nodes.iter().map(|node| node.url.clone()).collect();
-        let client = Client::new(gateways)?.with_timeout(self.target.timeout);
+        let client = self.target.client_of(gateways)?;
         note(&format!("loading {} keys of {} bytes", self.keys, self.size));
         let probe = Probe::start(client.clone(), self.size);
         let steps = async {
