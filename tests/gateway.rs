@@ -1,5 +1,7 @@
 //! The gateway over real sockets, with a core that is a map in memory. Here: what is asked and answered over HTTP.
 
+#[path = "gateway/access.rs"]
+mod access;
 #[path = "gateway/admin.rs"]
 mod admin;
 #[path = "gateway/batch.rs"]
@@ -10,6 +12,10 @@ mod feed;
 mod mock_core;
 #[path = "support/raw_http.rs"]
 mod raw_http;
+#[path = "gateway/hostile.rs"]
+mod hostile;
+#[path = "gateway/tls.rs"]
+mod tls;
 #[path = "gateway/wire.rs"]
 mod wire;
 

@@ -2,6 +2,7 @@
 //!
 //! | file | what it proves |
 //! |---|---|
+//! | `access` | HTTPS and tokens from files, from `jumpgate cert` and `jumpgate token` to a token that is taken back |
 //! | `start` | starting, and refusing to start |
 //! | `service` | what clients get from a healthy cluster of processes: relayed requests, listings, the feed, expiry |
 //! | `failures` | what is left when processes are killed and come back |
@@ -15,6 +16,8 @@
 //!
 //! Nothing here asserts how long something takes: it waits until it has happened.
 
+#[path = "processes/access.rs"]
+mod access;
 #[path = "processes/failures.rs"]
 mod failures;
 #[path = "processes/faults.rs"]

@@ -203,7 +203,7 @@ async fn a_viewer_that_shows_no_life_is_cut_off_and_one_that_does_is_not() {
 }
 
 /// Reads a stream of events until `word` has come; all of it.
-async fn read_until(client: &mut Client, word: &str) -> String {
+pub async fn read_until(client: &mut Client, word: &str) -> String {
     let mut text = String::new();
     while !text.contains(word) {
         let mut buffer = [0; 1024];
