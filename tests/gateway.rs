@@ -8,12 +8,14 @@ mod admin;
 mod batch;
 #[path = "gateway/feed.rs"]
 mod feed;
+#[path = "gateway/files.rs"]
+mod files;
+#[path = "gateway/hostile.rs"]
+mod hostile;
 #[path = "support/mock_core.rs"]
 mod mock_core;
 #[path = "support/raw_http.rs"]
 mod raw_http;
-#[path = "gateway/hostile.rs"]
-mod hostile;
 #[path = "gateway/tls.rs"]
 mod tls;
 #[path = "gateway/wire.rs"]

@@ -174,7 +174,8 @@ async fn watch<'a>(client: &'a mut Client, target: &str, token: &str, header: &s
         _ => ("sec-websocket-protocol", format!("jumpgate.feed, bearer.{token}")),
     };
     request.headers_mut().insert(name, value.parse().expect("a header"));
-    let (socket, answer) = soon(tokio_tungstenite::client_async(request, &mut client.stream)).await.expect("an upgrade");
+    let (socket, answer) =
+        soon(tokio_tungstenite::client_async(request, &mut client.stream)).await.expect("an upgrade");
     let chosen = answer.headers().get("sec-websocket-protocol").and_then(|chosen| chosen.to_str().ok());
     assert_eq!(chosen, (header != "authorization").then_some("jumpgate.feed"));
     socket

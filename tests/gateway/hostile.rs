@@ -63,7 +63,8 @@ async fn a_body_that_crawls_is_given_up_however_steadily_it_comes() {
 
 #[tokio::test]
 async fn a_head_that_crawls_is_cut_off_however_steadily_it_comes() {
-    let served = Served::start(GatewayOptions { header_timeout: Duration::from_millis(200), ..Default::default() }).await;
+    let served =
+        Served::start(GatewayOptions { header_timeout: Duration::from_millis(200), ..Default::default() }).await;
     let mut client = served.connect().await;
     client.send(b"GET /v1/kv/a HTTP/1.1\r\nHost: localhost\r\n").await;
     let mut buffer = [0; 64];
@@ -105,7 +106,8 @@ async fn two_thousand_that_say_nothing_disturb_nobody() {
 
 #[tokio::test]
 async fn a_crowd_beyond_the_limit_is_told_and_leaves_nothing_behind() {
-    let options = GatewayOptions { connections_max: 50, header_timeout: Duration::from_millis(100), ..Default::default() };
+    let options =
+        GatewayOptions { connections_max: 50, header_timeout: Duration::from_millis(100), ..Default::default() };
     let served = Served::start(options).await;
     let mut crowd = Vec::new();
     for _ in 0..300 {
@@ -179,7 +181,9 @@ async fn targets_that_are_odd_name_what_they_say_or_nothing() {
         assert_eq!(answer.status, 400, "{target}");
         answer.problem();
     }
-    for target in ["//v1/kv/a", "/v1//kv/a", "/./v1/kv/a", "/v1/%6bv/a", "/v1/kv/../cluster/..", "/v1/admin/../kv/a", "/%2e%2e/"] {
+    for target in
+        ["//v1/kv/a", "/v1//kv/a", "/./v1/kv/a", "/v1/%6bv/a", "/v1/kv/../cluster/..", "/v1/admin/../kv/a", "/%2e%2e/"]
+    {
         let answer = client.ask(&format!("GET {target}"), b"").await;
         assert_eq!(answer.status, 404, "{target}");
     }

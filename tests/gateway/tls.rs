@@ -67,7 +67,12 @@ async fn secured(made: &Made, options: GatewayOptions) -> Served {
 type Version = &'static rustls::SupportedProtocolVersion;
 
 /// A TLS connection to `served`, by the authority of `made`.
-async fn connect(served: &Served, made: &Made, versions: &[Version], alpn: &[&str]) -> std::io::Result<TlsStream<TcpStream>> {
+async fn connect(
+    served: &Served,
+    made: &Made,
+    versions: &[Version],
+    alpn: &[&str],
+) -> std::io::Result<TlsStream<TcpStream>> {
     let mut roots = RootCertStore::empty();
     let authority = CertificateDer::from_pem_slice(made.authority.as_bytes()).expect("a certificate");
     roots.add(authority).expect("an authority");
@@ -104,7 +109,8 @@ async fn both_versions_and_both_protocols_are_spoken() {
         let executor = hyper_util::rt::TokioExecutor::new();
         let (mut sender, connection) = soon(hyper::client::conn::http2::handshake(executor, io)).await.expect("HTTP/2");
         tokio::spawn(connection);
-        let request = hyper::Request::get("https://localhost/v1/kv/a").body(http_body_util::Empty::<bytes::Bytes>::new());
+        let request =
+            hyper::Request::get("https://localhost/v1/kv/a").body(http_body_util::Empty::<bytes::Bytes>::new());
         let answer = soon(sender.send_request(request.expect("a request"))).await.expect("an answer");
         assert_eq!(answer.status(), 404, "{version:?}");
     }
@@ -132,7 +138,8 @@ async fn plain_http_is_told_to_use_tls_unless_it_is_wanted() {
 #[tokio::test]
 async fn a_handshake_that_stalls_gives_its_permit_back() {
     let made = Made::new();
-    let options = GatewayOptions { header_timeout: Duration::from_millis(50), connections_max: 1, ..Default::default() };
+    let options =
+        GatewayOptions { header_timeout: Duration::from_millis(50), connections_max: 1, ..Default::default() };
     let served = secured(&made, options).await;
     // Nothing at all; half a record; a record that is none; a length beyond what a record may have.
     for start in [&b""[..], b"\x16\x03\x01\x02\x00\x01", b"\x16\x03\x01\x00\x02hi", b"\x16\x03\x01\xff\xff"] {
@@ -210,11 +217,8 @@ async fn an_operator_is_passed_on_over_tls_with_the_token_or_sent_to_the_leader(
     let leader = secured(&made, GatewayOptions { guard: guard(), ..Default::default() }).await;
     let address = leader.address.to_string();
     let peers = vec![PeerGateway { advertised: advertised.clone(), address }];
-    let leadership = Leadership {
-        followers: FollowerMode::Relay,
-        is_leader: false,
-        leader_url: Some(Arc::from(&*advertised)),
-    };
+    let leadership =
+        Leadership { followers: FollowerMode::Relay, is_leader: false, leader_url: Some(Arc::from(&*advertised)) };
     let follower = secured(&made, GatewayOptions { guard: guard(), peers: peers.clone(), ..Default::default() }).await;
     follower.core.state().leadership = leadership.clone();
     let mut stream = connect(&follower, &made, &[&rustls::version::TLS13], &[]).await.expect("a handshake");
@@ -240,6 +244,9 @@ async fn an_operator_is_passed_on_over_tls_with_the_token_or_sent_to_the_leader(
     trusting.core.state().leadership = leadership;
     let mut stream = connect(&trusting, &made, &[&rustls::version::TLS13], &[]).await.expect("a handshake");
     let answer = ask_admin(&mut stream).await;
-    assert!(answer.starts_with("HTTP/1.1 307") && answer.contains("location: https://localhost:7401/v1/admin/transfer"), "{answer}");
+    assert!(
+        answer.starts_with("HTTP/1.1 307") && answer.contains("location: https://localhost:7401/v1/admin/transfer"),
+        "{answer}"
+    );
     assert_eq!(leader.core.state().admins.len(), 1);
 }

@@ -142,10 +142,9 @@ fn plain(cluster: &Cluster) -> Output {
 fn files_that_cannot_be_used_are_named_and_nothing_starts() {
     let folder = Scratch::new();
     let tokens = folder.file("tokens");
-    for (content, says) in [
-        (None, "No such file"),
-        (Some("app write hunter2-is-my-token\n"), "line 1: its third word is no hash"),
-    ] {
+    for (content, says) in
+        [(None, "No such file"), (Some("app write hunter2-is-my-token\n"), "line 1: its third word is no hash")]
+    {
         if let Some(content) = content {
             std::fs::write(&tokens, content).expect("a file");
         }

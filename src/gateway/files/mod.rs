@@ -39,6 +39,7 @@ use crate::base::limits;
 use crate::files::{self, Asker, FolderPath, Found, TreePath};
 
 pub(super) use store::{CoreStore, millis_now, now};
+#[cfg(feature = "ftp")]
 pub(super) use upload::Uploading;
 
 const ALLOWED: &str = "GET, HEAD, PUT, DELETE, OPTIONS";
