@@ -23,7 +23,8 @@ const TICK: Duration = Duration::from_millis(100);
 #[command(after_help = "\
 Each line is one value: {\"key\":…,\"value\":… in base64,\"content_type\":…,\"ttl_ms\":…}, the last two where it has them.
 Lines are in the order of the keys' bytes, so that two exports of the same values are the same bytes; only ttl_ms, the time
-that an expiring value still had, differs. Without a prefix, the chunks of files are among them. Values that change during an export are in it as they were before or after.
+that an expiring value still had, differs. Without a prefix the chunks of files are among them. Values that change during
+an export are in it as they were before or after.
 
 Examples:
   jumpgate export --output store.ndjson

@@ -68,8 +68,7 @@ pub(super) fn routes(
         move || Arc::clone(&connection)
     };
     let (for_store, for_feed, for_sse) = (with_connection.clone(), with_connection.clone(), with_connection.clone());
-    let (for_batch, for_admin, for_local) = (with_connection.clone(), with_connection.clone(), with_connection.clone());
-    let for_files = with_connection;
+    let (for_batch, for_local) = (with_connection.clone(), with_connection);
 
     let store = warp::path("v1").and(warp::path("kv")).and(call()).then(move |call: Call, mut body: Body<_>| {
         let connection = for_store();
@@ -99,20 +98,8 @@ pub(super) fn routes(
             finish(&call, body, reply)
         }
     });
-    let files = warp::path("v1").and(warp::path("files")).and(call()).then(move |call: Call, mut body: Body<_>| {
-        let connection = for_files();
-        async move {
-            let reply = files::handle(&connection.shared, &call, &mut body).await;
-            finish(&call, body, reply)
-        }
-    });
-    let admin = warp::path("v1").and(warp::path("admin")).and(call()).then(move |call: Call, mut body: Body<_>| {
-        let connection = for_admin();
-        async move {
-            let reply = admin::handle(&connection.shared, &call, &mut body).await;
-            finish(&call, body, reply)
-        }
-    });
+    let files = files_route(Arc::clone(connection));
+    let admin = admin_route(Arc::clone(connection));
     let local = call().then(move |call: Call, body| {
         let connection = for_local();
         async move {
@@ -138,6 +125,32 @@ pub(super) fn routes(
             tracing::error!(?rejection, "a route rejected a request that it should have answered");
             Ok::<_, Infallible>(Problem::internal().into_response(&Method::GET))
         })
+}
+
+/// `/v1/files/{path}` and `/v1/files`.
+fn files_route(
+    connection: Arc<Connection>,
+) -> impl Filter<Extract = (Response,), Error = warp::Rejection> + Clone + Send + Sync + 'static {
+    warp::path("v1").and(warp::path("files")).and(call()).then(move |call: Call, mut body: Body<_>| {
+        let connection = Arc::clone(&connection);
+        async move {
+            let reply = files::handle(&connection.shared, &call, &mut body).await;
+            finish(&call, body, reply)
+        }
+    })
+}
+
+/// `/v1/admin/…`.
+fn admin_route(
+    connection: Arc<Connection>,
+) -> impl Filter<Extract = (Response,), Error = warp::Rejection> + Clone + Send + Sync + 'static {
+    warp::path("v1").and(warp::path("admin")).and(call()).then(move |call: Call, mut body: Body<_>| {
+        let connection = Arc::clone(&connection);
+        async move {
+            let reply = admin::handle(&connection.shared, &call, &mut body).await;
+            finish(&call, body, reply)
+        }
+    })
 }
 
 /// `/v1/kv/{key}` and `/v1/kv`.
