@@ -262,7 +262,8 @@ mod tests {
     }
 
     fn plan(add: Option<&str>, remove: Option<&str>, replicas: Option<u8>) -> Plan {
-        let target = Target { urls: Vec::new(), timeout: std::time::Duration::from_secs(1) };
+        let timeout = std::time::Duration::from_secs(1);
+        let target = Target { urls: Vec::new(), cacert: None, token: None, token_file: None, timeout };
         Plan { add: add.map(str::to_owned), remove: remove.map(str::to_owned), replicas, json: false, target }
     }
 
