@@ -66,7 +66,8 @@
 //! | [`port`] | the door between gateways and cores | no |
 //! | [`runtime`] | threads, locks and clocks around a node's machines | no |
 //! | [`net`] | UDP, TCP and QUIC | no |
-//! | [`gateway`] | HTTP and WebSocket | no |
+//! | [`files`] | files of any size, as chunks and a manifest | yes |
+//! | [`gateway`] | HTTP, WebSocket and FTP | no |
 //! | [`client`] | the Rust client that the command line uses | no |
 //! | [`server`] | the composition root: makes a node out of a configuration | no |
 //! | [`cli`] | the command line | no |
@@ -130,6 +131,7 @@ pub mod client;
 pub mod codec;
 pub mod config;
 pub mod control;
+pub mod files;
 pub mod gateway;
 pub mod net;
 pub mod node;

@@ -12,6 +12,7 @@
 
 mod certificates;
 mod files;
+mod ftp;
 mod gateway_tls;
 mod hand_over;
 mod metrics;
@@ -35,7 +36,7 @@ use tracing::{Level, info, warn};
 use crate::base::{Incarnation, NodeId, Options, ShardId, Slot, Term, limits};
 use crate::codec::frame::Frame;
 use crate::codec::{Keyring, NameHash};
-use crate::config::{Config, NodeConfig, Ports, Replicas, Transport};
+use crate::config::{Address, Config, NodeConfig, Ports, Replicas, Transport};
 use crate::gateway::{Gateway, GatewayOptions, Guard, PeerGateway};
 use crate::net::listen::{self, BindError};
 use crate::net::stream::FrameSink;
@@ -96,6 +97,7 @@ pub struct Sockets {
     pulse: UdpSocket,
     stream: StreamSocket,
     gateway: TcpListener,
+    ftp: Option<TcpListener>,
 }
 
 impl Sockets {
@@ -110,6 +112,7 @@ impl Sockets {
             pulse: listen::udp(&what("pulse"), &node.bind_pulse.to_string())?,
             stream: StreamSocket::bind(config.stream.transport, &what("stream"), &node.bind_stream.to_string())?,
             gateway: listen::tcp(&what("gateway"), &node.bind_gateway.to_string())?,
+            ftp: ftp::bind(config, slot)?,
         })
     }
 
@@ -122,7 +125,22 @@ impl Sockets {
             pulse: listen::udp("pulse", "127.0.0.1:0")?,
             stream: StreamSocket::bind(Transport::Tcp, "stream", "127.0.0.1:0")?,
             gateway: listen::tcp("gateway, --port", &format!("127.0.0.1:{gateway}"))?,
+            ftp: None,
         })
+    }
+
+    /// The same with FTP on loopback, at this port (0: a free one).
+    ///
+    /// # Errors
+    /// Where it is taken.
+    pub fn with_ftp(self, port: u16) -> Result<Self, BindError> {
+        Ok(Self { ftp: Some(listen::tcp("ftp, --ftp", &format!("127.0.0.1:{port}"))?), ..self })
+    }
+
+    /// The port of FTP, where it is served.
+    #[must_use]
+    pub fn ftp_port(&self) -> Option<u16> {
+        self.ftp.as_ref()?.local_addr().ok().map(|address| address.port())
     }
 
     /// The ports that they have.
@@ -160,7 +178,6 @@ impl Server {
     /// # Errors
     /// Where the configuration asks for what isn't there yet, or the system refuses.
     pub fn start(config: &Config, slot: Slot, sockets: Sockets, events: EventSink) -> Result<Self, ServerError> {
-        refuse_what_is_missing(config)?;
         let options = options(config, slot);
         let counters = Arc::new(Counters::default());
         let (shutdown, tasks) = (CancellationToken::new(), TaskTracker::new());
@@ -214,6 +231,10 @@ impl Server {
         let core: Arc<dyn Core> = Arc::<Engine>::clone(&engine);
         let metrics = metrics::source(&engine, &counters, &guard);
         let gateway_options = GatewayOptions { metrics, guard, tls, ..gateway_options(config) };
+        if let Some(listener) = sockets.ftp {
+            let (core, options) = (Arc::clone(&core), gateway_options.clone());
+            ftp::start(listener, (config, slot), core, options, gateway_shutdown.clone(), &gateway)?;
+        }
         gateway.spawn(Gateway::serve(listener, core, gateway_options, gateway_shutdown.clone()));
         Ok(Self { engine, pulse, counters, gateway_shutdown, gateway, shutdown, tasks })
     }
@@ -284,17 +305,32 @@ pub fn serve(config: Config, slot: Slot, insecure: bool) -> Result<(), ServerErr
     })
 }
 
-/// Runs a whole cluster on loopback until SIGINT or SIGTERM. Node i's gateway is at `port` + i.
+/// How far FTP is above the gateways of a cluster that `dev` runs: the first node's is at 7421, as everybody's is by example.
+const DEV_FTP_ABOVE: u16 = 20;
+
+/// Lets a loopback cluster whose gateways are above `port` serve FTP.
+pub fn add_ftp(config: &mut Config, port: u16) {
+    config.gateway.ftp = Some(Address { host: "127.0.0.1".to_owned(), port: port + DEV_FTP_ABOVE + 1 });
+}
+
+/// Runs a whole cluster on loopback until SIGINT or SIGTERM. Node i's gateway is at `port` + i, its FTP, where it is asked
+/// for, 20 above that.
 ///
 /// # Errors
 /// Where it can't start.
-pub fn dev(nodes: u16, port: u16) -> Result<(), ServerError> {
+pub fn dev(nodes: u16, port: u16, ftp: bool) -> Result<(), ServerError> {
     // All nodes are here and nobody can lose one: what they say of each other would only bury what `introduce` says.
     telemetry::start_logging(LogFormat::Text, Level::WARN);
-    let sockets =
-        (1..=nodes).map(|node| Sockets::bind_loopback(port + node)).collect::<Result<Vec<Sockets>, BindError>>()?;
+    let bind = |node| {
+        let sockets = Sockets::bind_loopback(port + node)?;
+        if ftp { sockets.with_ftp(port + DEV_FTP_ABOVE + node) } else { Ok(sockets) }
+    };
+    let sockets = (1..=nodes).map(bind).collect::<Result<Vec<Sockets>, BindError>>()?;
     let ports = sockets.iter().map(Sockets::ports).collect::<Result<Vec<Ports>, ServerError>>()?;
-    let config = Config::loopback(DEV_NAME, &ports);
+    let mut config = Config::loopback(DEV_NAME, &ports);
+    if ftp {
+        add_ftp(&mut config, port);
+    }
     runtime()?.block_on(async move {
         let leaders = Arc::new(LeaderLines::default());
         let mut servers = Vec::new();
@@ -386,15 +422,6 @@ fn gateway_options(config: &Config) -> GatewayOptions {
     }
 }
 
-/// A setting that this version would silently not obey is refused: a promise that isn't kept is worse than none.
-fn refuse_what_is_missing(config: &Config) -> Result<(), ServerError> {
-    let missing = [("[gateway] ftp: there is no FTP server", config.gateway.ftp.is_some())];
-    match missing.into_iter().find(|(_, is_set)| *is_set) {
-        Some((what, _)) => Err(ServerError::Refused(format!("{what} yet; remove the setting"))),
-        None => Ok(()),
-    }
-}
-
 /// Off loopback anybody who reaches the ports could speak as a node.
 fn refuse_open_network(config: &Config, slot: Slot, insecure: bool) -> Result<(), ServerError> {
     let node = &config.nodes[slot.index()];
@@ -471,8 +498,9 @@ async fn until_ready(servers: &[Server]) {
 /// Tells a newcomer where the cluster is and what to try.
 fn introduce(config: &Config) {
     let mut text = String::new();
-    for node in &config.nodes {
-        text += &format!("  {}  {}  (pulse {}, stream {})\n", node.id, node.advertise, node.pulse, node.stream);
+    for (slot, node) in config.nodes.iter().enumerate() {
+        let ftp = config.ftp_address(Slot(slot as u8)).map_or_else(String::new, |address| format!("  ftp://{address}"));
+        text += &format!("  {}  {}{ftp}  (pulse {}, stream {})\n", node.id, node.advertise, node.pulse, node.stream);
     }
     let last = config.nodes.last().map_or("", |node| node.advertise.as_str());
     text += &format!("{}\n", guarantee(config));

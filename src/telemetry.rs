@@ -14,6 +14,9 @@ use tracing::Level;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
+/// What is left out unless `RUST_LOG` asks for it: the FTP library has a line for each command of each client.
+const QUIET: &str = "libunftp=error";
+
 /// How log lines are written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LogFormat {
@@ -28,7 +31,7 @@ pub enum LogFormat {
 /// started it; false where the process logs already (a test that started several nodes, or a program that uses this
 /// library and has its own subscriber), which changes nothing.
 pub fn start_logging(format: LogFormat, level: Level) -> bool {
-    let otherwise = || EnvFilter::new(level.as_str());
+    let otherwise = || EnvFilter::new(format!("{level},{QUIET}"));
     let (filter, complaint) = match std::env::var(EnvFilter::DEFAULT_ENV) {
         Ok(directives) if !directives.trim().is_empty() => match EnvFilter::try_new(&directives) {
             Ok(filter) => (filter, None),

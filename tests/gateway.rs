@@ -8,6 +8,8 @@ mod admin;
 mod batch;
 #[path = "gateway/feed.rs"]
 mod feed;
+#[path = "gateway/files.rs"]
+mod files;
 #[path = "gateway/hostile.rs"]
 mod hostile;
 #[path = "support/mock_core.rs"]

@@ -14,6 +14,11 @@ use crate::base::{Blob, limits};
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Encode)]
 pub struct Key(Blob);
 
+/// What keys begin with that the gateway makes for itself, the chunks of files among them: a character that is none
+/// (Unicode keeps U+10FFFF for the inner use of programs), and that sorts behind all others. Listings and the feed leave such
+/// keys out, unless they are asked for by a prefix that begins with it.
+pub const RESERVED: &str = "\u{10FFFF}";
+
 /// Why bytes are not a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum KeyError {
@@ -60,6 +65,12 @@ impl Key {
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
+    }
+
+    /// Whether it is one that the gateway makes for itself.
+    #[must_use]
+    pub fn is_reserved(&self) -> bool {
+        self.0.starts_with(RESERVED.as_bytes())
     }
 
     /// Its text.

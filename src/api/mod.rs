@@ -35,7 +35,7 @@ pub use admin::{AdminAction, AdminReport, AdminRequest, Recovered};
 pub use cursor::{BadCursor, FeedCursor};
 pub use error::{Error, Outcome, Retry};
 pub use feed::{EventKind, FeedEvent, FeedPart};
-pub use key::{ContentType, Key, KeyError};
+pub use key::{ContentType, Key, KeyError, RESERVED};
 pub use once::{Done, Fingerprint, IdempotencyKey, Once};
 pub use request::{Consistency, Match, Operation, Precondition, PutMode, Request};
 pub use response::{Item, Page, Response, Value};

@@ -31,6 +31,9 @@ pub struct Dev {
     /// The port below that of the first node's gateway
     #[arg(long, value_name = "PORT", default_value_t = 7400, value_parser = clap::value_parser!(u16).range(1..))]
     pub port: u16,
+    /// Serve files over FTP too, node i at PORT + 20 + i
+    #[arg(long)]
+    pub ftp: bool,
     /// Write the cluster.toml of such a cluster to stdout instead of running it
     #[arg(long)]
     pub print_config: bool,
@@ -48,36 +51,43 @@ impl Dev {
         }
         if self.print_config {
             let mut output = Output::new();
-            output.bytes(configuration(self.nodes, self.port).to_toml().as_bytes())?;
+            output.bytes(configuration(self.nodes, self.port, self.ftp).to_toml().as_bytes())?;
             return output.flush();
         }
-        server::dev(self.nodes, self.port).map_err(Failure::from)
+        server::dev(self.nodes, self.port, self.ftp).map_err(Failure::from)
     }
 }
 
 /// The configuration of a loopback cluster. Unlike that of a cluster that `dev` runs, its ports of the pulse and the
 /// stream plane must be known beforehand.
-fn configuration(nodes: u16, port: u16) -> Config {
+fn configuration(nodes: u16, port: u16, ftp: bool) -> Config {
     let ports: Vec<Ports> = (1..=nodes)
         .map(|number| {
             let gateway = port + number;
             Ports { pulse: gateway + PULSE_ABOVE, stream: gateway + STREAM_ABOVE, gateway }
         })
         .collect();
-    Config::loopback("dev", &ports)
+    let mut config = Config::loopback("dev", &ports);
+    if ftp {
+        server::add_ftp(&mut config, port);
+    }
+    config
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::Slot;
 
     #[test]
     fn the_printed_configuration_is_one_that_serve_reads() {
-        let printed = configuration(5, 9000);
+        let printed = configuration(5, 9000, true);
         let (read, warnings) =
             Config::parse("cluster.toml", &printed.to_toml(), std::iter::empty()).expect("a configuration");
         assert_eq!((&read, warnings.len()), (&printed, 0));
         assert_eq!(read.nodes.len(), 5);
         assert_eq!(read.nodes[0].advertise, "http://127.0.0.1:9001");
+        let ftp = |slot| read.ftp_address(Slot(slot)).map(|address| address.to_string());
+        assert_eq!((ftp(0), ftp(4)), (Some("127.0.0.1:9021".to_owned()), Some("127.0.0.1:9025".to_owned())));
     }
 }

@@ -10,6 +10,7 @@ use indicatif::{BinaryBytes, ProgressBar};
 
 use super::output::{Output, note};
 use super::{Failure, Target};
+use crate::api::RESERVED;
 use crate::api::json::{ItemJson, RecordJson};
 
 /// Keys asked for at once, with their values: a page of ordinary values stays a small message.
@@ -22,7 +23,8 @@ const TICK: Duration = Duration::from_millis(100);
 #[command(after_help = "\
 Each line is one value: {\"key\":…,\"value\":… in base64,\"content_type\":…,\"ttl_ms\":…}, the last two where it has them.
 Lines are in the order of the keys' bytes, so that two exports of the same values are the same bytes; only ttl_ms, the time
-that an expiring value still had, differs. Values that change during an export are in it as they were before or after.
+that an expiring value still had, differs. Without a prefix the chunks of files are among them. Values that change during
+an export are in it as they were before or after.
 
 Examples:
   jumpgate export --output store.ndjson
@@ -45,16 +47,20 @@ impl Export {
         let started = Instant::now();
         let mut sink = Sink::open(self.output.as_deref())?;
         let bar = spinner(matches!(sink, Sink::Stdout(_)));
-        let mut pages = self.target.client()?.pages(&self.prefix, PAGE_ITEMS, true);
         let (mut keys, mut bytes) = (0_u64, 0_u64);
-        while let Some(items) = pages.next().await? {
-            for item in items {
-                keys += 1;
-                bytes += item.size;
-                sink.line(&record_line(item)?)?;
+        // Listings leave out what files are made of, which an export of everything has to have. It sorts behind all else.
+        let prefixes = [Some(self.prefix.as_str()), self.prefix.is_empty().then_some(RESERVED)];
+        for prefix in prefixes.into_iter().flatten() {
+            let mut pages = self.target.client()?.pages(prefix, PAGE_ITEMS, true);
+            while let Some(items) = pages.next().await? {
+                for item in items {
+                    keys += 1;
+                    bytes += item.size;
+                    sink.line(&record_line(item)?)?;
+                }
+                let rate = keys as f64 / started.elapsed().as_secs_f64().max(0.001);
+                bar.set_message(format!("{keys} keys, {}, {rate:.0} keys/s", BinaryBytes(bytes)));
             }
-            let rate = keys as f64 / started.elapsed().as_secs_f64().max(0.001);
-            bar.set_message(format!("{keys} keys, {}, {rate:.0} keys/s", BinaryBytes(bytes)));
         }
         bar.finish_and_clear();
         sink.finish()?;

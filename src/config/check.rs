@@ -130,7 +130,8 @@ fn gateway(table: &Table<'_>, security: &SecurityConfig) -> Result<GatewayConfig
         http,
         followers: table.optional("followers", |raw| values::choice(raw, &FOLLOWERS))?.unwrap_or_default(),
         hosts: table.optional("hosts", values::hosts)?.unwrap_or_default(),
-        ftp: table.optional("ftp", values::address)?,
+        ftp: table.optional("ftp", values::ftp_address)?,
+        ftp_passive_ports: table.optional("ftp_passive_ports", values::ports)?,
     })
 }
 
@@ -260,6 +261,9 @@ fn doubts(config: &Config) -> Vec<Warning> {
         && [&stream.certificate, &stream.key, &stream.authority].iter().any(|file| file.is_some())
     {
         warnings.push(r#"[stream] certificate, key and authority change nothing while transport is "tcp""#);
+    }
+    if config.gateway.ftp.is_none() && config.gateway.ftp_passive_ports.is_some() {
+        warnings.push("[gateway] ftp_passive_ports changes nothing without ftp");
     }
     let mut warnings: Vec<Warning> = warnings.into_iter().map(|text| Warning(text.to_owned())).collect();
     let unspoken = |node: &&NodeConfig| match node.advertise.split_once("://") {

@@ -31,6 +31,7 @@ mod read;
 mod values;
 mod write;
 
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -109,8 +110,10 @@ pub struct GatewayConfig {
     pub hosts: Vec<String>,
     /// Whether HTTP without TLS is answered; where it isn't set, only where there is no TLS.
     pub http: Option<bool>,
-    /// Where to serve FTP; nowhere where it isn't set.
+    /// Where to serve FTP; nowhere where it isn't set. For the first node of a machine: see [`Config::ftp_address`].
     pub ftp: Option<Address>,
+    /// The ports of FTP's data connections; free ones where it isn't set.
+    pub ftp_passive_ports: Option<RangeInclusive<u16>>,
 }
 
 /// `[stream]`: how data travels between nodes.
@@ -302,6 +305,16 @@ impl Config {
             key: certificates::path(tls_key.as_ref()?, id),
             authority: tls_authority.as_ref().map(|path| certificates::path(path, id)),
         })
+    }
+
+    /// Where the node in `slot` serves FTP. All nodes read one setting, and on one machine no two can have one port: a node
+    /// whose gateway has the same host as those of earlier nodes takes the port as many above.
+    #[must_use]
+    pub fn ftp_address(&self, slot: Slot) -> Option<Address> {
+        let ftp = self.gateway.ftp.as_ref()?;
+        let host = &self.nodes.get(slot.index())?.gateway.host;
+        let before = self.nodes[..slot.index()].iter().filter(|node| node.gateway.host == *host).count();
+        Some(Address { host: ftp.host.clone(), port: ftp.port.checked_add(u16::try_from(before).ok()?)? })
     }
 
     /// Whether gateways answer HTTP without TLS.

@@ -14,7 +14,7 @@ use super::{ConfigError, Place, Warning};
 const TABLES: [(&str, &[&str]); 7] = [
     ("cluster", &["name", "replicas", "min_copies", "partitions", "sync_interval", "replace_after", "demote_after"]),
     ("timing", &["heartbeat", "election", "lease", "down"]),
-    ("gateway", &["followers", "hosts", "http", "ftp"]),
+    ("gateway", &["followers", "hosts", "http", "ftp", "ftp_passive_ports"]),
     ("stream", &["transport", "certificate", "key", "authority"]),
     ("limits", &["key", "value", "memory", "connections"]),
     ("security", &["secret_file", "tls_cert", "tls_key", "tls_authority", "tokens_file"]),

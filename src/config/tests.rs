@@ -47,7 +47,7 @@ fn nodes_alone_make_a_configuration_with_the_documented_defaults() {
     assert_eq!(seconds, [10, 10, 30]);
     assert!(!config.timing.is_fixed());
     assert_eq!(config.timing.timing(), Timing::default());
-    assert_eq!(config.gateway, GatewayConfig { followers: FollowerMode::Relay, hosts: vec![], http: None, ftp: None });
+    assert_eq!(config.gateway, GatewayConfig::default());
     assert_eq!(config.stream.transport, Transport::Tcp);
     let limits = LimitsConfig { key_bytes: 1024, value_bytes: 8 << 20, memory_bytes: 2 << 30, connections: 10_000 };
     assert_eq!(config.limits, limits);
@@ -79,6 +79,7 @@ fn every_setting_is_read() {
         hosts = ["store.example.org", "store"]
         http = "off"
         ftp = "127.0.0.1:7421"
+        ftp_passive_ports = "30000-30099"
         [stream]
         transport = "quic"
         certificate = "/run/{node}.pem"
@@ -117,6 +118,7 @@ fn every_setting_is_read() {
     assert_eq!(config.gateway.followers, FollowerMode::Redirect);
     assert_eq!(config.gateway.hosts, ["store.example.org", "store"]);
     assert_eq!(config.gateway.ftp.as_ref().map(ToString::to_string).as_deref(), Some("127.0.0.1:7421"));
+    assert_eq!(config.gateway.ftp_passive_ports, Some(30000..=30099));
     assert_eq!(config.stream.transport, Transport::Quic);
     let files = config.certificate_files(Slot(0)).expect("all three are named");
     assert_eq!((files.certificate, files.key), ("/run/a.pem".into(), "/run/a.key".into()));
@@ -241,6 +243,14 @@ fn each_mistake_has_its_message() {
         (
             "[gateway]\nftp = 7421",
             r#"2: [gateway] ftp: 7421 is not an address; write host:port, such as "127.0.0.1:8501" or "n1:8501""#,
+        ),
+        (
+            "[gateway]\nftp = '127.0.0.1:65500'",
+            r#"2: [gateway] ftp: "127.0.0.1:65500" leaves no ports for further nodes of one machine; write one of at most 65471"#,
+        ),
+        (
+            "[gateway]\nftp_passive_ports = '9-8'",
+            r#"2: [gateway] ftp_passive_ports: "9-8" is not a range of ports; write the first and the last one, such as "30000-30099""#,
         ),
         ("[stream]\ntransport = true", r#"2: [stream] transport: true or false is not allowed; write "tcp" or "quic""#),
         (

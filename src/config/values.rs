@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::read::Raw;
+use crate::base::limits;
 
 /// A host and a port. The host may be a name, an IPv4 address, or an IPv6 address (here without its brackets).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -71,6 +72,29 @@ pub(super) fn address(raw: &Raw<'_>) -> Result<Address, String> {
     raw.as_text()
         .and_then(Address::read)
         .ok_or_else(|| format!(r#"{raw} is not an address; write host:port, such as "127.0.0.1:8501" or "n1:8501""#))
+}
+
+/// Where the first node of a machine serves FTP: the others follow, so there have to be ports behind it.
+pub(super) fn ftp_address(raw: &Raw<'_>) -> Result<Address, String> {
+    let address = address(raw)?;
+    let highest = u16::MAX - limits::NODES_MAX as u16;
+    if address.port <= highest {
+        return Ok(address);
+    }
+    Err(format!("{raw} leaves no ports for further nodes of one machine; write one of at most {highest}"))
+}
+
+/// A range of ports, its ends included.
+pub(super) fn ports(raw: &Raw<'_>) -> Result<RangeInclusive<u16>, String> {
+    let read = |text: &str| {
+        let (first, last) = text.split_once('-')?;
+        let number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?;
+        let (first, last) = (number(first)?, number(last)?);
+        (0 < first && first <= last).then_some(first..=last)
+    };
+    let refused =
+        || format!("{raw} is not a range of ports; write the first and the last one, such as \"30000-30099\"");
+    raw.as_text().and_then(read).ok_or_else(refused)
 }
 
 /// Names of nodes and clusters: they appear in logs, file names and URLs.

@@ -31,7 +31,11 @@ fn write_to(out: &mut String, config: &Config) -> fmt::Result {
         setting(out, "http", quoted(word(http, &SWITCH)), "on: without TLS too, on the same port | off")?;
     }
     if let Some(address) = &config.gateway.ftp {
-        setting(out, "ftp", quoted(address), "serves files over FTP")?;
+        setting(out, "ftp", quoted(address), "serves files over FTP; further nodes of one machine at the next ports")?;
+    }
+    if let Some(ports) = &config.gateway.ftp_passive_ports {
+        let ports = quoted(format_args!("{}-{}", ports.start(), ports.end()));
+        setting(out, "ftp_passive_ports", ports, "of FTP's data connections")?;
     }
 
     write_stream(out, config)?;

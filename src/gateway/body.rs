@@ -4,6 +4,7 @@
 //! body may take grows with what has arrived, so that a large value on a slow line gets through and one byte every nine
 //! seconds doesn't.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use warp::http::{HeaderMap, Request};
 
 use super::GatewayOptions;
 use super::problem::Problem;
+use super::routes::Shared;
 use crate::api::Error;
 use crate::base::Blob;
 
@@ -150,6 +152,44 @@ where
         }
     }
 
+    /// The next bytes of a body that is passed on while it comes; none after the last ones. Only the time that the client takes
+    /// counts, not what is done with the bytes meanwhile.
+    pub(super) async fn next(&mut self, pace: &mut Pace) -> Result<Option<Bytes>, Problem> {
+        loop {
+            let begun = Instant::now();
+            let Ok(next) = timeout_at(begun + pace.left(), self.stream.next()).await else {
+                return Err(Problem::body_too_slow());
+            };
+            pace.waited += begun.elapsed();
+            match next {
+                None => {
+                    self.unread = false;
+                    return Ok(None);
+                }
+                Some(Err(_)) => {
+                    self.unread = false;
+                    return Err(Problem::bad_request("the body broke off or is framed wrongly"));
+                }
+                Some(Ok(mut chunk)) if chunk.has_remaining() => {
+                    let chunk = chunk.copy_to_bytes(chunk.remaining());
+                    pace.bytes += chunk.len() as u64;
+                    return Ok(Some(chunk));
+                }
+                Some(Ok(_)) => {}
+            }
+        }
+    }
+
+    /// The length that the headers announce.
+    pub(super) const fn announced(&self) -> Option<u64> {
+        self.announced
+    }
+
+    /// Refuses where there is a body.
+    pub(super) fn refuse_content(&self, why: &'static str) -> Result<(), Problem> {
+        if self.unread { Err(Problem::bad_request(why)) } else { Ok(()) }
+    }
+
     /// Lets go of the body. Where the answer came before the end of the body, the rest is read and thrown away for a
     /// while: closing a connection with unread bytes resets it, and the client, busy sending, would never see the answer
     /// that says why. A client that waits for "100 Continue" has sent nothing and will not.
@@ -222,6 +262,48 @@ impl Clock {
     fn on_arrival(&mut self, bytes: u64) {
         let at_this_pace = self.begin + self.pause_max + Duration::from_secs(bytes / BYTES_PER_SECOND_MIN);
         self.deadline = at_this_pace.min(Instant::now() + self.pause_max);
+    }
+}
+
+/// How long a client that sends a long body may take.
+pub(super) struct Pace {
+    pause_max: Duration,
+    /// How long it was waited for so far.
+    waited: Duration,
+    /// What came.
+    bytes: u64,
+}
+
+impl Pace {
+    pub(super) const fn new(pause_max: Duration) -> Self {
+        Self { pause_max, waited: Duration::ZERO, bytes: 0 }
+    }
+
+    /// By when the next bytes must have come: both each pause and the pace of all are bounded.
+    fn left(&self) -> Duration {
+        let at_this_pace = self.pause_max + Duration::from_secs(self.bytes / BYTES_PER_SECOND_MIN);
+        at_this_pace.saturating_sub(self.waited).min(self.pause_max)
+    }
+}
+
+/// The part that one stream has of what all bodies may take, however long the stream is; given back when it is dropped.
+pub(super) struct Reservation {
+    shared: Arc<Shared>,
+    bytes: usize,
+}
+
+impl Reservation {
+    pub(super) fn new(shared: &Arc<Shared>, bytes: usize) -> Result<Self, Problem> {
+        let mut charge = Charge { total: &shared.body_bytes, bytes: 0 };
+        charge.add(bytes, shared.options.bodies_bytes_max)?;
+        charge.bytes = 0;
+        Ok(Self { shared: Arc::clone(shared), bytes })
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.shared.body_bytes.0.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 

@@ -12,6 +12,7 @@ use warp::http::header::{HeaderName, HeaderValue, IF_MATCH, IF_NONE_MATCH, IF_RA
 use super::problem::Problem;
 use crate::api::{Match, Precondition};
 use crate::base::Version;
+use crate::files::{Conditions, Tags};
 
 /// Tags in one header; far more than any client has a reason to send.
 const TAGS_MAX: usize = 100;
@@ -52,8 +53,32 @@ pub(super) fn preconditions(headers: &HeaderMap) -> Result<Precondition, Problem
     })
 }
 
+/// The same for files, whose tags are hashes.
+pub(super) fn tag_conditions(headers: &HeaderMap) -> Result<Conditions, Problem> {
+    let tags = |name, weak| -> Result<Option<Tags>, Problem> {
+        let listed = listed(headers, name, |tag| tag.text(weak))?;
+        Ok(listed.map(|listed| listed.map_or(Tags::Any, Tags::These)))
+    };
+    Ok(Conditions { if_match: tags(&IF_MATCH, Weak::Never)?, if_none_match: tags(&IF_NONE_MATCH, Weak::Matches)? })
+}
+
+/// The entity tag of a file: its hash.
+pub(super) fn tag_value(etag: &str) -> HeaderValue {
+    HeaderValue::try_from(format!("\"{etag}\"")).expect("hexadecimal digits in quotes are a header value")
+}
+
 /// What one header asks to be compared with; `None` where it isn't there.
 fn condition(headers: &HeaderMap, name: &HeaderName, weak: Weak) -> Result<Option<Match>, Problem> {
+    let listed = listed(headers, name, |tag| tag.version(weak))?;
+    Ok(listed.map(|listed| listed.map_or(Match::Any, Match::Versions)))
+}
+
+/// What `read` makes of the tags that one header lists, or `None` for `*`.
+fn listed<T>(
+    headers: &HeaderMap,
+    name: &HeaderName,
+    read: impl Fn(&Tag<'_>) -> Option<T>,
+) -> Result<Option<Option<Vec<T>>>, Problem> {
     let mut lines = headers.get_all(name).iter().peekable();
     if lines.peek().is_none() {
         return Ok(None);
@@ -63,7 +88,7 @@ fn condition(headers: &HeaderMap, name: &HeaderName, weak: Weak) -> Result<Optio
             "{name} is neither * nor a list of at most {TAGS_MAX} entity tags in quotes, as ETag gives them"
         ))
     };
-    let mut versions = Vec::new();
+    let mut found = Vec::new();
     let mut any = false;
     let mut tags = 0;
     for line in lines {
@@ -76,7 +101,7 @@ fn condition(headers: &HeaderMap, name: &HeaderName, weak: Weak) -> Result<Optio
         while !rest.is_empty() {
             let (tag, after) = next_tag(rest).ok_or_else(malformed)?;
             tags += 1;
-            versions.extend(tag.version(weak));
+            found.extend(read(&tag));
             rest = after;
         }
     }
@@ -84,7 +109,7 @@ fn condition(headers: &HeaderMap, name: &HeaderName, weak: Weak) -> Result<Optio
     if tags == 0 || tags > TAGS_MAX || (any && tags > 1) {
         return Err(malformed());
     }
-    Ok(Some(if any { Match::Any } else { Match::Versions(versions) }))
+    Ok(Some(if any { None } else { Some(found) }))
 }
 
 /// One entity tag as it stands in a header.
@@ -103,6 +128,12 @@ impl Tag<'_> {
             self.opaque.iter().all(u8::is_ascii_digit) && (self.opaque.len() == 1 || !self.opaque.starts_with(b"0"));
         let text = std::str::from_utf8(self.opaque).ok().filter(|_| is_ours)?;
         text.parse().ok().map(Version)
+    }
+
+    /// Its text, as it stands.
+    fn text(&self, weak: Weak) -> Option<String> {
+        let counts = !self.is_weak || weak == Weak::Matches;
+        std::str::from_utf8(self.opaque).ok().filter(|_| counts).map(str::to_owned)
     }
 }
 
@@ -142,12 +173,22 @@ pub(super) enum Selection {
 /// value, as the RFC wants: other units, several ranges, bad syntax. So does any range of an empty value, because there
 /// are clients that ask for `bytes=0-` always.
 pub(super) fn selection(headers: &HeaderMap, version: Version, length: usize) -> Selection {
+    select(headers, |tag| tag.version(Weak::Never) == Some(version), length)
+}
+
+/// The same for a file.
+pub(super) fn tag_selection(headers: &HeaderMap, etag: &str, length: u64) -> Selection {
+    let length = usize::try_from(length).unwrap_or(usize::MAX);
+    select(headers, |tag| tag.text(Weak::Never).as_deref() == Some(etag), length)
+}
+
+fn select(headers: &HeaderMap, is_current: impl Fn(&Tag<'_>) -> bool, length: usize) -> Selection {
     let Some(range) = headers.get(RANGE) else {
         return Selection::Whole;
     };
     if let Some(if_range) = headers.get(IF_RANGE) {
         let tag = next_tag(if_range.as_bytes().trim_ascii()).filter(|(_, rest)| rest.is_empty());
-        if tag.and_then(|(tag, _)| tag.version(Weak::Never)) != Some(version) {
+        if !tag.is_some_and(|(tag, _)| is_current(&tag)) {
             return Selection::Whole;
         }
     }

@@ -25,7 +25,7 @@ const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 
 /// On how many nodes a write is.
-const COPIES: HeaderName = HeaderName::from_static("jumpgate-copies");
+pub(super) const COPIES: HeaderName = HeaderName::from_static("jumpgate-copies");
 /// Milliseconds until a value expires.
 const EXPIRES_IN: HeaderName = HeaderName::from_static("jumpgate-expires-in");
 /// The value was read from a copy that may be behind, as the request allowed.
@@ -34,7 +34,7 @@ const STALE: HeaderName = HeaderName::from_static("jumpgate-stale");
 pub(super) const DEGRADED: HeaderName = HeaderName::from_static("jumpgate-degraded");
 
 pub(super) const TRUE: HeaderValue = HeaderValue::from_static("true");
-const OCTETS: HeaderValue = HeaderValue::from_static("application/octet-stream");
+pub(super) const OCTETS: HeaderValue = HeaderValue::from_static("application/octet-stream");
 
 /// A value's headers at most, so that they are allocated once.
 const VALUE_HEADERS: usize = 8;
@@ -178,7 +178,7 @@ where
 }
 
 /// The content type to keep with the value; none where the request has none.
-fn content_type_of(headers: &HeaderMap) -> Result<Option<ContentType>, Problem> {
+pub(super) fn content_type_of(headers: &HeaderMap) -> Result<Option<ContentType>, Problem> {
     match headers.get(CONTENT_TYPE) {
         None => Ok(None),
         Some(text) if text.is_empty() => Ok(None),

@@ -7,7 +7,7 @@ use super::problem::Problem;
 use super::routes::{Call, Reply, Shared, json, options};
 use crate::access::Role;
 use crate::api::json::{PageJson, from_base64};
-use crate::api::{self, Key, Operation};
+use crate::api::{self, Key, Operation, RESERVED};
 use crate::base::{Blob, limits};
 
 const ALLOWED: &str = "GET, HEAD, OPTIONS";
@@ -36,12 +36,21 @@ pub(super) async fn handle(shared: &Shared, call: &Call) -> Reply {
     let after = query.text("cursor")?.map(|cursor| key_of_cursor(&cursor)).transpose()?;
     let values = query.switch("values")?;
     let timeout = call.timeout(&shared.options)?;
+    let is_reserved_wanted = prefix.starts_with(RESERVED.as_bytes());
     let prefix = Blob::from(prefix.as_ref());
     call.redirect(shared)?;
     let answer = shared.submit(Operation::List { prefix, after, limit, values }, timeout).await?;
     call.confirm(shared)?;
     match answer {
-        api::Response::Page(page) => {
+        api::Response::Page(mut page) => {
+            if !is_reserved_wanted {
+                // They sort behind all others: nothing comes after the first of them.
+                let end = page.items.iter().position(|item| item.key.is_reserved());
+                if let Some(end) = end {
+                    page.items.truncate(end);
+                    page.next_after = None;
+                }
+            }
             let mut response = json(&PageJson::from(&page))?;
             if page.degraded {
                 response.headers_mut().insert(DEGRADED, TRUE);

@@ -31,6 +31,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::GatewayOptions;
 use super::body::BodyBytes;
+use super::files;
 use super::front::{Front, Hosts};
 use super::guard::Refused;
 use super::routes::{Shared, routes};
@@ -126,7 +127,9 @@ impl Gateway {
         options: GatewayOptions,
         shutdown: CancellationToken,
     ) {
+        let collecting = files::collecting::run(Arc::clone(&core), options.clone(), shutdown.clone());
         let server = Server::new(core, options, shutdown);
+        server.tracker.spawn(collecting);
         server.accept(listener).await;
         server.drain().await;
     }

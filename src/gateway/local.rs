@@ -19,6 +19,7 @@ pub(super) const STATUS_TIMEOUT: Duration = Duration::from_secs(2);
 const WELCOME: &str = "jumpgate, a distributed in-memory key-value store\n\n\
     PUT, POST, GET, HEAD, DELETE  /v1/kv/{key}\n\
     POST  /v1/batch\n\
+    PUT, GET, HEAD, DELETE  /v1/files/{path}  (GET /v1/files/{folder}/: its entries)\n\
     GET  /v1/kv?prefix=&limit=&cursor=&values=true\n\
     GET  /v1/feed?prefix=&since=&values=true  (WebSocket; /v1/feed/sse: server-sent events)\n\
     GET  /v1/cluster  /metrics  /healthz  /readyz  /leaderz\n\

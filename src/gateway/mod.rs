@@ -1,4 +1,4 @@
-//! The gateway: how people and programs reach the store, over HTTP and WebSocket.
+//! The gateway: how people and programs reach the store, over HTTP, WebSocket and FTP.
 //!
 //! A gateway turns requests of a protocol that the world speaks into [`crate::api::Request`]s, hands them through the
 //! [`crate::port::Core`] door, and turns the answers back. It decides nothing about data: who leads, where a key lives
@@ -15,6 +15,7 @@
 //!        front    Host and Origin, then the token
 //!        routes   warp: key-value routes first, then the feed, then what is answered here
 //!          kv, list ─▶ api::Request ─▶ port::Core ─▶ api::Response ─▶ HTTP
+//!          files    ─▶ files::Upload, files::Download ─▶ many api::Requests, as the bytes come and go
 //!          batch    ─▶ many api::Requests ─▶ port::Core::submit_batch
 //!          feed, sse ─▶ port::Core::subscribe ─▶ one JSON message an event
 //!          admin    ─▶ port::Core::admin, or relay ─▶ the leader's gateway
@@ -34,6 +35,8 @@
 //! | `target` | percent-decoding and query parameters |
 //! | `body` | reading a request's body within bounds |
 //! | `conditional` | entity tags, preconditions, ranges |
+//! | `files` | files and folders: streams both ways, and the collector of what is left of them |
+//! | `ftp` | FTP, over the same files (feature `ftp`) |
 //! | `kv`, `list`, `batch`, `local`, `feed`, `sse`, `admin` | the handlers |
 //! | `viewing` | what one viewer of the feed is told |
 //! | `relay` | an operator's request on its way to the leader's gateway |
@@ -62,7 +65,10 @@ mod batch;
 mod body;
 mod conditional;
 mod feed;
+mod files;
 mod front;
+#[cfg(feature = "ftp")]
+mod ftp;
 mod guard;
 mod kv;
 mod list;
@@ -79,6 +85,8 @@ mod tls;
 mod viewing;
 mod wire;
 
+#[cfg(feature = "ftp")]
+pub use ftp::{Ftp, FtpOptions};
 pub use guard::{Guard, Refused};
 pub use listen::Gateway;
 pub use options::{GatewayOptions, PeerGateway};

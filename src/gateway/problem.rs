@@ -12,7 +12,7 @@ use warp::http::header::{
 use warp::http::{HeaderMap, Method, StatusCode};
 use warp::reply::Response;
 
-use super::conditional::entity_tag;
+use super::conditional::{entity_tag, tag_value};
 use super::guard::Refused;
 use super::kv::{DEGRADED, TRUE};
 use crate::access::{Denied, Refusal};
@@ -20,6 +20,7 @@ use crate::api::batch::BatchResultJson;
 use crate::api::json::ProblemJson;
 use crate::api::{Error, KeyError, Outcome};
 use crate::base::Version;
+use crate::files::FileError;
 
 /// One failure, ready to be shown to a client.
 #[derive(Debug)]
@@ -40,6 +41,8 @@ enum Extra {
     Allow(&'static str),
     /// The version that stands, so that a client can decide whether to try again on top of it.
     Standing(Version),
+    /// The tag of the file that stands.
+    Tag(String),
     /// Where the leader answers: the redirect's only content that matters.
     Location(HeaderValue),
     /// The size of the value that a range was asked of.
@@ -79,6 +82,11 @@ impl Problem {
     /// The key of the path is no key.
     pub(super) fn bad_key(detail: impl Into<Cow<'static, str>>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "bad-key", "Not a key", detail.into(), Extra::Nothing)
+    }
+
+    /// The path of a file or folder is none.
+    pub(super) fn bad_path(detail: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "bad-path", "Not a path", detail.into(), Extra::Nothing)
     }
 
     /// The page that sends this request may not.
@@ -270,6 +278,9 @@ impl Extra {
             Self::Standing(version) => {
                 headers.insert(ETAG, entity_tag(version));
             }
+            Self::Tag(etag) => {
+                headers.insert(ETAG, tag_value(&etag));
+            }
             Self::Location(location) => {
                 headers.insert(LOCATION, location);
             }
@@ -328,6 +339,41 @@ impl From<Error> for Problem {
             other => other.to_string(),
         };
         Self { outcome, ..Self::new(status, name, title, detail.into(), extra) }
+    }
+}
+
+impl From<FileError> for Problem {
+    fn from(error: FileError) -> Self {
+        let detail = Cow::Owned(error.to_string());
+        let conflict = StatusCode::CONFLICT;
+        match error {
+            FileError::Store(error) => error.into(),
+            FileError::Path(_) => Self::bad_path(detail),
+            FileError::NotFound => {
+                Self::new(StatusCode::NOT_FOUND, "no-such-file", "No such file", detail, Extra::Nothing)
+            }
+            FileError::Conflict(_) => Self::new(conflict, "conflict", "Not possible now", detail, Extra::Nothing),
+            FileError::NotEmpty => Self::new(conflict, "not-empty", "Not empty", detail, Extra::Nothing),
+            FileError::Foreign(_) => Self::new(conflict, "not-a-file", "Not a file", detail, Extra::Nothing),
+            FileError::PreconditionFailed { etag } => {
+                let extra = etag.map_or(Extra::Nothing, Extra::Tag);
+                let status = StatusCode::PRECONDITION_FAILED;
+                Self::new(status, "precondition-failed", "Precondition failed", detail, extra)
+            }
+            FileError::TooLarge(_) => {
+                Self::new(StatusCode::PAYLOAD_TOO_LARGE, "file-too-large", "File too large", detail, Extra::Nothing)
+            }
+            FileError::Busy | FileError::Changed => {
+                let extra = Extra::RetryAfterSeconds(RETRY_AFTER_SECONDS);
+                let outcome = if error == FileError::Busy { Outcome::Definite } else { Outcome::Unknown };
+                let busy = Self::new(StatusCode::SERVICE_UNAVAILABLE, "file-busy", "File busy", detail, extra);
+                Self { outcome, ..busy }
+            }
+            FileError::Unexpected => {
+                tracing::error!("the core gave an answer that doesn't fit the request");
+                Self { outcome: Outcome::Unknown, ..Self::internal() }
+            }
+        }
     }
 }
 

@@ -23,7 +23,7 @@ use super::front::Hosts;
 use super::listen::Connection;
 use super::problem::Problem;
 use super::target::Query;
-use super::{GatewayOptions, admin, batch, feed, kv, list, local, sse};
+use super::{GatewayOptions, admin, batch, feed, files, kv, list, local, sse};
 use crate::access::{Grant, Role};
 use crate::api::{self, Error, Once, Operation};
 use crate::base::FollowerMode;
@@ -68,7 +68,7 @@ pub(super) fn routes(
         move || Arc::clone(&connection)
     };
     let (for_store, for_feed, for_sse) = (with_connection.clone(), with_connection.clone(), with_connection.clone());
-    let (for_batch, for_admin, for_local) = (with_connection.clone(), with_connection.clone(), with_connection);
+    let (for_batch, for_local) = (with_connection.clone(), with_connection);
 
     let store = warp::path("v1").and(warp::path("kv")).and(call()).then(move |call: Call, mut body: Body<_>| {
         let connection = for_store();
@@ -98,13 +98,8 @@ pub(super) fn routes(
             finish(&call, body, reply)
         }
     });
-    let admin = warp::path("v1").and(warp::path("admin")).and(call()).then(move |call: Call, mut body: Body<_>| {
-        let connection = for_admin();
-        async move {
-            let reply = admin::handle(&connection.shared, &call, &mut body).await;
-            finish(&call, body, reply)
-        }
-    });
+    let files = files_route(Arc::clone(connection));
+    let admin = admin_route(Arc::clone(connection));
     let local = call().then(move |call: Call, body| {
         let connection = for_local();
         async move {
@@ -113,12 +108,49 @@ pub(super) fn routes(
         }
     });
     // Nothing above rejects but by mistake; a rejection's own words are for programmers, so they go to the log.
-    store.or(batch).unify().or(feed).unify().or(sse).unify().or(admin).unify().or(local).unify().recover(
-        async |rejection: warp::Rejection| {
+    store
+        .or(batch)
+        .unify()
+        .or(files)
+        .unify()
+        .or(feed)
+        .unify()
+        .or(sse)
+        .unify()
+        .or(admin)
+        .unify()
+        .or(local)
+        .unify()
+        .recover(async |rejection: warp::Rejection| {
             tracing::error!(?rejection, "a route rejected a request that it should have answered");
             Ok::<_, Infallible>(Problem::internal().into_response(&Method::GET))
-        },
-    )
+        })
+}
+
+/// `/v1/files/{path}` and `/v1/files`.
+fn files_route(
+    connection: Arc<Connection>,
+) -> impl Filter<Extract = (Response,), Error = warp::Rejection> + Clone + Send + Sync + 'static {
+    warp::path("v1").and(warp::path("files")).and(call()).then(move |call: Call, mut body: Body<_>| {
+        let connection = Arc::clone(&connection);
+        async move {
+            let reply = files::handle(&connection.shared, &call, &mut body).await;
+            finish(&call, body, reply)
+        }
+    })
+}
+
+/// `/v1/admin/…`.
+fn admin_route(
+    connection: Arc<Connection>,
+) -> impl Filter<Extract = (Response,), Error = warp::Rejection> + Clone + Send + Sync + 'static {
+    warp::path("v1").and(warp::path("admin")).and(call()).then(move |call: Call, mut body: Body<_>| {
+        let connection = Arc::clone(&connection);
+        async move {
+            let reply = admin::handle(&connection.shared, &call, &mut body).await;
+            finish(&call, body, reply)
+        }
+    })
 }
 
 /// `/v1/kv/{key}` and `/v1/kv`.

@@ -20,7 +20,7 @@ use super::problem::Problem;
 use super::routes::Shared;
 use super::target::Query;
 use crate::api::json::EventJson;
-use crate::api::{self, Error, FeedCursor, FeedEvent, Key, Operation};
+use crate::api::{self, Error, FeedCursor, FeedEvent, Key, Operation, RESERVED};
 use crate::base::{Blob, PartitionId, Version, limits};
 use crate::port::{FeedEnd, FeedItem, FeedSubscription};
 
@@ -146,7 +146,13 @@ impl Viewing {
     }
 
     fn wants(&self, event: &FeedEvent) -> bool {
-        event.key.as_bytes().starts_with(&self.wish.prefix)
+        self.wants_key(&event.key)
+    }
+
+    /// What the gateway makes for itself is for those who ask for it.
+    fn wants_key(&self, key: &Key) -> bool {
+        let prefix = self.wish.prefix.as_slice();
+        key.as_bytes().starts_with(prefix) && (!key.is_reserved() || prefix.starts_with(RESERVED.as_bytes()))
     }
 
     async fn ask_for_missed(&mut self, remaining: Vec<u64>) -> Result<(), End> {
@@ -188,7 +194,9 @@ impl Viewing {
             Ok(_) => return Err(later()),
             Err(error) => return Err(End::Later(error.to_string())),
         };
-        self.ready.extend(page.items.iter().map(EventJson::snapshot));
+        let wanted: Vec<_> =
+            page.items.iter().filter(|item| self.wants_key(&item.key)).map(EventJson::snapshot).collect();
+        self.ready.extend(wanted);
         match page.next_after {
             Some(after) => self.stage = Stage::Snapshot { after: Some(after) },
             None => self.go_live(),
