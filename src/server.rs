@@ -41,10 +41,12 @@ use crate::net::{Addresses, Counters};
 use crate::node::{ControlCore, ControlEvent};
 use crate::port::Core;
 use crate::runtime::{Clock, Engine, EventSink, PulseLink, PulseThread};
-use crate::telemetry::{self, LogFormat};
+use crate::telemetry;
+pub use crate::telemetry::LogFormat;
 
 use certificates::Source;
-use streams::{Plane, StreamSocket, Trust};
+use metrics::Numbers;
+use streams::{Plane, StreamLinks, StreamSocket, Trust};
 
 /// Requests that one shard keeps waiting.
 const REQUESTS_MAX: usize = 16 << 10;
@@ -177,7 +179,9 @@ impl Server {
         let links = Arc::new(plane.start_links(config));
         let clock = Clock::start();
         let inbox = PulseThread::inbox();
-        let engine = Engine::new(options.clone(), clock, links, inbox.0.clone(), events);
+        let tally = Arc::new(metrics::Tally::default());
+        let events = tally.counting(events);
+        let engine = Engine::new(options.clone(), clock, Arc::<StreamLinks>::clone(&links), inbox.0.clone(), events);
         for shard in 0..options.shards {
             tasks.spawn(Arc::clone(&engine).drive_shard(ShardId(shard), shutdown.clone()));
         }
@@ -193,6 +197,7 @@ impl Server {
         let addresses = Arc::new(Addresses::new(pulses));
         tasks.spawn(Arc::clone(&addresses).resolve(shutdown.clone()));
         let (socket, pulse_counters) = (sockets.pulse, Arc::clone(&counters));
+        let names = options.names.clone();
         let mut core = ControlCore::new(options, engine.now());
         core.handle_keyring(keyring);
         let link = move || Ok(UdpLink { socket: PulseSocket::new(socket, pulse_counters)?, addresses });
@@ -204,8 +209,10 @@ impl Server {
         let listener = tokio::net::TcpListener::from_std(sockets.gateway)
             .map_err(ServerError::system("watching the gateway's listener"))?;
         let core: Arc<dyn Core> = Arc::<Engine>::clone(&engine);
-        let gateway_options =
-            GatewayOptions { metrics: metrics::source(&engine, &counters), ..gateway_options(config) };
+        let mut gateway_options = gateway_options(config);
+        let (traffic, counted) = (Arc::clone(&gateway_options.traffic), Arc::clone(&counters));
+        let numbers = Numbers { engine: Arc::clone(&engine), counters: counted, traffic, tally, links, names };
+        gateway_options.metrics = numbers.source();
         gateway.spawn(Gateway::serve(listener, core, gateway_options, gateway_shutdown.clone()));
         Ok(Self { engine, pulse, counters, gateway_shutdown, gateway, shutdown, tasks })
     }
@@ -247,9 +254,9 @@ pub fn check_certificates(config: &Config, slot: Slot) -> Result<(), ServerError
 ///
 /// # Errors
 /// Where it can't start.
-pub fn serve(config: Config, slot: Slot, insecure: bool) -> Result<(), ServerError> {
+pub fn serve(config: Config, slot: Slot, insecure: bool, format: LogFormat) -> Result<(), ServerError> {
     refuse_open_network(&config, slot, insecure)?;
-    telemetry::start_logging(LogFormat::Text, Level::INFO);
+    telemetry::start_logging(format, Level::INFO);
     let sockets = Sockets::bind(&config, slot)?;
     runtime()?.block_on(async move {
         let leaders = LeaderLines::default();
@@ -270,9 +277,9 @@ pub fn serve(config: Config, slot: Slot, insecure: bool) -> Result<(), ServerErr
 ///
 /// # Errors
 /// Where it can't start.
-pub fn dev(nodes: u16, port: u16) -> Result<(), ServerError> {
+pub fn dev(nodes: u16, port: u16, format: LogFormat) -> Result<(), ServerError> {
     // All nodes are here and nobody can lose one: what they say of each other would only bury what `introduce` says.
-    telemetry::start_logging(LogFormat::Text, Level::WARN);
+    telemetry::start_logging(format, Level::WARN);
     let sockets =
         (1..=nodes).map(|node| Sockets::bind_loopback(port + node)).collect::<Result<Vec<Sockets>, BindError>>()?;
     let ports = sockets.iter().map(Sockets::ports).collect::<Result<Vec<Ports>, ServerError>>()?;
@@ -362,6 +369,7 @@ fn gateway_options(config: &Config) -> GatewayOptions {
         value_bytes_max: config.limits.value_bytes,
         key_bytes_max: config.limits.key_bytes,
         connections_max: config.limits.connections,
+        slow_request: config.gateway.slow_request,
         hosts: advertised.chain(config.gateway.hosts.iter().cloned()).collect(),
         ..GatewayOptions::default()
     }

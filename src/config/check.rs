@@ -117,10 +117,12 @@ fn timing(table: &Table<'_>) -> Result<TimingConfig, ConfigError> {
 }
 
 fn gateway(table: &Table<'_>) -> Result<GatewayConfig, ConfigError> {
+    let default = GatewayConfig::default();
     Ok(GatewayConfig {
         followers: table.optional("followers", |raw| values::choice(raw, &FOLLOWERS))?.unwrap_or_default(),
         hosts: table.optional("hosts", values::hosts)?.unwrap_or_default(),
         ftp: table.optional("ftp", values::address)?,
+        slow_request: table.optional("slow_request", values::duration)?.unwrap_or(default.slow_request),
     })
 }
 

@@ -27,6 +27,7 @@ fn write_to(out: &mut String, config: &Config) -> fmt::Result {
     setting(out, "followers", quoted(followers), "relay to the leader | redirect (307) | route to the primary")?;
     let hosts: Vec<String> = config.gateway.hosts.iter().map(quoted).collect();
     setting(out, "hosts", format!("[{}]", hosts.join(", ")), "further Host names to answer to")?;
+    duration(out, "slow_request", config.gateway.slow_request, "what takes so long is worth a line in the log")?;
     if let Some(address) = &config.gateway.ftp {
         setting(out, "ftp", quoted(address), "serves files over FTP")?;
     }

@@ -11,13 +11,14 @@
 //! TCP ─▶ listen   permits, back-off, shutdown
 //!        wire     header, idle and write time-outs; scan refuses ambiguous framing
 //!        (hyper)  HTTP/1.1 and HTTP/2
+//!        observe  request ids, numbers, the log; cors
 //!        front    Host and Origin
 //!        routes   warp: key-value routes first, then the feed, then what is answered here
 //!          kv, list ─▶ api::Request ─▶ port::Core ─▶ api::Response ─▶ HTTP
 //!          batch    ─▶ many api::Requests ─▶ port::Core::submit_batch
 //!          feed, sse ─▶ port::Core::subscribe ─▶ one JSON message an event
 //!          admin    ─▶ port::Core::admin, or relay ─▶ the leader's gateway
-//!          local    cluster, health
+//!          local    the dashboard, cluster, health, metrics
 //!        problem  every failure, as RFC 9457 problem+json
 //! ```
 //!
@@ -26,12 +27,15 @@
 //! | `options` | [`GatewayOptions`]: limits and time-outs |
 //! | `listen` | [`Gateway`]: the accept loop and one connection's life |
 //! | `wire`, `scan` | the byte stream under the HTTP parser, and what is checked on it |
+//! | `observe` | what every request leaves behind: numbers, an id, a line in the log |
+//! | `cors` | what pages of the cluster's other nodes may read |
 //! | `front` | the Host and Origin checks |
 //! | `routes` | the warp filters; what all handlers share |
 //! | `target` | percent-decoding and query parameters |
 //! | `body` | reading a request's body within bounds |
 //! | `conditional` | entity tags, preconditions, ranges |
 //! | `kv`, `list`, `batch`, `local`, `feed`, `sse`, `admin` | the handlers |
+//! | `dashboard` | the page at `/` |
 //! | `viewing` | what one viewer of the feed is told |
 //! | `relay` | an operator's request on its way to the leader's gateway |
 //! | `problem` | failures as HTTP |
@@ -49,19 +53,22 @@
 //! # What is left out
 //!
 //! TLS and tokens; they belong between `listen` and `routes`. Range requests for several ranges (they are answered with
-//! the whole value, which RFC 9110 allows). WebSockets over HTTP/2. CORS: pages of other origins may neither write nor
-//! watch.
+//! the whole value, which RFC 9110 allows). WebSockets over HTTP/2. CORS for anybody but the cluster's own pages: those of
+//! other origins may neither write nor watch.
 
 mod admin;
 mod batch;
 mod body;
 mod conditional;
+mod cors;
+mod dashboard;
 mod feed;
 mod front;
 mod kv;
 mod list;
 mod listen;
 mod local;
+mod observe;
 mod options;
 mod problem;
 mod relay;

@@ -1,9 +1,11 @@
 //! What a gateway needs to know of the configuration.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::base::limits;
 use crate::telemetry::metrics::MetricsSource;
+use crate::telemetry::traffic::Traffic;
 
 /// The limits of one gateway. Every one of them is there so that no client can take more than its share.
 #[derive(Clone, Debug)]
@@ -43,8 +45,12 @@ pub struct GatewayOptions {
     pub ping_interval: Duration,
     /// How long a shutdown waits for requests and viewers before it cuts them off.
     pub drain_timeout: Duration,
+    /// A request that takes so long is worth a line in the log.
+    pub slow_request: Duration,
     /// What `/metrics` answers.
     pub metrics: MetricsSource,
+    /// Where requests are counted.
+    pub traffic: Arc<Traffic>,
 }
 
 /// Where a node's gateway is.
@@ -75,7 +81,9 @@ impl Default for GatewayOptions {
             timeout_max: Duration::from_secs(60),
             ping_interval: Duration::from_secs(20),
             drain_timeout: Duration::from_secs(10),
+            slow_request: Duration::from_secs(1),
             metrics: MetricsSource::default(),
+            traffic: Arc::default(),
         }
     }
 }

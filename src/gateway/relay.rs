@@ -18,6 +18,7 @@ use warp::http::header::{CONTENT_TYPE, HOST, HeaderName, HeaderValue, RETRY_AFTE
 use warp::http::{Method, Request, Response as HttpResponse};
 use warp::reply::Response;
 
+use super::observe::REQUEST_ID;
 use super::problem::Problem;
 use super::routes::{Call, GRACE, Reply, Shared};
 use crate::api::Error;
@@ -73,6 +74,9 @@ fn request(call: &Call, authority: &str, body: Bytes) -> Result<Request<Full<Byt
         .uri(call.target())
         .header(HOST, authority)
         .header(RELAYED, HeaderValue::from_static("true"));
+    if let Some(id) = call.headers.get(REQUEST_ID) {
+        request = request.header(REQUEST_ID, id);
+    }
     if !body.is_empty() {
         request = request.header(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     }

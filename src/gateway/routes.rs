@@ -19,6 +19,7 @@ use warp::path::FullPath;
 use warp::reply::Response;
 
 use super::body::{Body, BodyBytes};
+use super::cors::Origins;
 use super::front::Hosts;
 use super::listen::Connection;
 use super::problem::Problem;
@@ -27,12 +28,15 @@ use super::{GatewayOptions, admin, batch, feed, kv, list, local, sse};
 use crate::api::{self, Error, Once, Operation};
 use crate::base::FollowerMode;
 use crate::port::{Answer, Core};
+use crate::telemetry::traffic::LogBudget;
 
 /// What all connections of a gateway share.
 pub(super) struct Shared {
     pub(super) core: Arc<dyn Core>,
     pub(super) options: GatewayOptions,
     pub(super) hosts: Hosts,
+    pub(super) origins: Origins,
+    pub(super) log_budget: LogBudget,
     pub(super) body_bytes: BodyBytes,
     /// Finish what you are doing.
     pub(super) shutdown: CancellationToken,
