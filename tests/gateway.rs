@@ -8,6 +8,8 @@ mod batch;
 mod feed;
 #[path = "support/mock_core.rs"]
 mod mock_core;
+#[path = "gateway/observed.rs"]
+mod observed;
 #[path = "support/raw_http.rs"]
 mod raw_http;
 #[path = "gateway/wire.rs"]

@@ -1,7 +1,7 @@
 // Looking at keys and changing them. A value is saved on top of the version that was read, so that two people who edit the
 // same key don't overwrite each other unnoticed. Writes go to this page's own node, which passes them on.
 
-const PAGE_KEYS = 20;
+const PAGE_KEYS = 15;
 const SHOWN_BYTES_MAX = 256 * 1024;
 
 const keys = { cursors: [''], next: null, isAsked: false };

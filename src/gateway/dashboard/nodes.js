@@ -33,7 +33,7 @@ function makeRow(node) {
   row.memory = el('span', {});
   row.line = el('tr', {},
     cell('name', '', row.swatch, row.link, row.me), cell('role', '', el('span', { class: 'role' }, row.dot, row.role)),
-    cell('leads', 'number'), cell('sync', 'number wide'), cell('filling', 'number wide'), cell('keys', 'number'),
+    cell('leads', 'number'), cell('sync', 'number wide'), cell('filling', 'number wide'), cell('keys', 'number wide'),
     cell('memory', '', row.bar, row.memory), cell('rate', 'number'), cell('slow', 'number wide'), cell('trip', 'number wide'),
     cell('heard', 'number'));
   return row;
