@@ -194,6 +194,10 @@ impl Numbers {
             Family::gauge("jumpgate_raft_role", "1 for the role that the node has, 0 for the others."),
             |family, (role, is_it)| family.with(vec![("role", role.to_string().into())], is_it),
         );
+        let nodes = Family::gauge("jumpgate_nodes", "Nodes of the configuration, by whether they are heard.");
+        let nodes = status.map(alive).into_iter().fold(nodes, |family, (alive, dead)| {
+            family.with(vec![("state", "alive".into())], alive).with(vec![("state", "dead".into())], dead)
+        });
         vec![
             role,
             Family::gauge("jumpgate_raft_term", "The term that the node is in.").of(status.map(|status| status.term)),
@@ -203,9 +207,7 @@ impl Numbers {
                 .of(me.and_then(|me| me.last_index)),
             Family::gauge("jumpgate_quorum", "Whether a majority is in contact, as far as the node knows.")
                 .of(status.map(|status| status.quorum)),
-            Family::gauge("jumpgate_nodes", "Nodes of the configuration, by whether they are heard.")
-                .with(vec![("state", "alive".into())], status.map_or(0, |status| alive(status).0))
-                .with(vec![("state", "dead".into())], status.map_or(0, |status| alive(status).1)),
+            nodes,
             Family::counter("jumpgate_elections_total", "Elections in which the node asked for votes.")
                 .of(counts.map(|counts| counts.elections)),
             Family::counter("jumpgate_leader_changes_total", "Leaders that the node heard of.")

@@ -19,6 +19,17 @@ def find():
     return os.environ.get("CHROMIUM") or next((path for path in map(shutil.which, NAMES) if path), None)
 
 
+def shrink(file):
+    """Makes a picture small, where Pillow is there: 256 colours are enough for a page."""
+    try:
+        from PIL import Image
+    except ImportError:
+        return
+    with Image.open(file) as picture:
+        small = picture.convert("RGB").quantize(256, dither=Image.Dither.NONE)
+    small.save(file, optimize=True)
+
+
 class Failure(Exception):
     """The browser, or the page in it, did not do what it should."""
 
@@ -156,7 +167,8 @@ class Browser:
         data = base64.b64decode(self.ask("Page.captureScreenshot", format="png")["data"])
         with open(file, "wb") as out:
             out.write(data)
-        return len(data)
+        shrink(file)
+        return os.path.getsize(file)
 
     def nameless(self):
         """Controls that a screen reader can't name."""

@@ -13,7 +13,7 @@ Five nodes run under a little load while a headless Chromium looks at one of the
     leader    the leader is killed: the page names the new one
     moved     the page's own node is killed: the page goes to another one by itself, and remembers what happened
 
-With --pictures it leaves docs/dashboard-light.png, -dark.png and -phone.png. Where there is no Chromium it says so and
+With --pictures it leaves dashboard-light.png, -dark.png and -phone.png there (Pillow makes them small, if it is installed). Where there is no Chromium it says so and
 ends with 0.
 """
 
@@ -309,7 +309,7 @@ def own_node_dies(browser, cluster, home):
 
 def whole_page(browser, width, height, phone=False, scale=1, dark=False):
     browser.look(width, height, dark=dark, scale=scale, phone=phone)
-    browser.run("window.scrollTo(0, 0); new Promise((done) => setTimeout(done, 600))")
+    browser.run("document.activeElement.blur(); window.scrollTo(0, 0); new Promise((done) => setTimeout(done, 600))")
 
 
 def take(browser, folder, name, **look):
@@ -347,6 +347,7 @@ def main():
             print(f"  ok: {name}", flush=True)
         if arguments.pictures:
             time.sleep(arguments.seconds)
+            browser.until("the cluster is healthy", "document.getElementById('verdict-text').textContent === 'Healthy'")
             take(browser, arguments.pictures, "dashboard-light.png", width=1280, height=1000)
             take(browser, arguments.pictures, "dashboard-phone.png", width=400, height=860, phone=True, scale=1.5)
             browser.look(1280, 1000, dark=True)

@@ -2,7 +2,8 @@
 // every two seconds; the difference of two answers is what was asked between them.
 
 const SAMPLE_MS = 2000;
-const SAMPLES_MAX = 150;
+const SAMPLES_MAX = 150; // five minutes
+const SAMPLES_SHOWN_MIN = 30; // a chart is a minute long at least
 
 const load = {
   last: new Map(), // by node: when it was asked last, and what it had counted
@@ -119,8 +120,9 @@ function drawCharts() {
   const isForeign = load.unread.length > 0 && cluster.failedSince === null;
   const own = cluster.urls.get(cluster.own);
   const isElsewhere = own && new URL(own).origin !== location.origin;
+  const span = samples.length <= SAMPLES_SHOWN_MIN ? 'minute' : age(samples.length * SAMPLE_MS);
   const advice = isElsewhere ? `; open ${own} to see all` : '';
-  say($('load-note'), isForeign ? `without ${list(load.unread)}, not reachable from here${advice}` : 'the last five minutes; p99 of reads · writes');
+  say($('load-note'), isForeign ? `without ${list(load.unread)}, not reachable from here${advice}` : `the last ${span}; p99 of reads · writes`);
 }
 
 function drawChart(name, lines, now, unit, least) {
@@ -150,7 +152,7 @@ function drawChart(name, lines, now, unit, least) {
     pen.beginPath();
     let isDown = false;
     line.points.forEach((point, nth) => {
-      const x = width - ((line.points.length - 1 - nth) / (SAMPLES_MAX - 1)) * width;
+      const x = width - ((line.points.length - 1 - nth) / (Math.max(SAMPLES_SHOWN_MIN, line.points.length) - 1)) * width;
       const y = height - 1 - (Math.min(point ?? 0, highest) / highest) * (height - top - 1);
       if (point === null || point === undefined) isDown = false;
       else if (isDown) pen.lineTo(x, y);

@@ -147,10 +147,10 @@ function compareNode(before, node) {
 
 // Numbers of partitions jump about for seconds while a cluster heals: a line for each state that begins, and for the end.
 function comparePartitions({ partitions: before }, { partitions: now }) {
-  if (now.lost > before.lost) tell('bad', `${now.lost - before.lost} partitions are LOST: no copy is left`);
-  if (now.unavailable > 0 && before.unavailable === 0) tell('bad', `${now.unavailable} partitions have no primary`);
+  if (now.lost > before.lost) tell('bad', `${count(now.lost - before.lost)} partitions are LOST: no copy is left`);
+  if (now.unavailable > 0 && before.unavailable === 0) tell('bad', `${count(now.unavailable)} partitions have no primary`);
   if (now.unavailable === 0 && before.unavailable > 0) tell('good', 'Every partition has a primary again');
-  if (now.reduced > 0 && before.reduced === 0) tell('warn', `${now.reduced} partitions have fewer copies than they should`);
+  if (now.reduced > 0 && before.reduced === 0) tell('warn', `${count(now.reduced)} partitions have fewer copies than they should`);
   if (now.full === now.total && before.full < before.total && now.total > 0) tell('good', 'Every partition has all its copies');
 }
 
