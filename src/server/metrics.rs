@@ -111,7 +111,7 @@ impl Numbers {
         let traffic = &self.traffic;
         let mut requests = Family::counter(
             "jumpgate_http_requests_total",
-            "Requests by what they are about, method and status; gone: the client went away before the answer.",
+            "Requests by what they are about, method and status; gone: the connection ended before there was an answer.",
         );
         for (route, verb, status, count) in traffic.requests() {
             let labels =

@@ -59,25 +59,27 @@ async fn requests_are_counted_by_what_they_are_about_and_what_came_of_them() {
     assert_eq!((traffic.data_latencies(false).count(), traffic.data_latencies(true).count()), (3, 2));
 }
 
+/// Waits until it is so; whoever waits here knows that it will be.
+async fn until(is_so: impl Fn() -> bool) {
+    soon(async {
+        while !is_so() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    })
+    .await;
+}
+
 #[tokio::test]
-async fn a_client_that_goes_away_is_counted_and_nothing_stays_in_flight() {
-    let (served, traffic) = with_peers().await;
+async fn a_request_whose_connection_ends_is_counted_and_nothing_stays_in_flight() {
+    let options = GatewayOptions { drain_timeout: Duration::from_millis(1), ..GatewayOptions::default() };
+    let traffic = Arc::clone(&options.traffic);
+    let served = Served::start(options).await;
     served.core.state().hangs = true;
     let mut client = served.connect().await;
-    client.send("GET /v1/kv/a HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
-    soon(async {
-        while traffic.in_flight() == 0 {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    })
-    .await;
-    drop(client);
-    soon(async {
-        while traffic.in_flight() > 0 || traffic.connections.value() > 0 {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    })
-    .await;
+    client.send(b"GET /v1/kv/a HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+    until(|| traffic.in_flight() == 1).await;
+    served.shutdown.cancel();
+    until(|| traffic.in_flight() == 0 && traffic.connections.value() == 0).await;
     assert_eq!(traffic.requests(), [(Route::Kv, Verb::Get, "gone", 1)]);
 }
 
@@ -85,20 +87,10 @@ async fn a_client_that_goes_away_is_counted_and_nothing_stays_in_flight() {
 async fn a_viewer_that_is_told_to_go_is_counted_with_the_reason() {
     let (served, traffic) = with_peers().await;
     let mut client = served.connect().await;
-    client.send("GET /v1/feed/sse HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
-    soon(async {
-        while traffic.viewers.value() == 0 {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    })
-    .await;
+    client.send(b"GET /v1/feed/sse HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+    until(|| traffic.viewers.value() == 1).await;
     served.core.end_feed();
-    soon(async {
-        while traffic.viewers.value() > 0 {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    })
-    .await;
+    until(|| traffic.viewers.value() == 0).await;
     assert!(traffic.cut_off().any(|reason| reason == (CutOff::ShuttingDown, 1)));
     assert_eq!(traffic.viewers_begun.value(), 1);
 }
