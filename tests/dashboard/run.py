@@ -365,7 +365,7 @@ def main():
     except Failure as failure:
         print(f"the dashboard: {failure}", file=sys.stderr)
         if browser:
-            print(f"the page's own complaints: {browser.complaints}", file=sys.stderr)
+            print(f"the page's own complaints: {sorted(set(browser.complaints))[:5]}", file=sys.stderr)
             browser.picture(cluster.folder / "failed.png")
             print(f"a picture: {cluster.folder / 'failed.png'}; logs beside it", file=sys.stderr)
         return 1
