@@ -7,6 +7,7 @@ const POLL_HIDDEN_MS = 10000;
 const OWN_TIMEOUT_MS = 1500;
 const OTHER_TIMEOUT_MS = 1500;
 const SILENT_MS = 400; // heartbeats come every 20 ms
+const DEAD_MS = 2500;
 const MOVE_AFTER_MS = 5000;
 const EVENTS_MAX = 200;
 const EVENTS_CARRIED = 30;
@@ -89,8 +90,14 @@ function tell(kind, text, at = Date.now()) {
   while (lines.childElementCount > EVENTS_MAX) lines.lastChild.remove();
 }
 
+// A node that is silent for a second is called dead, but what one follower hears of another is gossip, which may come late.
+// So the page believes it once the cluster has taken the node's copies off the list, or the silence goes on.
 function isDead(node) {
-  return node.role === 'dead';
+  return node.role === 'dead' && (node.in_sync === 0 || (node.last_heard_ms ?? Infinity) > DEAD_MS);
+}
+
+function roleOf(node) {
+  return node.role === 'dead' && !isDead(node) ? 'silent' : node.role;
 }
 
 // Says what is other than before.

@@ -47,10 +47,10 @@ function fillRow(row, node, slot, status) {
   row.link.title = `The dashboard of ${node.name} at ${node.url}`;
   say(row.me, node.name === cluster.own ? 'here' : '');
   row.line.className = isDead(node) ? 'dead' : '';
-  cells.role.firstChild.className = `role ${node.role}`;
+  cells.role.firstChild.className = `role ${roleOf(node)}`;
   const [health, words] = healthOf(node, status);
   row.dot.className = `dot ${health}`;
-  const role = node.voter || isDead(node) ? node.role : `${node.role}, no vote`;
+  const role = node.voter || isDead(node) ? roleOf(node) : `${roleOf(node)}, no vote`;
   say(row.role, node.draining ? `${role}, drained` : role);
   cells.role.title = words;
   say(cells.leads, count(node.primaries));
