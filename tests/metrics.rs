@@ -2,6 +2,7 @@
 //! dashboard speak of is in it.
 
 #[path = "support/http.rs"]
+#[allow(dead_code, reason = "other tests ask for more")]
 mod http;
 
 use std::collections::{BTreeMap, BTreeSet};
