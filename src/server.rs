@@ -45,10 +45,12 @@ use crate::net::{Addresses, Counters};
 use crate::node::{ControlCore, ControlEvent};
 use crate::port::Core;
 use crate::runtime::{Clock, Engine, EventSink, PulseLink, PulseThread};
-use crate::telemetry::{self, LogFormat};
+use crate::telemetry;
+pub use crate::telemetry::LogFormat;
 
 use certificates::Source;
-use streams::{Plane, StreamSocket, Trust};
+use metrics::Numbers;
+use streams::{Plane, StreamLinks, StreamSocket, Trust};
 
 /// Requests that one shard keeps waiting.
 const REQUESTS_MAX: usize = 16 << 10;
@@ -199,7 +201,9 @@ impl Server {
         let links = Arc::new(plane.start_links(config));
         let clock = Clock::start();
         let inbox = PulseThread::inbox();
-        let engine = Engine::new(options.clone(), clock, links, inbox.0.clone(), events);
+        let tally = Arc::new(metrics::Tally::default());
+        let events = tally.counting(events);
+        let engine = Engine::new(options.clone(), clock, Arc::<StreamLinks>::clone(&links), inbox.0.clone(), events);
         for shard in 0..options.shards {
             tasks.spawn(Arc::clone(&engine).drive_shard(ShardId(shard), shutdown.clone()));
         }
@@ -218,6 +222,7 @@ impl Server {
         let addresses = Arc::new(Addresses::new(pulses));
         tasks.spawn(Arc::clone(&addresses).resolve(shutdown.clone()));
         let (socket, pulse_counters) = (sockets.pulse, Arc::clone(&counters));
+        let names = options.names.clone();
         let mut core = ControlCore::new(options, engine.now());
         core.handle_keyring(keyring);
         let link = move || Ok(UdpLink { socket: PulseSocket::new(socket, pulse_counters)?, addresses });
@@ -229,8 +234,10 @@ impl Server {
         let listener = tokio::net::TcpListener::from_std(sockets.gateway)
             .map_err(ServerError::system("watching the gateway's listener"))?;
         let core: Arc<dyn Core> = Arc::<Engine>::clone(&engine);
-        let metrics = metrics::source(&engine, &counters, &guard);
-        let gateway_options = GatewayOptions { metrics, guard, tls, ..gateway_options(config) };
+        let mut gateway_options = GatewayOptions { guard: Arc::clone(&guard), tls, ..gateway_options(config) };
+        let (traffic, counted) = (Arc::clone(&gateway_options.traffic), Arc::clone(&counters));
+        let numbers = Numbers { engine: Arc::clone(&engine), counters: counted, traffic, guard, tally, links, names };
+        gateway_options.metrics = numbers.source();
         if let Some(listener) = sockets.ftp {
             let (core, options) = (Arc::clone(&core), gateway_options.clone());
             ftp::start(listener, (config, slot), core, options, gateway_shutdown.clone(), &gateway)?;
@@ -285,9 +292,9 @@ pub fn check_gateway(config: &Config, slot: Slot) -> Result<(), ServerError> {
 ///
 /// # Errors
 /// Where it can't start.
-pub fn serve(config: Config, slot: Slot, insecure: bool) -> Result<(), ServerError> {
+pub fn serve(config: Config, slot: Slot, insecure: bool, format: LogFormat) -> Result<(), ServerError> {
     refuse_open_network(&config, slot, insecure)?;
-    telemetry::start_logging(LogFormat::Text, Level::INFO);
+    telemetry::start_logging(format, Level::INFO);
     let sockets = Sockets::bind(&config, slot)?;
     runtime()?.block_on(async move {
         let leaders = LeaderLines::default();
@@ -318,9 +325,9 @@ pub fn add_ftp(config: &mut Config, port: u16) {
 ///
 /// # Errors
 /// Where it can't start.
-pub fn dev(nodes: u16, port: u16, ftp: bool) -> Result<(), ServerError> {
+pub fn dev(nodes: u16, port: u16, ftp: bool, format: LogFormat) -> Result<(), ServerError> {
     // All nodes are here and nobody can lose one: what they say of each other would only bury what `introduce` says.
-    telemetry::start_logging(LogFormat::Text, Level::WARN);
+    telemetry::start_logging(format, Level::WARN);
     let bind = |node| {
         let sockets = Sockets::bind_loopback(port + node)?;
         if ftp { sockets.with_ftp(port + DEV_FTP_ABOVE + node) } else { Ok(sockets) }
@@ -417,6 +424,7 @@ fn gateway_options(config: &Config) -> GatewayOptions {
         key_bytes_max: config.limits.key_bytes,
         connections_max: config.limits.connections,
         http: config.speaks_http(),
+        slow_request: config.gateway.slow_request,
         hosts: advertised.chain(config.gateway.hosts.iter().cloned()).collect(),
         ..GatewayOptions::default()
     }

@@ -4,9 +4,10 @@
 //! Lines go to the error stream, so that a command's own output stays clean. `RUST_LOG` chooses what is shown, in the
 //! notation of `tracing` (`RUST_LOG=jumpgate=debug,hyper=warn`); without it, whoever starts the logging does.
 //!
-//! [`metrics`] writes down what adapters and cores have counted.
+//! [`metrics`] writes down what adapters and cores have counted; [`traffic`] is what a gateway counts.
 
 pub mod metrics;
+pub mod traffic;
 
 use std::io::IsTerminal as _;
 
@@ -25,6 +26,20 @@ pub enum LogFormat {
     Text,
     /// For machines: one JSON object a line.
     Json,
+}
+
+impl LogFormat {
+    /// The formats, as people choose them.
+    pub const WORDS: [(&str, Self); 2] = [("text", Self::Text), ("json", Self::Json)];
+}
+
+impl std::str::FromStr for LogFormat {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Self, Self::Err> {
+        let found = Self::WORDS.iter().find(|(known, _)| *known == word);
+        found.map(|(_, format)| *format).ok_or_else(|| "allowed are text and json".to_owned())
+    }
 }
 
 /// Starts logging to the error stream: what `RUST_LOG` asks for, or else what is at least of `level`. True when this call

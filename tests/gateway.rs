@@ -14,6 +14,8 @@ mod files;
 mod hostile;
 #[path = "support/mock_core.rs"]
 mod mock_core;
+#[path = "gateway/observed.rs"]
+mod observed;
 #[path = "support/raw_http.rs"]
 mod raw_http;
 #[path = "gateway/tls.rs"]

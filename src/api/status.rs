@@ -29,6 +29,9 @@ pub struct ClusterStatus {
     /// How far copies are that are being made; none where none are.
     #[serde(default)]
     pub healing: Option<HealingStatus>,
+    /// The last control entry in the partition table: `/v1/cluster/map` changes only with it.
+    #[serde(default)]
+    pub table_index: u64,
     /// Copies of each value that the cluster aims at.
     pub replicas: u8,
     /// Copies below which a write is refused.
@@ -153,6 +156,12 @@ pub struct NodeStatus {
     /// Why it is kept out of the in-sync sets though it answers; none where it isn't.
     #[serde(default)]
     pub held_back: Option<HeldBackStatus>,
+    /// What its tables may take; only the answering node knows its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_limit_bytes: Option<u64>,
+    /// What clients ask of its gateway; only the answering node knows its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traffic: Option<TrafficStatus>,
 }
 
 /// Why a node that answers holds no copies, and for how long.
@@ -165,6 +174,54 @@ pub struct HeldBackStatus {
     /// By how much it wakes up late, in percent of the time after which it wanted to be woken, while that alone keeps it
     /// out: it gets hardly any processor time.
     pub late_percent: Option<u32>,
+}
+
+/// What clients asked of one node's gateway since it started: values, listings, batches and files. The difference of two
+/// answers is what was asked between them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TrafficStatus {
+    /// The upper ends of the latency buckets in microseconds; there is one bucket more.
+    pub bounds_us: Vec<u32>,
+    /// Reads, by how long they took.
+    pub reads: Vec<u64>,
+    /// Writes, by how long they took.
+    pub writes: Vec<u64>,
+    /// Those of both that were answered with a status of 500 and above.
+    pub failed: u64,
+    /// Requests of any kind that are under way.
+    pub in_flight: u64,
+    /// Connections that are open.
+    pub connections: u64,
+    /// Viewers of the feed.
+    pub viewers: u64,
+}
+
+/// Who holds which partition: `/v1/cluster/map`. Thousands of partitions share a few states, so each is named once.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartitionMap {
+    /// How often the cluster was recovered by force.
+    pub generation: u32,
+    /// The last control entry in it, as `table_index` of the status.
+    pub index: u64,
+    /// The nodes' names; the numbers in `states` are places in this list.
+    pub nodes: Vec<String>,
+    /// The states that occur.
+    pub states: Vec<PartitionState>,
+    /// For each partition, the place of its state in that list.
+    pub partitions: Vec<u16>,
+}
+
+/// Who holds a partition.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartitionState {
+    /// Who leads it; none while nobody can.
+    pub primary: Option<u8>,
+    /// Who holds every acknowledged write, the primary included.
+    pub in_sync: Vec<u8>,
+    /// Who is being filled.
+    pub learners: Vec<u8>,
+    /// No copy is left.
+    pub lost: bool,
 }
 
 /// How one node hears another on the pulse plane.

@@ -5,7 +5,7 @@ use clap::Args;
 use super::Failure;
 use super::output::Output;
 use crate::config::{Config, Ports};
-use crate::server;
+use crate::server::{self, LogFormat};
 
 /// The most nodes that `dev` starts: more would measure the machine rather than the cluster.
 const NODES_MAX: u16 = 16;
@@ -37,6 +37,9 @@ pub struct Dev {
     /// Write the cluster.toml of such a cluster to stdout instead of running it
     #[arg(long)]
     pub print_config: bool,
+    /// How log lines are written: text, or one JSON object a line
+    #[arg(long, value_name = "text|json", default_value = "text", env = "JUMPGATE_LOG_FORMAT")]
+    pub log_format: LogFormat,
 }
 
 impl Dev {
@@ -54,7 +57,7 @@ impl Dev {
             output.bytes(configuration(self.nodes, self.port, self.ftp).to_toml().as_bytes())?;
             return output.flush();
         }
-        server::dev(self.nodes, self.port, self.ftp).map_err(Failure::from)
+        server::dev(self.nodes, self.port, self.ftp, self.log_format).map_err(Failure::from)
     }
 }
 

@@ -7,7 +7,7 @@ use clap::Args;
 use super::Failure;
 use super::output::{note, one_line};
 use crate::config::{Config, ConfigError};
-use crate::server::{self, ServerError};
+use crate::server::{self, LogFormat, ServerError};
 
 /// The arguments of `serve`.
 #[derive(Debug, Args)]
@@ -30,6 +30,9 @@ pub struct Serve {
     /// Start without a secret although the node is reachable from other machines
     #[arg(long)]
     pub insecure: bool,
+    /// How log lines are written: text, or one JSON object a line
+    #[arg(long, value_name = "text|json", default_value = "text", env = "JUMPGATE_LOG_FORMAT")]
+    pub log_format: LogFormat,
 }
 
 impl Serve {
@@ -40,7 +43,7 @@ impl Serve {
     pub fn run(self) -> Result<(), Failure> {
         let config = read(&self.config)?;
         let slot = config.node(&self.node).map_err(usage)?;
-        server::serve(config, slot, self.insecure).map_err(Failure::from)
+        server::serve(config, slot, self.insecure, self.log_format).map_err(Failure::from)
     }
 }
 

@@ -126,12 +126,14 @@ fn gateway(table: &Table<'_>, security: &SecurityConfig) -> Result<GatewayConfig
     if http == Some(false) && security.tls_cert.is_none() {
         return Err(table.error("http", "\"off\" leaves nothing to speak; set [security] tls_cert and tls_key too"));
     }
+    let default = GatewayConfig::default();
     Ok(GatewayConfig {
         http,
         followers: table.optional("followers", |raw| values::choice(raw, &FOLLOWERS))?.unwrap_or_default(),
         hosts: table.optional("hosts", values::hosts)?.unwrap_or_default(),
         ftp: table.optional("ftp", values::ftp_address)?,
         ftp_passive_ports: table.optional("ftp_passive_ports", values::ports)?,
+        slow_request: table.optional("slow_request", values::duration)?.unwrap_or(default.slow_request),
     })
 }
 

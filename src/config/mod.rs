@@ -102,7 +102,7 @@ pub struct TimingConfig {
 }
 
 /// `[gateway]`: what clients meet.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GatewayConfig {
     /// What a node that doesn't lead does with a request.
     pub followers: FollowerMode,
@@ -114,6 +114,8 @@ pub struct GatewayConfig {
     pub ftp: Option<Address>,
     /// The ports of FTP's data connections; free ones where it isn't set.
     pub ftp_passive_ports: Option<RangeInclusive<u16>>,
+    /// A request that takes so long is worth a line in the log.
+    pub slow_request: Duration,
 }
 
 /// `[stream]`: how data travels between nodes.
@@ -387,6 +389,12 @@ impl TimingConfig {
     #[must_use]
     pub fn is_fixed(&self) -> bool {
         *self != Self::default()
+    }
+}
+
+impl Default for GatewayConfig {
+    fn default() -> Self {
+        Self { followers: FollowerMode::default(), hosts: Vec::new(), ftp: None, slow_request: Duration::from_secs(1) }
     }
 }
 

@@ -14,7 +14,7 @@ use super::{ConfigError, Place, Warning};
 const TABLES: [(&str, &[&str]); 7] = [
     ("cluster", &["name", "replicas", "min_copies", "partitions", "sync_interval", "replace_after", "demote_after"]),
     ("timing", &["heartbeat", "election", "lease", "down"]),
-    ("gateway", &["followers", "hosts", "http", "ftp", "ftp_passive_ports"]),
+    ("gateway", &["followers", "hosts", "http", "slow_request", "ftp", "ftp_passive_ports"]),
     ("stream", &["transport", "certificate", "key", "authority"]),
     ("limits", &["key", "value", "memory", "connections"]),
     ("security", &["secret_file", "tls_cert", "tls_key", "tls_authority", "tokens_file"]),
@@ -25,7 +25,7 @@ const TABLES: [(&str, &[&str]); 7] = [
 const NODE: &str = "node";
 
 /// Variables of the program that aren't settings of the file.
-const OTHER_VARIABLES: [&str; 7] = [
+const OTHER_VARIABLES: [&str; 8] = [
     "JUMPGATE_NODE",
     "JUMPGATE_URL",
     "JUMPGATE_CACERT",
@@ -33,6 +33,7 @@ const OTHER_VARIABLES: [&str; 7] = [
     "JUMPGATE_TOKEN_FILE",
     "JUMPGATE_CONFIG",
     "JUMPGATE_LOG",
+    "JUMPGATE_LOG_FORMAT",
 ];
 
 /// A value as it was written, before anybody knows what it means.

@@ -48,6 +48,7 @@ fn nodes_alone_make_a_configuration_with_the_documented_defaults() {
     assert!(!config.timing.is_fixed());
     assert_eq!(config.timing.timing(), Timing::default());
     assert_eq!(config.gateway, GatewayConfig::default());
+    assert_eq!(config.gateway.slow_request, Duration::from_secs(1));
     assert_eq!(config.stream.transport, Transport::Tcp);
     let limits = LimitsConfig { key_bytes: 1024, value_bytes: 8 << 20, memory_bytes: 2 << 30, connections: 10_000 };
     assert_eq!(config.limits, limits);

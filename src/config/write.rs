@@ -30,6 +30,7 @@ fn write_to(out: &mut String, config: &Config) -> fmt::Result {
     if let Some(http) = config.gateway.http {
         setting(out, "http", quoted(word(http, &SWITCH)), "on: without TLS too, on the same port | off")?;
     }
+    duration(out, "slow_request", config.gateway.slow_request, "what takes so long is worth a line in the log")?;
     if let Some(address) = &config.gateway.ftp {
         setting(out, "ftp", quoted(address), "serves files over FTP; further nodes of one machine at the next ports")?;
     }

@@ -3,7 +3,8 @@
 use bytes::Buf;
 use futures_util::Stream;
 use warp::http::header::{
-    ACCEPT_RANGES, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderName, HeaderValue, X_CONTENT_TYPE_OPTIONS,
+    ACCEPT_RANGES, CONTENT_RANGE, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, HeaderName, HeaderValue,
+    X_CONTENT_TYPE_OPTIONS,
 };
 use warp::http::{HeaderMap, Method, StatusCode};
 use warp::reply::Response;
@@ -32,6 +33,11 @@ const EXPIRES_IN: HeaderName = HeaderName::from_static("jumpgate-expires-in");
 const STALE: HeaderName = HeaderName::from_static("jumpgate-stale");
 /// The value was read without a quorum.
 pub(super) const DEGRADED: HeaderName = HeaderName::from_static("jumpgate-degraded");
+
+/// What keeps a value from running as a page.
+const SANDBOX: HeaderValue = HeaderValue::from_static("default-src 'none'; sandbox");
+/// Types that browsers only show.
+const INERT: [&[u8]; 3] = [b"application/octet-stream", b"application/json", b"text/plain"];
 
 pub(super) const TRUE: HeaderValue = HeaderValue::from_static("true");
 pub(super) const OCTETS: HeaderValue = HeaderValue::from_static("application/octet-stream");
@@ -93,6 +99,13 @@ async fn read(shared: &Shared, call: &Call) -> Reply {
     }
 }
 
+/// Whether a browser may take a value of this type for something that runs. A page among the values, opened by somebody,
+/// would have the dashboard's origin, and so its token: it is given out in a sandbox.
+fn may_run(content_type: &HeaderValue) -> bool {
+    let essence = content_type.as_bytes().split(|byte| matches!(byte, b';' | b' ')).next().unwrap_or_default();
+    !INERT.iter().any(|inert| essence.eq_ignore_ascii_case(inert))
+}
+
 /// A value as HTTP: whole, in part, or just the news that the client has it already.
 fn value_response(value: Value, method: &Method, headers: &HeaderMap, condition: &Precondition) -> Reply {
     let current = Some(value.version);
@@ -121,6 +134,9 @@ fn value_response(value: Value, method: &Method, headers: &HeaderMap, condition:
     answer.insert(ETAG, entity_tag(value.version));
     if body.is_some() {
         let content_type = value.content_type.as_ref().and_then(|kept| HeaderValue::from_str(kept.as_str()).ok());
+        if content_type.as_ref().is_some_and(may_run) {
+            answer.insert(CONTENT_SECURITY_POLICY, SANDBOX);
+        }
         answer.insert(CONTENT_TYPE, content_type.unwrap_or(OCTETS));
         answer.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
         // The content type is what the writer said; a browser must not guess another one and run it.

@@ -31,15 +31,18 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::GatewayOptions;
 use super::body::BodyBytes;
+use super::cors::Origins;
 use super::files;
 use super::front::{Front, Hosts};
 use super::guard::Refused;
+use super::observe::{Observed, Open};
 use super::routes::{Shared, routes};
 use super::tls;
 use super::wire::Wire;
 use crate::access::Grant;
 use crate::base::limits;
 use crate::port::Core;
+use crate::telemetry::traffic::LogBudget;
 
 /// The pause after a first failed accept, and after many: out of file descriptors, the loop must not spin.
 const BACK_OFF_MIN: Duration = Duration::from_millis(5);
@@ -74,6 +77,7 @@ pub(super) struct Connection {
     /// Streams of events that are under way on it.
     streams: AtomicUsize,
     _permit: OwnedSemaphorePermit,
+    _open: Open,
     _token: TaskTrackerToken,
 }
 
@@ -167,7 +171,9 @@ impl Server {
         let permits = Arc::new(Semaphore::new(options.connections_max.min(Semaphore::MAX_PERMITS)));
         let hosts = Hosts::new(&options.hosts);
         let abort = CancellationToken::new();
-        let shared = Shared { core, options, hosts, body_bytes: BodyBytes::default(), shutdown, abort };
+        let origins = Origins::new(options.peers.iter().map(|peer| peer.advertised.as_str()));
+        let (body_bytes, log_budget) = (BodyBytes::default(), LogBudget::default());
+        let shared = Shared { core, options, hosts, origins, log_budget, body_bytes, shutdown, abort };
         Self {
             shared: Arc::new(shared),
             builder: Arc::new(builder),
@@ -208,6 +214,7 @@ impl Server {
             tracing::debug!(%peer, %error, "TCP_NODELAY can't be set");
         }
         let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else {
+            self.shared.options.traffic.connections_refused.add();
             if let Ok(refusal) = Arc::clone(&self.refusals).try_acquire_owned() {
                 self.tracker.spawn(async move {
                     let _ = timeout(REFUSAL_TIMEOUT, refuse(stream)).await;
@@ -223,6 +230,7 @@ impl Server {
             is_upgraded: AtomicBool::new(false),
             streams: AtomicUsize::new(0),
             _permit: permit,
+            _open: Open::new(&self.shared.options.traffic),
             _token: self.tracker.token(),
         });
         tokio::spawn(serve(Arc::clone(&self.builder), stream, peer, connection));
@@ -260,7 +268,7 @@ async fn serve(
     };
     let Some(socket) = socket else { return };
     let service = TowerToHyperService::new(warp::service(routes(&connection)));
-    let service = Front::new(Arc::clone(&connection), service);
+    let service = Observed::new(Arc::clone(&connection), peer, Front::new(Arc::clone(&connection), service));
     let wire = TokioIo::new(Wire::new(socket, connection));
     let served = builder.serve_connection_with_upgrades(wire, service);
     tokio::pin!(served);

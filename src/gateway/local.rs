@@ -1,5 +1,5 @@
-//! What every node answers itself, whoever leads: the cluster as it sees it, and health checks. Also the answer to paths
-//! that lead nowhere.
+//! What every node answers itself, whoever leads: the dashboard, the cluster as it sees it, metrics, and health checks. Also
+//! the answer to paths that lead nowhere.
 
 use std::time::Duration;
 
@@ -7,28 +7,24 @@ use warp::http::Method;
 use warp::http::header::{CONTENT_TYPE, HeaderValue};
 use warp::reply::Response;
 
+use super::dashboard;
 use super::problem::Problem;
 use super::routes::{Call, Reply, Shared, json, options};
+use crate::api::{ClusterStatus, TrafficStatus};
+use crate::telemetry::traffic::LATENCY_BOUNDS_US;
 
 const ALLOWED: &str = "GET, HEAD, OPTIONS";
+
+/// Where it is shown who holds which partition.
+const MAP: &str = "/v1/cluster/map";
 
 /// How long the core may take to describe itself; it has everything at hand.
 pub(super) const STATUS_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What `/` says: enough for somebody who met the port and wonders.
-const WELCOME: &str = "jumpgate, a distributed in-memory key-value store\n\n\
-    PUT, POST, GET, HEAD, DELETE  /v1/kv/{key}\n\
-    POST  /v1/batch\n\
-    PUT, GET, HEAD, DELETE  /v1/files/{path}  (GET /v1/files/{folder}/: its entries)\n\
-    GET  /v1/kv?prefix=&limit=&cursor=&values=true\n\
-    GET  /v1/feed?prefix=&since=&values=true  (WebSocket; /v1/feed/sse: server-sent events)\n\
-    GET  /v1/cluster  /metrics  /healthz  /readyz  /leaderz\n\
-    POST  /v1/admin/...  (what `jumpgate node`, `transfer`, `init` and `unsafe-recover` ask)\n";
-
 /// Answers one request.
 pub(super) async fn handle(shared: &Shared, call: &Call) -> Reply {
     let path = call.path();
-    if !matches!(path, "/" | "/v1/cluster" | "/metrics" | "/healthz" | "/readyz" | "/leaderz") {
+    if !matches!(path, "/" | "/v1/cluster" | MAP | "/metrics" | "/healthz" | "/readyz" | "/leaderz") {
         return Err(Problem::no_such_path());
     }
     match call.method {
@@ -37,11 +33,12 @@ pub(super) async fn handle(shared: &Shared, call: &Call) -> Reply {
         _ => return Err(Problem::method_not_allowed(ALLOWED)),
     }
     match path {
-        "/" => Ok(text(WELCOME)),
+        "/" => dashboard::page(&shared.origins),
         "/v1/cluster" => match tokio::time::timeout(STATUS_TIMEOUT, shared.core.status()).await {
-            Ok(status) => json(&status),
+            Ok(status) => json(&with_traffic(shared, status)),
             Err(_) => Err(Problem::not_ready("this node did not say in time how it is")),
         },
+        MAP => json(&shared.core.partition_map()),
         "/metrics" => match tokio::time::timeout(STATUS_TIMEOUT, shared.options.metrics.text()).await {
             Ok(text) => Ok(metrics(text)),
             Err(_) => Err(Problem::not_ready("this node did not say in time what it has counted")),
@@ -50,6 +47,25 @@ pub(super) async fn handle(shared: &Shared, call: &Call) -> Reply {
         "/readyz" => verdict(shared.core.health().ready, "this node can't serve yet"),
         _ => verdict(shared.core.health().leader, "this node doesn't lead, or has no quorum, or is still taking over"),
     }
+}
+
+/// The status, with what clients ask of this node's gateway. Of the other nodes only they know that themselves.
+fn with_traffic(shared: &Shared, mut status: ClusterStatus) -> ClusterStatus {
+    let traffic = &shared.options.traffic;
+    let myself = status.nodes.iter_mut().find(|node| node.name == status.node);
+    if let Some(myself) = myself {
+        let [reads, writes] = [false, true].map(|writes| traffic.data_latencies(writes));
+        myself.traffic = Some(TrafficStatus {
+            bounds_us: LATENCY_BOUNDS_US.to_vec(),
+            reads: reads.counts.to_vec(),
+            writes: writes.counts.to_vec(),
+            failed: traffic.failed(),
+            in_flight: traffic.in_flight(),
+            connections: traffic.connections.value(),
+            viewers: traffic.viewers.value(),
+        });
+    }
+    status
 }
 
 /// The answer to a health check.

@@ -12,6 +12,7 @@
 //!        tls      TLS, or plain HTTP on the same port
 //!        wire     header, idle and write time-outs; scan refuses ambiguous framing
 //!        (hyper)  HTTP/1.1 and HTTP/2
+//!        observe  request ids, numbers, the log; cors
 //!        front    Host and Origin, then the token
 //!        routes   warp: key-value routes first, then the feed, then what is answered here
 //!          kv, list ─▶ api::Request ─▶ port::Core ─▶ api::Response ─▶ HTTP
@@ -19,7 +20,7 @@
 //!          batch    ─▶ many api::Requests ─▶ port::Core::submit_batch
 //!          feed, sse ─▶ port::Core::subscribe ─▶ one JSON message an event
 //!          admin    ─▶ port::Core::admin, or relay ─▶ the leader's gateway
-//!          local    cluster, health
+//!          local    the dashboard, cluster, health, metrics
 //!        problem  every failure, as RFC 9457 problem+json
 //! ```
 //!
@@ -29,6 +30,8 @@
 //! | `listen` | [`Gateway`]: the accept loop and one connection's life |
 //! | `tls` | [`Tls`]: the certificate that clients are shown |
 //! | `wire`, `scan` | the byte stream under the HTTP parser, and what is checked on it |
+//! | `observe` | what every request leaves behind: numbers, an id, a line in the log |
+//! | `cors` | what pages of the cluster's other nodes may read |
 //! | `front` | the Host and Origin checks, and whether a token lets the request in |
 //! | `guard` | [`Guard`]: the tokens in force, addresses that guess |
 //! | `routes` | the warp filters; what all handlers share |
@@ -38,6 +41,7 @@
 //! | `files` | files and folders: streams both ways, and the collector of what is left of them |
 //! | `ftp` | FTP, over the same files (feature `ftp`) |
 //! | `kv`, `list`, `batch`, `local`, `feed`, `sse`, `admin` | the handlers |
+//! | `dashboard` | the page at `/` |
 //! | `viewing` | what one viewer of the feed is told |
 //! | `relay` | an operator's request on its way to the leader's gateway |
 //! | `problem` | failures as HTTP |
@@ -57,13 +61,15 @@
 //! # What is left out
 //!
 //! Range requests for several ranges (they are answered with
-//! the whole value, which RFC 9110 allows). WebSockets over HTTP/2. CORS: pages of other origins may neither write nor
-//! watch.
+//! the whole value, which RFC 9110 allows). WebSockets over HTTP/2. CORS for anybody but the cluster's own pages: those of
+//! other origins may neither write nor watch.
 
 mod admin;
 mod batch;
 mod body;
 mod conditional;
+mod cors;
+mod dashboard;
 mod feed;
 mod files;
 mod front;
@@ -74,6 +80,7 @@ mod kv;
 mod list;
 mod listen;
 mod local;
+mod observe;
 mod options;
 mod problem;
 mod relay;

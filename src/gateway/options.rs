@@ -7,6 +7,7 @@ use super::{Guard, Tls};
 use crate::access::Access;
 use crate::base::limits;
 use crate::telemetry::metrics::MetricsSource;
+use crate::telemetry::traffic::Traffic;
 
 /// The limits of one gateway. Every one of them is there so that no client can take more than its share.
 #[derive(Clone, Debug)]
@@ -52,8 +53,12 @@ pub struct GatewayOptions {
     pub http: bool,
     /// Who may do what.
     pub guard: Arc<Guard>,
+    /// A request that takes so long is worth a line in the log.
+    pub slow_request: Duration,
     /// What `/metrics` answers.
     pub metrics: MetricsSource,
+    /// Where requests are counted.
+    pub traffic: Arc<Traffic>,
 }
 
 /// Where a node's gateway is.
@@ -87,7 +92,9 @@ impl Default for GatewayOptions {
             tls: None,
             http: true,
             guard: Arc::new(Guard::new(Access::open())),
+            slow_request: Duration::from_secs(1),
             metrics: MetricsSource::default(),
+            traffic: Arc::default(),
         }
     }
 }

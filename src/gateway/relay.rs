@@ -23,6 +23,7 @@ use warp::http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderName, HeaderVa
 use warp::http::{Method, Request, Response as HttpResponse};
 use warp::reply::Response;
 
+use super::observe::REQUEST_ID;
 use super::problem::Problem;
 use super::routes::{Call, GRACE, Reply, Shared};
 use super::tls::Socket;
@@ -116,6 +117,9 @@ fn request(call: &Call, authority: &str, body: Bytes) -> Result<Request<Full<Byt
     // The leader judges the same token, with its own file.
     if let Some(authorization) = call.headers.get(AUTHORIZATION) {
         request = request.header(AUTHORIZATION, authorization);
+    }
+    if let Some(id) = call.headers.get(REQUEST_ID) {
+        request = request.header(REQUEST_ID, id);
     }
     if !body.is_empty() {
         request = request.header(CONTENT_TYPE, HeaderValue::from_static("application/json"));

@@ -19,6 +19,7 @@ use warp::path::FullPath;
 use warp::reply::Response;
 
 use super::body::{Body, BodyBytes};
+use super::cors::Origins;
 use super::front::Hosts;
 use super::listen::Connection;
 use super::problem::Problem;
@@ -28,12 +29,15 @@ use crate::access::{Grant, Role};
 use crate::api::{self, Error, Once, Operation};
 use crate::base::FollowerMode;
 use crate::port::{self, Answer, Core};
+use crate::telemetry::traffic::LogBudget;
 
 /// What all connections of a gateway share.
 pub(super) struct Shared {
     pub(super) core: Arc<dyn Core>,
     pub(super) options: GatewayOptions,
     pub(super) hosts: Hosts,
+    pub(super) origins: Origins,
+    pub(super) log_budget: LogBudget,
     pub(super) body_bytes: BodyBytes,
     /// Finish what you are doing.
     pub(super) shutdown: CancellationToken,

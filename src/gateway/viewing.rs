@@ -23,6 +23,7 @@ use crate::api::json::EventJson;
 use crate::api::{self, Error, FeedCursor, FeedEvent, Key, Operation, RESERVED};
 use crate::base::{Blob, PartitionId, Version, limits};
 use crate::port::{FeedEnd, FeedItem, FeedSubscription};
+use crate::telemetry::traffic::CutOff;
 
 /// Keys on one page of a snapshot.
 const SNAPSHOT_LIMIT: u32 = 1000;
@@ -97,8 +98,16 @@ pub(super) struct Viewing {
     told: HashMap<PartitionId, Version>,
 }
 
+impl Drop for Viewing {
+    fn drop(&mut self) {
+        self.shared.options.traffic.viewers.remove();
+    }
+}
+
 impl Viewing {
     pub(super) fn new(shared: &Arc<Shared>, subscription: FeedSubscription, wish: Wish) -> Self {
+        shared.options.traffic.viewers.add();
+        shared.options.traffic.viewers_begun.add();
         let mut viewing = Self {
             shared: Arc::clone(shared),
             subscription,
@@ -115,6 +124,19 @@ impl Viewing {
 
     /// The next message for the viewer. Dropping the future loses nothing.
     pub(super) async fn next(&mut self) -> Result<EventJson, End> {
+        let next = self.find_next().await;
+        if let Err(end) = &next {
+            self.shared.options.traffic.on_cut_off(match end {
+                End::Feed(FeedEnd::TooSlow { .. }) => CutOff::TooSlow,
+                End::Feed(FeedEnd::Interrupted) => CutOff::Interrupted,
+                End::Feed(FeedEnd::Closed) => CutOff::ShuttingDown,
+                End::Later(_) => CutOff::CatchUp,
+            });
+        }
+        next
+    }
+
+    async fn find_next(&mut self) -> Result<EventJson, End> {
         loop {
             if let Some(event) = self.ready.pop_front() {
                 return Ok(event);

@@ -37,6 +37,7 @@ mod member;
 pub mod message;
 mod outbox;
 mod pace;
+mod partition_map;
 mod replay;
 mod scan;
 mod shard;

@@ -8,7 +8,7 @@ use crate::api::{
     ClusterStatus, HealingStatus, HeldBackStatus, NodeStatus, PartitionCounts, PeerStatus, Role, TimingStatus,
     VerificationStatus,
 };
-use crate::base::{ClusterId, Instant, NodeId, Slot};
+use crate::base::{ClusterId, Instant, NodeId, Slot, Term};
 use crate::control::{NodeKind, PeerWord};
 use crate::raft::{Raft, RaftRole};
 
@@ -19,7 +19,22 @@ const TOLD_WITHIN: Duration = Duration::from_secs(3);
 /// Workers show that they move every few heartbeats; what is shorter than this is no standstill.
 const STALLED_AFTER: Duration = Duration::from_millis(100);
 
+/// Partitions that one node holds, by what it is to them.
+#[derive(Clone, Copy, Default)]
+struct Held {
+    primaries: u32,
+    in_sync: u32,
+    learning: u32,
+}
+
 impl ControlCore {
+    /// The term in which this node asks for votes, or has got them; none otherwise.
+    #[must_use]
+    pub fn candidacy(&self) -> Option<Term> {
+        let raft = self.raft()?;
+        matches!(raft.role(), RaftRole::Candidate | RaftRole::Leader).then(|| raft.term())
+    }
+
     /// What this node knows of the cluster.
     #[must_use]
     pub fn status(&self, now: Instant) -> ClusterStatus {
@@ -27,7 +42,9 @@ impl ControlCore {
         let view = self.view();
         let settings = view.settings;
         let leader = view.leader.map(|leader| leader.slot);
-        let nodes: Vec<NodeStatus> = (0..options.slots).map(|slot| self.node_status(now, Slot(slot as u8))).collect();
+        let held = self.held();
+        let nodes: Vec<NodeStatus> =
+            held.into_iter().enumerate().map(|(slot, held)| self.node_status(now, Slot(slot as u8), held)).collect();
         ClusterStatus {
             name: options.cluster_name.clone(),
             cluster_id: if view.cluster == ClusterId::NONE { String::new() } else { view.cluster.to_string() },
@@ -37,6 +54,7 @@ impl ControlCore {
             leader_url: leader.and_then(|slot| options.advertised.get(slot.index()).cloned()),
             term: view.term.0,
             quorum: self.has_quorum(now),
+            table_index: view.applied.0,
             partitions: self.partition_counts(),
             lost: (0..)
                 .zip(view.table.iter())
@@ -99,18 +117,30 @@ impl ControlCore {
         (partitions > 0).then_some(healing)
     }
 
-    fn node_status(&self, now: Instant, slot: Slot) -> NodeStatus {
-        let options = self.options();
-        let view = self.view();
-        let count = |is_in: &dyn Fn(&crate::base::PartitionRecord) -> bool| {
-            view.table.iter().filter(|record| is_in(record)).count() as u32
+    /// What the nodes hold, by slot, counted in one pass: the table is long, and the pulse waits meanwhile.
+    fn held(&self) -> Vec<Held> {
+        let mut held = vec![Held::default(); self.options().slots];
+        let mut count = |slot: Slot, what: fn(&mut Held) -> &mut u32| {
+            if let Some(held) = held.get_mut(slot.index()) {
+                *what(held) += 1;
+            }
         };
+        for record in self.view().table.iter() {
+            record.primary.into_iter().for_each(|slot| count(slot, |held| &mut held.primaries));
+            record.in_sync.iter().for_each(|slot| count(slot, |held| &mut held.in_sync));
+            record.learners.iter().for_each(|slot| count(slot, |held| &mut held.learning));
+        }
+        held
+    }
+
+    fn node_status(&self, now: Instant, slot: Slot, held: Held) -> NodeStatus {
+        let options = self.options();
         let mut status = NodeStatus {
             name: options.name(slot).to_owned(),
             url: options.advertised.get(slot.index()).cloned().unwrap_or_default(),
-            primaries: count(&|record| record.primary == Some(slot)),
-            in_sync: count(&|record| record.in_sync.contains(slot)),
-            learning: count(&|record| record.learners.contains(slot)),
+            primaries: held.primaries,
+            in_sync: held.in_sync,
+            learning: held.learning,
             draining: self.state().is_some_and(|state| {
                 let roster = state.roster();
                 roster.draining.contains(slot) || roster.leaving.contains(slot)
@@ -149,6 +179,7 @@ impl ControlCore {
     fn describe_myself(&self, now: Instant, status: &mut NodeStatus) {
         status.keys = Some(self.load().keys);
         status.memory_bytes = Some(self.load().memory_bytes);
+        status.memory_limit_bytes = Some(self.options().memory_bytes_max);
         status.verification = Some(VerificationStatus {
             verified_ms: self.load().verified_at.map(|at| now.since(at).as_millis() as u64),
             differences: self.load().differences,

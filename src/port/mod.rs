@@ -13,7 +13,9 @@ use std::sync::Arc;
 
 use tokio::sync::{broadcast, oneshot};
 
-use crate::api::{AdminReport, AdminRequest, ClusterStatus, Error, FeedCursor, FeedEvent, FeedPart, Request, Response};
+use crate::api::{
+    AdminReport, AdminRequest, ClusterStatus, Error, FeedCursor, FeedEvent, FeedPart, PartitionMap, Request, Response,
+};
 use crate::base::FollowerMode;
 
 /// A future that gateways may hold across threads.
@@ -36,6 +38,11 @@ pub trait Core: Send + Sync + 'static {
 
     /// The cluster as this node sees it.
     fn status(&self) -> BoxFuture<'_, ClusterStatus>;
+
+    /// Who holds which partition, as this node knows.
+    fn partition_map(&self) -> PartitionMap {
+        PartitionMap::default()
+    }
 
     /// Does what an operator wishes, or says what it would do.
     fn admin(&self, request: AdminRequest) -> BoxFuture<'_, Result<AdminReport, Error>>;

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::clock::Clock;
 use super::links::Links;
-use super::pulse::{ControlInput, ControlRejections};
+use super::pulse::{ControlCounts, ControlInput};
 use crate::api::{Error, FeedPart, Response};
 use crate::base::{InSyncChange, Instant, NodeId, Options, RequestId, ShardId, Slot};
 use crate::codec::{self, Envelope, frame};
@@ -56,6 +56,8 @@ pub struct Engine {
     feed_live: watch::Sender<bool>,
     viewers: Arc<AtomicUsize>,
     dropped: AtomicU64,
+    /// Changes of in-sync sets that this node's primaries asked for.
+    in_sync_changes: AtomicU64,
     /// Messages of the stream plane that reached no core.
     rejections: Rejections,
     events: EventSink,
@@ -136,6 +138,7 @@ impl Engine {
             feed_live: watch::channel(false).0,
             viewers: Arc::new(AtomicUsize::new(0)),
             dropped: AtomicU64::new(0),
+            in_sync_changes: AtomicU64::new(0),
             rejections: Rejections::default(),
             events,
             clock,
@@ -149,11 +152,11 @@ impl Engine {
         self.clock.now()
     }
 
-    /// What this node's cores have refused, by reason: of the pulse plane, then of the stream plane.
-    pub async fn rejections(&self) -> ControlRejections {
+    /// What this node's cores have counted: refusals of the pulse plane and of the stream plane, by reason, and elections.
+    pub async fn counts(&self) -> ControlCounts {
         let (sender, receiver) = oneshot::channel();
-        let asked = self.control.send(ControlInput::Rejections(sender)).await;
-        let mut all = if asked.is_ok() { receiver.await.unwrap_or_default() } else { ControlRejections::default() };
+        let asked = self.control.send(ControlInput::Counts(sender)).await;
+        let mut all = if asked.is_ok() { receiver.await.unwrap_or_default() } else { ControlCounts::default() };
         let of_shards = self.shards.iter().map(|seat| seat.lock().shard.rejected().clone());
         for (reason, count) in std::iter::once(self.rejections.counts()).chain(of_shards).flatten() {
             *all.stream.entry(reason).or_default() += count;
@@ -165,6 +168,12 @@ impl Engine {
     #[must_use]
     pub fn dropped(&self) -> u64 {
         self.dropped.load(Ordering::Relaxed)
+    }
+
+    /// Changes of in-sync sets that this node's primaries asked for.
+    #[must_use]
+    pub fn in_sync_changes(&self) -> u64 {
+        self.in_sync_changes.load(Ordering::Relaxed)
     }
 
     /// How many bytes all tables may take.
@@ -403,7 +412,10 @@ impl Engine {
                 ShardOutput::FeedLive => {
                     self.feed_live.send_replace(true);
                 }
-                ShardOutput::Propose(change) => afterwards.proposals.push(change),
+                ShardOutput::Propose(change) => {
+                    self.in_sync_changes.fetch_add(1, Ordering::Relaxed);
+                    afterwards.proposals.push(change);
+                }
                 ShardOutput::Notice(event) => self.handle_event(&event),
             }
         }

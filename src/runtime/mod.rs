@@ -37,4 +37,4 @@ mod pulse;
 pub use clock::Clock;
 pub use engine::{Engine, EventSink};
 pub use links::{Links, PulseLink};
-pub use pulse::{ControlInput, ControlRejections, PulseThread};
+pub use pulse::{ControlCounts, ControlInput, PulseThread};

@@ -12,7 +12,7 @@ use tracing::warn;
 use super::engine::Engine;
 use super::links::PulseLink;
 use crate::api::{AdminReport, AdminRequest, ClusterStatus, Error};
-use crate::base::{InSyncChange, Instant, limits};
+use crate::base::{InSyncChange, Instant, Term, limits};
 use crate::codec::{Envelope, Keyring};
 use crate::node::message::{ControlMessage, PeerMessage};
 use crate::node::{ControlCore, ControlOutput};
@@ -36,20 +36,22 @@ pub enum ControlInput {
     Keyring(Arc<Keyring>),
     /// Somebody wants to know how the cluster is.
     Status(oneshot::Sender<ClusterStatus>),
-    /// Somebody wants to know what was refused.
-    Rejections(oneshot::Sender<ControlRejections>),
+    /// Somebody wants to know what was counted.
+    Counts(oneshot::Sender<ControlCounts>),
     /// An operator wishes something.
     Admin(AdminRequest, oneshot::Sender<Result<AdminReport, Error>>),
     /// The node shuts down.
     Stop,
 }
 
-/// What the control core has refused, by reason.
+/// What the control core has counted.
 #[derive(Clone, Debug, Default)]
-pub struct ControlRejections {
-    /// Datagrams, and messages in them.
+pub struct ControlCounts {
+    /// Elections in which this node asked for votes, since its process started.
+    pub elections: u64,
+    /// What was refused, by reason: datagrams, and messages in them.
     pub pulse: BTreeMap<&'static str, u64>,
-    /// Control messages of the stream plane.
+    /// The same of control messages of the stream plane.
     pub stream: BTreeMap<&'static str, u64>,
 }
 
@@ -85,9 +87,7 @@ impl PulseThread {
                 match link() {
                     Ok(link) => {
                         let _ = ready.send(Ok(()));
-                        Pulse { core, engine, link, inbox: receiver, admins: HashMap::new(), next_ticket: 0 }
-                            .drive()
-                            .await;
+                        Pulse::new(core, engine, link, receiver).drive().await;
                     }
                     Err(error) => {
                         let _ = ready.send(Err(error));
@@ -117,9 +117,16 @@ struct Pulse<L> {
     /// Operators who wait for an answer, and the number of the next one.
     admins: HashMap<u64, oneshot::Sender<Result<AdminReport, Error>>>,
     next_ticket: u64,
+    /// Elections in which this node asked for votes, and the term of the last one.
+    elections: (u64, Term),
 }
 
 impl<L: PulseLink> Pulse<L> {
+    fn new(core: ControlCore, engine: Arc<Engine>, link: L, inbox: mpsc::Receiver<ControlInput>) -> Self {
+        let elections = (0, Term::ZERO);
+        Self { core, engine, link, inbox, admins: HashMap::new(), next_ticket: 0, elections }
+    }
+
     async fn drive(mut self) {
         let mut buffer = [0; limits::DATAGRAM_BYTES_MAX + 1];
         let mut load_at = Instant::ZERO;
@@ -182,9 +189,9 @@ impl<L: PulseLink> Pulse<L> {
             ControlInput::Status(reply) => {
                 let _ = reply.send(self.core.status(now));
             }
-            ControlInput::Rejections(reply) => {
+            ControlInput::Counts(reply) => {
                 let (pulse, stream) = (self.core.rejected().clone(), self.core.rejected_messages().clone());
-                let _ = reply.send(ControlRejections { pulse, stream });
+                let _ = reply.send(ControlCounts { elections: self.elections.0, pulse, stream });
             }
             ControlInput::Admin(request, reply) => {
                 // Who has gone away waits no more.
@@ -217,6 +224,10 @@ impl<L: PulseLink> Pulse<L> {
                     }
                 }
             }
+        }
+        // Whoever leads has asked before, perhaps within one input: the term tells one election from the next.
+        if let Some(term) = self.core.candidacy().filter(|term| *term != self.elections.1) {
+            self.elections = (self.elections.0 + 1, term);
         }
         let now = self.engine.now();
         self.engine.handle_pulse(now, self.core.has_quorum(now));

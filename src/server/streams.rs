@@ -128,6 +128,12 @@ impl StreamLinks {
     fn outbox(&self, slot: Slot) -> Option<&Arc<Outbox>> {
         self.outboxes.get(slot.index())?.as_ref()
     }
+
+    /// Bytes that wait for each peer.
+    pub(super) fn queued(&self) -> impl Iterator<Item = (Slot, usize)> {
+        let outboxes = self.outboxes.iter().enumerate();
+        outboxes.filter_map(|(slot, outbox)| Some((Slot(slot as u8), outbox.as_ref()?.bytes())))
+    }
 }
 
 impl Links for StreamLinks {

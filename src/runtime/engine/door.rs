@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use super::{Engine, FEED_SHARD, Occupant};
-use crate::api::{AdminReport, AdminRequest, ClusterStatus, Error, FeedCursor, FeedPart, Request};
+use crate::api::{AdminReport, AdminRequest, ClusterStatus, Error, FeedCursor, FeedPart, PartitionMap, Request};
 use crate::base::{Instant, ShardId};
 use crate::node::{Destination, Submitted};
 use crate::port::{Answer, BoxFuture, Core, FeedSubscription, Health, Leadership};
@@ -60,6 +60,10 @@ impl Core for Engine {
             }
             receiver.await.unwrap_or_default()
         })
+    }
+
+    fn partition_map(&self) -> PartitionMap {
+        self.view.load().partition_map(&self.options.names)
     }
 
     fn admin(&self, request: AdminRequest) -> BoxFuture<'_, Result<AdminReport, Error>> {
