@@ -367,6 +367,16 @@ mod tests {
         assert_eq!(read(vec![piece(60_000), piece(30_001)], None, &options).await, Err(429));
     }
 
+    #[test]
+    fn a_trickle_has_no_more_time_than_its_bytes_give_it() {
+        let mut clock = Clock::new(Duration::from_secs(10));
+        clock.begin = clock.begin.checked_sub(Duration::from_secs(60)).expect("the machine runs for a minute");
+        clock.on_arrival(1000);
+        assert!(clock.deadline() < Instant::now(), "a kilobyte in a minute was enough");
+        clock.on_arrival(60 * BYTES_PER_SECOND_MIN);
+        assert!(clock.deadline() > Instant::now(), "a steady pace was not");
+    }
+
     #[tokio::test]
     async fn a_stored_value_keeps_no_spare_memory() {
         let chunks = vec![vec![1; 50_000], vec![2; 50_000], vec![3; 1]];

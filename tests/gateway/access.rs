@@ -149,8 +149,11 @@ async fn a_token_that_is_taken_back_is_dead_on_open_connections() {
     assert_eq!(next(&mut unharmed).await["type"], "live");
     events.send(format!("GET /v1/feed/sse HTTP/1.1\r\nHost: localhost\r\n{header}\r\n\r\n").as_bytes()).await;
     read_until(&mut events, "live").await;
-    let half = format!("PUT /v1/kv/b HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\n{header}\r\n\r\nab");
-    uploading.send(half.as_bytes()).await;
+    // That it is told to go on shows that it was let in.
+    let head = format!("PUT /v1/kv/b HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\n{header}");
+    uploading.send(format!("{head}\r\nExpect: 100-continue\r\n\r\n").as_bytes()).await;
+    assert_eq!(uploading.answer(false).await.map(|answer| answer.status), Some(100));
+    uploading.send(b"ab").await;
 
     guarded.revoke(WRITER);
     let (code, reason) = closed(&mut viewer).await;

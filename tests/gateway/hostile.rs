@@ -42,7 +42,7 @@ async fn an_endless_body_is_refused_and_then_cut_off() {
 
 #[tokio::test]
 async fn a_body_that_crawls_is_given_up_however_steadily_it_comes() {
-    let served = Served::start(GatewayOptions { body_timeout: Duration::from_millis(200), ..Default::default() }).await;
+    let served = Served::start(GatewayOptions { body_timeout: Duration::from_secs(1), ..Default::default() }).await;
     let mut client = served.connect().await;
     client.send(b"PUT /v1/kv/a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n\r\n").await;
     // A byte now and then keeps every pause short; the pace is what ends it.
@@ -63,8 +63,7 @@ async fn a_body_that_crawls_is_given_up_however_steadily_it_comes() {
 
 #[tokio::test]
 async fn a_head_that_crawls_is_cut_off_however_steadily_it_comes() {
-    let served =
-        Served::start(GatewayOptions { header_timeout: Duration::from_millis(200), ..Default::default() }).await;
+    let served = Served::start(GatewayOptions { header_timeout: Duration::from_secs(1), ..Default::default() }).await;
     let mut client = served.connect().await;
     client.send(b"GET /v1/kv/a HTTP/1.1\r\nHost: localhost\r\n").await;
     let mut buffer = [0; 64];
