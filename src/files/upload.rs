@@ -3,8 +3,8 @@
 use std::pin::Pin;
 use std::time::Duration;
 
-use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt as _, StreamExt as _};
 
 use super::chunks::Chunker;
 use super::manifest::{Conditions, Entry, Manifest, Segment};
@@ -176,6 +176,10 @@ impl<S: Store> Upload<S> {
             return Err(FileError::TooLarge("the file would have more chunks than can be counted".to_owned()));
         }
         self.in_flight.push(Box::pin(put_chunk(self.asker.store().clone(), key, chunk)));
+        // It begins now, and not when somebody waits for it; what is done already makes room.
+        while let Some(Some(put)) = self.in_flight.next().now_or_never() {
+            put?;
+        }
         Ok(())
     }
 
