@@ -394,7 +394,14 @@ impl TimingConfig {
 
 impl Default for GatewayConfig {
     fn default() -> Self {
-        Self { followers: FollowerMode::default(), hosts: Vec::new(), ftp: None, slow_request: Duration::from_secs(1) }
+        Self {
+            followers: FollowerMode::default(),
+            hosts: Vec::new(),
+            http: None,
+            ftp: None,
+            ftp_passive_ports: None,
+            slow_request: Duration::from_secs(1),
+        }
     }
 }
 

@@ -131,6 +131,7 @@ impl Viewing {
                 End::Feed(FeedEnd::Interrupted) => CutOff::Interrupted,
                 End::Feed(FeedEnd::Closed) => CutOff::ShuttingDown,
                 End::Later(_) => CutOff::CatchUp,
+                End::Revoked => CutOff::Revoked,
             });
         }
         next

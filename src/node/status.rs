@@ -42,7 +42,7 @@ impl ControlCore {
         let view = self.view();
         let settings = view.settings;
         let leader = view.leader.map(|leader| leader.slot);
-        let held = self.held();
+        let held = self.holdings();
         let nodes: Vec<NodeStatus> =
             held.into_iter().enumerate().map(|(slot, held)| self.node_status(now, Slot(slot as u8), held)).collect();
         ClusterStatus {
@@ -118,7 +118,7 @@ impl ControlCore {
     }
 
     /// What the nodes hold, by slot, counted in one pass: the table is long, and the pulse waits meanwhile.
-    fn held(&self) -> Vec<Held> {
+    fn holdings(&self) -> Vec<Held> {
         let mut held = vec![Held::default(); self.options().slots];
         let mut count = |slot: Slot, what: fn(&mut Held) -> &mut u32| {
             if let Some(held) = held.get_mut(slot.index()) {

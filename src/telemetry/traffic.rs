@@ -106,6 +106,8 @@ labels! {
         ShuttingDown => "shutting_down",
         /// What it had missed could not be gathered in time.
         CatchUp => "catch_up",
+        /// Its token ended.
+        Revoked => "revoked",
     }
 }
 

@@ -41,7 +41,7 @@ impl Store for CoreStore {
             let left = ends.saturating_duration_since(Moment::now()).max(Duration::from_millis(1));
             let timeout_ms = u32::try_from(left.as_millis()).unwrap_or(u32::MAX);
             let request = Request { operation: operation.clone(), once, timeout_ms };
-            let answer = wait(self.core.submit(request), ends + GRACE.min(self.timeout), left).await;
+            let answer = wait(&*self.core, self.core.submit(request), ends + GRACE.min(self.timeout), left).await;
             match answer {
                 Err(error) if may_go_better(&error) && Moment::now() + PAUSE < ends => sleep(PAUSE).await,
                 answer => return answer,
