@@ -1,6 +1,7 @@
-#![cfg(feature = "ftp")]
 //! FTP over real sockets, command by command, on clusters in one process: that it shows the tree that HTTP shows, whichever
 //! node is asked, and that nothing that a client sends gets it more than a reply.
+
+#![cfg(feature = "ftp")]
 
 #[path = "support/http.rs"]
 mod http;
