@@ -214,7 +214,8 @@ mod tests {
         assert_eq!(Manifest::read(&bytes, Some(&stored)), Some(manifest.clone()));
         assert_eq!(Manifest::read(&bytes, kind.as_ref()), None, "of another type");
         assert_eq!(Manifest::read(b"{}", Some(&stored)), None);
-        let broken: [(&str, fn(&mut Manifest)); 7] = [
+        type Break = (&'static str, fn(&mut Manifest));
+        let broken: [Break; 7] = [
             ("size", |it| it.size += 1),
             ("chunk of no bytes", |it| it.segments[0].chunk = 0),
             ("empty segment", |it| it.segments[1].size = 0),

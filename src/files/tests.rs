@@ -501,7 +501,8 @@ proptest! {
             run(collector.round(&mut store.asker(), now)).expect("the map answers");
             now = now + Duration::from_secs(601);
             let together = waiting.len().min(1 + (rng.below(3)) as usize);
-            let mut under_way: Vec<(Pin<Box<dyn Future<Output = ()>>>, Option<usize>)> = Vec::new();
+            type Act = Pin<Box<dyn Future<Output = ()>>>;
+            let mut under_way: Vec<(Act, Option<usize>)> = Vec::new();
             for (fill, (act, steps)) in waiting.drain(..together) {
                 let operation = perform(store.clone(), act, fill as u8 + 1);
                 under_way.push((Box::pin(async move { drop(operation.await) }), steps));

@@ -127,7 +127,7 @@ pub async fn rename<S: Store>(asker: &mut Asker<S>, from: &FilePath, to: &FilePa
         return Err(FileError::Conflict("a file has the new name".to_owned()));
     }
     check_above(asker, to).await?;
-    if is_there(asker, &to_folder).await? && list(asker, &to_folder, None, 1).await?.entries.first().is_some() {
+    if is_there(asker, &to_folder).await? && !list(asker, &to_folder, None, 1).await?.entries.is_empty() {
         return Err(FileError::Conflict("the folder of the new name isn't empty".to_owned()));
     }
     rename_folder(asker, &from_folder, &to_folder).await

@@ -35,7 +35,7 @@ impl Origins {
     /// The grant for a request, if it has one.
     pub(super) fn grant<B>(&self, request: &Request<B>) -> Option<Grant> {
         let origin = request.headers().get(ORIGIN)?;
-        let known = self.0.iter().find(|known| known == &origin)?;
+        let known = self.0.iter().find(|known| *known == origin)?;
         READABLE.contains(&request.uri().path()).then(|| Grant(known.clone()))
     }
 

@@ -174,7 +174,7 @@ fn item(found: Found) -> ItemJson {
 /// The name that a page ended with. A cursor is base64, in which a space can only be a `+` that was not encoded.
 fn name_of_cursor(cursor: &str) -> Result<String, Problem> {
     let bytes = from_base64(&cursor.replace(' ', "+")).ok();
-    let name = bytes.and_then(|bytes| String::from_utf8(bytes.into()).ok());
+    let name = bytes.and_then(|bytes| String::from_utf8(bytes).ok());
     let is_name = |name: &String| TreePath::new(name.as_bytes(), limits::KEY_BYTES_MAX).is_ok() && !name.is_empty();
     name.filter(is_name)
         .ok_or_else(|| Problem::bad_request("cursor is none that a listing gave; leave it out to begin at the start"))

@@ -172,8 +172,9 @@ fn a_learner_that_answers_nothing_is_begun_anew_instead_of_filling_the_memory() 
     assert_eq!(net.replicas[2].status().records, 4);
 }
 
-/// 1. The learner in slot 2 counts, and has acked a write. 2. A record lets it go: it forgets everything. 3. Another record has
-/// it count again, and the primary hears of that one alone. What was acked before must not count.
+/// 1. The learner in slot 2 counts, and has acked a write.
+/// 2. A record lets it go: it forgets everything.
+/// 3. Another record has it count again, and the primary hears of that one alone. What was acked before must not count.
 #[test]
 fn a_learner_that_was_let_go_and_counts_again_counts_once_its_filling_is_known_to_stand() {
     let mut net = Net::new(3, &[0], 2);
