@@ -50,6 +50,9 @@ use streams::{Plane, StreamSocket, Trust};
 const REQUESTS_MAX: usize = 16 << 10;
 /// Effects that one partition may have in flight.
 const TAIL_EFFECTS_MAX: usize = 4096;
+/// Bytes under way from one shard to those whom it fills: a connection of a gigabyte a second is busy with them for a
+/// millisecond, which is what a live write may have to wait for.
+const FILLING_BYTES_MAX: u64 = 1 << 20;
 /// How long a node may look for its cluster before it says that it does, and how often it says so again at the least.
 const COMPLAIN_AFTER: Duration = Duration::from_secs(5);
 const COMPLAIN_EVERY_MAX: Duration = Duration::from_secs(60);
@@ -347,6 +350,7 @@ fn options(config: &Config, slot: Slot) -> Options {
         memory_bytes_max: config.limits.memory_bytes,
         requests_max: REQUESTS_MAX,
         tail_effects_max: TAIL_EFFECTS_MAX,
+        filling_bytes_max: FILLING_BYTES_MAX,
         feed_effects_max: limits::FEED_EFFECTS_MAX,
         unix_micros_at_zero: since_epoch.as_micros() as u64,
         seed: rand::random(),

@@ -523,6 +523,7 @@ mod tests {
             memory_bytes_max: 1 << 20,
             requests_max: 10,
             tail_effects_max: 10,
+            filling_bytes_max: 1 << 20,
             feed_effects_max: 10,
             unix_micros_at_zero: 0,
             seed: 1,

@@ -146,6 +146,7 @@ fn of_copies(engine: &Engine) -> Vec<Family> {
         counter("bytes_scrubbed", "The memory that these are accounted with.", load.scrubbed_bytes),
         counter("differences", "Records that were found to be rotten, or other than the primary's.", load.differences),
         counter("repairs", "Records that were repaired with another copy.", load.repairs),
+        counter("filling_bytes", "Bytes of records that were sent to nodes to fill them.", load.filling.sent_bytes),
         gauge(
             "jumpgate_verified_age_seconds",
             "Seconds within which all records were hashed again, and all backups compared with their primaries.",

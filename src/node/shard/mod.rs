@@ -36,6 +36,7 @@ use crate::base::mutant::{Mutant, is_broken};
 use crate::base::{Epoch, InSyncChange, Instant, NodeId, Options, PartitionId, RequestId, ShardId, SlotSet};
 use crate::replica::{self, Replica};
 use mute::Mute;
+use partitions::Scans;
 use targets::Targets;
 use verify::Verifier;
 
@@ -113,6 +114,7 @@ pub struct ShardCore {
     table_keys: u64,
     /// Bytes of tables that were sent to learners.
     filled_bytes: u64,
+    scans: Scans,
     in_flight: BTreeMap<RequestId, InFlight>,
     waiting: VecDeque<Work>,
     gathers: BTreeMap<RequestId, Gather>,
@@ -199,6 +201,7 @@ impl ShardCore {
             table_bytes: 0,
             table_keys: 0,
             filled_bytes: 0,
+            scans: Scans::default(),
             in_flight: BTreeMap::new(),
             waiting: VecDeque::new(),
             gathers: BTreeMap::new(),
@@ -261,6 +264,7 @@ impl ShardCore {
             }
             ShardMessage::Forward(forward) => self.on_forward(now, from, partition, forward),
         }
+        self.go_on_scanning(now);
         self.maybe_retry(now);
     }
 
@@ -319,6 +323,7 @@ impl ShardCore {
         if !Arc::ptr_eq(&before.table, &view.table) || before.registered != view.registered {
             self.tell_replicas(now, &before);
         }
+        self.go_on_scanning(now);
         self.targets.handle_table(now);
         self.reroute_from_dead(now);
         if before.up != view.up {
@@ -348,6 +353,7 @@ impl ShardCore {
             let partition = self.partition(usize::from(index));
             self.with_replica(now, partition, |replica, out| replica.handle_timeout(now, unix_micros, out));
         }
+        self.go_on_scanning(now);
         if now >= self.sweep_at {
             self.sweep(now);
         }
@@ -436,6 +442,7 @@ impl ShardCore {
         for replica in &self.replicas {
             replica.check_invariants();
         }
+        self.scans.check_invariants(&self.replicas);
         assert!(self.waiting.len() <= self.options.requests_max, "{} requests wait", self.waiting.len());
     }
 
