@@ -20,6 +20,7 @@ mod streams;
 use std::collections::BTreeSet;
 use std::io::{self, Write as _};
 use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -147,6 +148,8 @@ pub struct Server {
     engine: Arc<Engine>,
     pulse: PulseThread,
     counters: Arc<Counters>,
+    /// Whether clients are asked to go elsewhere.
+    leaving: Arc<AtomicBool>,
     gateway_shutdown: CancellationToken,
     gateway: TaskTracker,
     shutdown: CancellationToken,
@@ -209,8 +212,9 @@ impl Server {
         let core: Arc<dyn Core> = Arc::<Engine>::clone(&engine);
         let gateway_options =
             GatewayOptions { metrics: metrics::source(&engine, &counters), ..gateway_options(config) };
+        let leaving = Arc::clone(&gateway_options.leaving);
         gateway.spawn(Gateway::serve(listener, core, gateway_options, gateway_shutdown.clone()));
-        Ok(Self { engine, pulse, counters, gateway_shutdown, gateway, shutdown, tasks })
+        Ok(Self { engine, pulse, counters, leaving, gateway_shutdown, gateway, shutdown, tasks })
     }
 
     /// The node, as gateways see it.
@@ -223,6 +227,13 @@ impl Server {
     #[must_use]
     pub const fn counters(&self) -> &Arc<Counters> {
         &self.counters
+    }
+
+    /// Hands over what the node leads, and waits until the others do without it, for a few seconds at the most. Clients are
+    /// served meanwhile, and asked to go elsewhere.
+    pub async fn leave(&self) {
+        self.leaving.store(true, Ordering::Relaxed);
+        hand_over::hand_over(&*self.engine).await;
     }
 
     /// Stops in order: clients are answered first, then the node falls silent.
@@ -263,7 +274,7 @@ pub fn serve(config: Config, slot: Slot, insecure: bool) -> Result<(), ServerErr
         let stopped = until_told_to_stop_beside(complain_until_ready(&server, &node.id)).await;
         stopped.map_err(ServerError::system("waiting for signals"))?;
         info!("{} stops", node.id);
-        hand_over::hand_over(&*server.core()).await;
+        server.leave().await;
         server.stop().await;
         Ok(())
     })

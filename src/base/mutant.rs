@@ -119,6 +119,12 @@ pub enum Mutant {
     GivingKeepsWrites,
     /// A partition is given to a target primary that doesn't have all of it.
     GiveToLaggard,
+    /// A node that stops gives nothing away, and is let go while it leads, though it may have the last copy.
+    LetGoWhileLeading,
+    /// A node that stops is let go though the others are no majority.
+    LetGoWithoutMajority,
+    /// A node that was let go gets its roles back as long as it lives.
+    StoppingReturns,
     /// A digest keeps what was deleted.
     DigestKeepsDeleted,
     /// Copies are compared and repaired wherever they are, and not where both have applied the same.
@@ -144,7 +150,7 @@ mod switch {
 
     impl Mutant {
         /// Every one of them but those below, with the rule of the protocol (section D of its design) that it breaks, and what it does.
-        pub const ALL: [(Self, &'static str, &'static str); 52] = [
+        pub const ALL: [(Self, &'static str, &'static str); 53] = [
             (Self::EvictedDontCount, "D.8", "A primary counts without a member that it has proposed to evict."),
             (Self::EvictWithoutProof, "D.21", "A primary whose own stream may be dead evicts others."),
             (Self::DeathWithoutMajority, "D.21", "A leader that hears no majority declares nodes dead."),
@@ -227,6 +233,11 @@ mod switch {
                 "Who has given a partition back, and doesn't know yet, gets leases that count.",
             ),
             (Self::GiveToLaggard, "D.6", "A partition is given to a target primary that doesn't have all of it."),
+            (
+                Self::LetGoWhileLeading,
+                "C.8",
+                "A node that stops gives nothing away, and is let go while it leads, though it may have the last copy.",
+            ),
             (Self::DigestKeepsDeleted, "C.12", "A digest keeps what was deleted."),
             (
                 Self::CompareAnywhere,
@@ -247,6 +258,13 @@ mod switch {
                 "Who has given a partition back is dismissed before it is known to have stopped.",
             ),
             (Self::GivingKeepsWrites, "A primary that gives a partition back orders writes meanwhile."),
+        ];
+
+        /// Those of nodes that stop which only `tests/stopping.rs` notices: nothing is wrong afterwards, but nobody leads, or a
+        /// process that ends is missed once more.
+        pub const OF_STOPPING: [(Self, &'static str); 2] = [
+            (Self::LetGoWithoutMajority, "A node that stops is let go though the others are no majority."),
+            (Self::StoppingReturns, "A node that was let go gets its roles back as long as it lives."),
         ];
 
         /// Those of the feed (rule C.16), which `tests/feed.rs` breaks: only its clusters have viewers that resume.

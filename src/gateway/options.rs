@@ -1,5 +1,7 @@
 //! What a gateway needs to know of the configuration.
 
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use crate::base::limits;
@@ -43,6 +45,8 @@ pub struct GatewayOptions {
     pub ping_interval: Duration,
     /// How long a shutdown waits for requests and viewers before it cuts them off.
     pub drain_timeout: Duration,
+    /// The node is about to stop: every answer ends its connection, so that no client asks on one just when it is closed.
+    pub leaving: Arc<AtomicBool>,
     /// What `/metrics` answers.
     pub metrics: MetricsSource,
 }
@@ -75,6 +79,7 @@ impl Default for GatewayOptions {
             timeout_max: Duration::from_secs(60),
             ping_interval: Duration::from_secs(20),
             drain_timeout: Duration::from_secs(10),
+            leaving: Arc::default(),
             metrics: MetricsSource::default(),
         }
     }

@@ -11,6 +11,7 @@
 //! | a voter silent for `demote_after` | a joint change without it |
 //! | a node that has been away for `replace_after` | `SetRoster` with its slot absent |
 //! | a node that drains or leaves, all that it leads in full elsewhere, its lease over | `Resign` |
+//! | a node that is told to stop | `Stopping`; and `NodeDown`, once it leads nothing and the others can do without it |
 //! | a leaving node that holds nothing | `SetRoster` without its slot; then a joint change without it |
 //! | wishes of primaries | `ChangeInSync`, many in one entry; with whom a partition may be given to, or who evicted, as it knows |
 //!
@@ -19,6 +20,7 @@
 
 mod departures;
 mod givers;
+mod stopping;
 mod streams;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -60,6 +62,8 @@ pub(super) struct Supervisor {
     evictions: BTreeMap<PartitionId, (InSyncChange, Option<Instant>)>,
     /// Until when the leases go on that were granted to a node before it last gave a partition back.
     former_read_until: BTreeMap<Slot, Instant>,
+    /// Who is told to stop, as they have said themselves.
+    stopping: BTreeSet<NodeId>,
     reign: Option<Reign>,
     events: Vec<ControlEvent>,
 }
@@ -85,6 +89,8 @@ struct Reign {
     streams: Streams,
     /// Nodes that are to resign: the entry by which they do, once it is proposed.
     resigning: BTreeMap<NodeId, Option<LogIndex>>,
+    /// Nodes that stop: the entry that says so.
+    stopping: BTreeMap<NodeId, LogIndex>,
     node_states: BTreeMap<NodeId, (LogIndex, bool)>,
 }
 
@@ -153,6 +159,11 @@ impl Supervisor {
         if reign.streams.falters(node) {
             return true;
         }
+        if state.stopping().contains(node.slot)
+            && (state.leads_nothing(node.slot) || is_broken(Mutant::LetGoWhileLeading))
+        {
+            return true;
+        }
         if reign.resigning.contains_key(&node) && !is_broken(Mutant::LeaseWhileResigning) {
             return true;
         }
@@ -180,6 +191,8 @@ impl Supervisor {
             self.evictions.clear();
             // Whoever leads next was elected after all leases of this reign had ended.
             self.former_read_until.clear();
+            // They say it again.
+            self.stopping.clear();
         } else if self.reign.as_ref().is_none_or(|reign| reign.term != raft.term()) {
             self.reign = Some(Reign {
                 term: raft.term(),
@@ -190,6 +203,7 @@ impl Supervisor {
                 roster: None,
                 streams: Streams::new(now, predecessor.map(|(node, _)| node)),
                 resigning: BTreeMap::new(),
+                stopping: BTreeMap::new(),
                 node_states: BTreeMap::new(),
             });
         }
@@ -218,6 +232,7 @@ impl Supervisor {
         }
         self.maybe_found(now, raft, state, options);
         self.propose_returns(now, raft, state, granter, pace, options.me);
+        self.propose_stops(now, raft, state);
         self.propose_changes(now, raft, state);
         self.admit_joiners(now, raft, state, options);
         self.promote_learners(now, raft);
@@ -275,6 +290,10 @@ impl Supervisor {
         let own = Some(me).filter(|me| state.node(me.slot).node == Some(*me));
         let alive = others().map(|(node, _)| node).filter(|node| acked_lately(*node) && !stalls(*node)).chain(own);
         let witnesses: SlotSet = alive.filter(|node| !pace.hangs(now, *node, &timing)).map(|node| node.slot).collect();
+        let may_go =
+            |node: NodeId| state.may_go(node.slot, witnesses) && stopping::can_spare(raft, state, node, acked_lately);
+        let let_go: SlotSet =
+            others().map(|(node, _)| node).filter(|node| may_go(*node)).map(|node| node.slot).collect();
         for (node, is_up) in others() {
             let heard_at = reign.heard_at(node, raft);
             // Whoever answers over the stream plane is alive, and only its datagrams get lost. It gets no leases meanwhile,
@@ -284,7 +303,8 @@ impl Supervisor {
             let is_silent = now.since(heard_at) > patience;
             // Where everybody's workers hang, nobody would serve better.
             let hangs = pace.hangs(now, node, &timing) && !witnesses.is_empty();
-            let is_dead = (is_silent || hangs || stalls(node)) && now > granter.ends_at(node.slot)
+            let leaves = let_go.contains(node.slot);
+            let is_dead = (is_silent || hangs || leaves || stalls(node)) && now > granter.ends_at(node.slot)
                 || is_broken(Mutant::DeathBeforeLeaseEnds) && now.since(heard_at) > 2 * timing.heartbeat;
             let is_due = if is_up { is_dead } else { state.lingers(node, witnesses) };
             if is_due
@@ -293,10 +313,11 @@ impl Supervisor {
             {
                 reign.node_states.insert(node, (index, false));
                 if is_up {
-                    self.events.push(match (is_silent, hangs) {
-                        (true, _) => ControlEvent::NodeSilent { node, silent_for: now.since(heard_at) },
-                        (false, true) => ControlEvent::NodeHangs { node, stalled_for: pace.stalled_at(now, node) },
-                        (false, false) => ControlEvent::StreamStalls { node },
+                    self.events.push(match (leaves, is_silent, hangs) {
+                        (true, ..) => ControlEvent::LetGo { node },
+                        (_, true, _) => ControlEvent::NodeSilent { node, silent_for: now.since(heard_at) },
+                        (.., true) => ControlEvent::NodeHangs { node, stalled_for: pace.stalled_at(now, node) },
+                        _ => ControlEvent::StreamStalls { node },
                     });
                 }
             }
@@ -321,7 +342,10 @@ impl Supervisor {
         let voters: Vec<NodeId> = raft.membership().voters.iter().copied().collect();
         for node in voters {
             let entry = state.node(node.slot);
-            if entry.node == Some(node) && entry.up || !state.roster().slots.contains(node.slot) {
+            // Who was let go stays away. One that was found silent while it was about to stop may have the last copy.
+            let was_let_go = entry.node == Some(node) && entry.stopping && state.is_gone(node);
+            let stays_away = was_let_go && !is_broken(Mutant::StoppingReturns);
+            if entry.node == Some(node) && entry.up || stays_away || !state.roster().slots.contains(node.slot) {
                 continue;
             }
             let is_heard = node == me

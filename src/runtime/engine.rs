@@ -417,7 +417,8 @@ impl Engine {
     fn is_ready(&self) -> bool {
         let view = self.view.load();
         let registered = view.registered(view.me.slot) == Some(view.me);
-        view.settings.is_some() && view.leader.is_some() && registered && view.up.contains(view.me.slot)
+        let serves = view.up.difference(view.stopping).contains(view.me.slot);
+        view.settings.is_some() && view.leader.is_some() && registered && serves
     }
 }
 
