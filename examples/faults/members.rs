@@ -153,6 +153,8 @@ fn carry_out(stage: &mut Stage, row: &mut Row, change: Change, keys: usize, quie
     }
     until("the move is over", || is_over(stage, change).then_some(()));
     let took = from.elapsed();
+    // A process that ends takes its count along.
+    let sent_after = sent_bytes(stage);
     if !joins {
         stage.cluster.stop(node);
     }
@@ -167,7 +169,7 @@ fn carry_out(stage: &mut Stage, row: &mut Row, change: Change, keys: usize, quie
             format!("{what}: the p99 of writes is {us} µs, in peace {quiet_us} µs")
         });
         let record_bytes = (KEY_BYTES + VALUE_BYTES) as u64 + OVERHEAD_BYTES;
-        let moved = (sent_bytes(stage) - sent_before) as f64 / record_bytes as f64;
+        let moved = sent_after.saturating_sub(sent_before) as f64 / record_bytes as f64;
         let (planned, ideal, share) = change.keys(keys);
         let surplus = 100.0 * (moved - ideal) / ideal.max(share);
         row.notes.push(format!(
