@@ -56,6 +56,10 @@ pub fn run(nodes: usize, rounds: usize, partitions: u16, seed: u64) -> Row {
             worst.as_millis()
         ));
         gaps.extend(of_all);
+        let late = stage.load.late(from, Instant::now(), Duration::from_millis(GAP_MAX_MS as u64));
+        if !late.is_empty() {
+            row.notes.push(format!("restart {}, of n{}: {}", nth + 1, victim + 1, late.join(", ")));
+        }
         stage.check_keys(false);
     }
     row.require_times(

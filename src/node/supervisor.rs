@@ -89,6 +89,8 @@ struct Reign {
     streams: Streams,
     /// Nodes that are to resign: the entry by which they do, once it is proposed.
     resigning: BTreeMap<NodeId, Option<LogIndex>>,
+    /// Slots in which nobody has sat yet, and since when somebody is awaited.
+    awaited: BTreeMap<Slot, Instant>,
     /// Nodes that stop: the entry that says so.
     stopping: BTreeMap<NodeId, LogIndex>,
     node_states: BTreeMap<NodeId, (LogIndex, bool)>,
@@ -203,6 +205,7 @@ impl Supervisor {
                 roster: None,
                 streams: Streams::new(now, predecessor.map(|(node, _)| node)),
                 resigning: BTreeMap::new(),
+                awaited: BTreeMap::new(),
                 stopping: BTreeMap::new(),
                 node_states: BTreeMap::new(),
             });

@@ -153,6 +153,18 @@ impl Load {
         self.shared.classes.iter().map(|class| lock(&class.gaps).longest(from, to)).collect()
     }
 
+    /// The classes that went longer than `least` without an acknowledged write between `from` and `to`, and how long after
+    /// `from` that began.
+    pub fn late(&self, from: Instant, to: Instant, least: Duration) -> Vec<String> {
+        let late = self.shared.classes.iter().filter_map(|class| {
+            let gaps = lock(&class.gaps);
+            let (longest, since) = (gaps.longest(from, to), gaps.longest_since(from, to)?);
+            let after = since.saturating_duration_since(from).as_millis();
+            (longest > least).then(|| format!("{} for {} ms after {after} ms", class.name, longest.as_millis()))
+        });
+        late.collect()
+    }
+
     /// How many writes were refused, and sent again; and of how many nobody knows whether they happened.
     pub fn failures(&self) -> (u64, u64) {
         (self.shared.refused.load(Ordering::Relaxed), self.shared.unknown.load(Ordering::Relaxed))
@@ -239,8 +251,12 @@ impl Shared {
             self.history.end_write(&entries[place], outcome);
             match outcome {
                 Outcome::Acknowledged { .. } => {}
-                Outcome::Refused => drop(self.refused.fetch_add(1, Ordering::Relaxed)),
-                Outcome::Unknown => drop(self.unknown.fetch_add(1, Ordering::Relaxed)),
+                Outcome::Refused => {
+                    self.refused.fetch_add(1, Ordering::Relaxed);
+                }
+                Outcome::Unknown => {
+                    self.unknown.fetch_add(1, Ordering::Relaxed);
+                }
             }
             if let Outcome::Acknowledged { .. } = outcome {
                 lock(&class.gaps).note(ended);

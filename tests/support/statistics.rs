@@ -60,6 +60,12 @@ impl Gaps {
         self.last
     }
 
+    /// When the longest one began of those that ended between `from` and `to`.
+    pub fn longest_since(&self, from: Instant, to: Instant) -> Option<Instant> {
+        let within = self.gaps.iter().filter(|(_, end)| (from..=to).contains(end));
+        within.max_by_key(|(start, end)| *end - (*start).max(from)).map(|(start, _)| *start)
+    }
+
     /// The longest time without an acknowledgement that ended, or goes on, between `from` and `to`; what lay before `from`
     /// doesn't count.
     pub fn longest(&self, from: Instant, to: Instant) -> Duration {
