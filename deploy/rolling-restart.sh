@@ -43,7 +43,7 @@ wait_until_whole "before the first node"
 for node in "${nodes[@]}"; do
     start=$SECONDS
     if [ "$drain" = yes ]; then "$program" node drain "$node" --yes; fi
-    # Recreates the container, so that a new image or configuration counts; it hands leadership over while it stops.
+    # Recreates the container, so that a new image or configuration counts; it hands over what it leads while it stops.
     "${compose[@]}" up -d --no-deps --force-recreate "$node" >/dev/null 2>&1
     # What was seen before the restart must not pass for the state after it.
     sleep 2

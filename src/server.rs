@@ -24,6 +24,7 @@ mod tokens;
 use std::collections::BTreeSet;
 use std::io::{self, Write as _};
 use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -56,6 +57,9 @@ use streams::{Plane, StreamLinks, StreamSocket, Trust};
 const REQUESTS_MAX: usize = 16 << 10;
 /// Effects that one partition may have in flight.
 const TAIL_EFFECTS_MAX: usize = 4096;
+/// Bytes under way from one shard to those whom it fills: a connection of a gigabyte a second is busy with them for a
+/// millisecond, which is what a live write may have to wait for.
+const FILLING_BYTES_MAX: u64 = 1 << 20;
 /// How long a node may look for its cluster before it says that it does, and how often it says so again at the least.
 const COMPLAIN_AFTER: Duration = Duration::from_secs(5);
 const COMPLAIN_EVERY_MAX: Duration = Duration::from_secs(60);
@@ -167,6 +171,8 @@ pub struct Server {
     engine: Arc<Engine>,
     pulse: PulseThread,
     counters: Arc<Counters>,
+    /// Whether clients are asked to go elsewhere.
+    leaving: Arc<AtomicBool>,
     gateway_shutdown: CancellationToken,
     gateway: TaskTracker,
     shutdown: CancellationToken,
@@ -242,8 +248,9 @@ impl Server {
             let (core, options) = (Arc::clone(&core), gateway_options.clone());
             ftp::start(listener, (config, slot), core, options, gateway_shutdown.clone(), &gateway)?;
         }
+        let leaving = Arc::clone(&gateway_options.leaving);
         gateway.spawn(Gateway::serve(listener, core, gateway_options, gateway_shutdown.clone()));
-        Ok(Self { engine, pulse, counters, gateway_shutdown, gateway, shutdown, tasks })
+        Ok(Self { engine, pulse, counters, leaving, gateway_shutdown, gateway, shutdown, tasks })
     }
 
     /// The node, as gateways see it.
@@ -256,6 +263,13 @@ impl Server {
     #[must_use]
     pub const fn counters(&self) -> &Arc<Counters> {
         &self.counters
+    }
+
+    /// Hands over what the node leads, and waits until the others do without it, for a few seconds at the most. Clients are
+    /// served meanwhile, and asked to go elsewhere.
+    pub async fn leave(&self) {
+        self.leaving.store(true, Ordering::Relaxed);
+        hand_over::hand_over(&*self.engine).await;
     }
 
     /// Stops in order: clients are answered first, then the node falls silent.
@@ -306,7 +320,7 @@ pub fn serve(config: Config, slot: Slot, insecure: bool, format: LogFormat) -> R
         let stopped = until_told_to_stop_beside(complain_until_ready(&server, &node.id)).await;
         stopped.map_err(ServerError::system("waiting for signals"))?;
         info!("{} stops", node.id);
-        hand_over::hand_over(&*server.core()).await;
+        server.leave().await;
         server.stop().await;
         Ok(())
     })
@@ -408,6 +422,7 @@ fn options(config: &Config, slot: Slot) -> Options {
         memory_bytes_max: config.limits.memory_bytes,
         requests_max: REQUESTS_MAX,
         tail_effects_max: TAIL_EFFECTS_MAX,
+        filling_bytes_max: FILLING_BYTES_MAX,
         feed_effects_max: limits::FEED_EFFECTS_MAX,
         unix_micros_at_zero: since_epoch.as_micros() as u64,
         seed: rand::random(),

@@ -44,6 +44,7 @@ fn options(slot: u8) -> Options {
         value_bytes_max: 1 << 20,
         key_bytes_max: 1024,
         memory_bytes_max: 1 << 30,
+        filling_bytes_max: 1 << 20,
         requests_max: 64,
         tail_effects_max: 64,
         feed_effects_max: 1024,

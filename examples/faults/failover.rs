@@ -9,7 +9,7 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use jumpgate::base::{PartitionId, Slot, SlotSet};
+use jumpgate::base::{Options, PartitionId, Slot, SlotSet};
 use jumpgate::placement;
 
 use super::history::{History, Outcome};
@@ -33,20 +33,31 @@ const BOUNDS_MS: [(&str, u128); 2] = [("median", 130), ("p99", 250)];
 const BACK_WITHIN: Duration = Duration::from_secs(30);
 
 /// Which node is every partition's primary, where nothing has gone wrong for a while: the first of its owners.
-pub struct Primaries(Vec<usize>);
+pub struct Primaries {
+    nodes: usize,
+    of: Vec<usize>,
+}
 
 impl Primaries {
     pub fn targets() -> Self {
-        Self((0..PARTITIONS).map(|partition| owners(partition)[0]).collect())
+        Self::targets_of(NODES)
+    }
+
+    /// Those of a cluster of so many nodes.
+    pub fn targets_of(nodes: usize) -> Self {
+        let copies = Options::replicas_auto(nodes);
+        let first = |partition| placement::owners(PartitionId(partition), SlotSet::first(nodes), copies).primary();
+        let of = (0..PARTITIONS).map(|partition| first(partition).map_or(0, Slot::index)).collect();
+        Self { nodes, of }
     }
 
     /// Whether each node leads as many partitions as it says.
     fn agree(&self, counts: &[u32]) -> bool {
-        (0..NODES).all(|node| count(self, node) == counts[node] as usize)
+        (0..self.nodes).all(|node| count(self, node) == counts[node] as usize)
     }
 
     pub fn of(&self, key: &str) -> usize {
-        self.0[placement::partition_of(key.as_bytes(), PARTITIONS).index()]
+        self.of[placement::partition_of(key.as_bytes(), PARTITIONS).index()]
     }
 }
 
@@ -141,7 +152,7 @@ fn one_trial(
 }
 
 fn count(primaries: &Primaries, node: usize) -> usize {
-    primaries.0.iter().filter(|primary| **primary == node).count()
+    primaries.of.iter().filter(|primary| **primary == node).count()
 }
 
 /// Probes until a write of either kind was acknowledged; the times since the fault.
@@ -209,7 +220,7 @@ mod tests {
         assert!(said.iter().all(|count| *count > 0) && primaries.agree(&said));
         said[1] -= 1;
         assert!(!primaries.agree(&said), "one is led by somebody else");
-        for (partition, primary) in primaries.0.iter().enumerate() {
+        for (partition, primary) in primaries.of.iter().enumerate() {
             assert!(owners(partition as u16).contains(primary));
         }
     }

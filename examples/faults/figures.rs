@@ -56,11 +56,11 @@ pub fn footprint(keys: usize, time: Duration) -> Row {
     row
 }
 
-/// Row 13: a blank node takes a dead one's place.
-pub fn refill(mebibytes: usize, rounds: usize) -> Row {
-    let done = format!(
-        "{mebibytes} MiB of values of 64 KiB; each node in its turn is killed and comes back blank, {rounds} times"
-    );
+/// Row 13: a blank node takes a dead one's place; or (`elsewhere`) nobody does, and the others copy what it held.
+pub fn refill(mebibytes: usize, rounds: usize, elsewhere: bool) -> Row {
+    let what =
+        if elsewhere { "is killed, and comes back when the others hold all" } else { "is killed and comes back blank" };
+    let done = format!("{mebibytes} MiB of values of 64 KiB; each node in its turn {what}, {rounds} times");
     let mut row = Row::new("refill", done, "full copies within 10 s a GiB");
     let mut cluster = begin(|config| config.limits.memory_bytes = (mebibytes as u64) << 21);
     let stored = fill(&cluster, 0..mebibytes * 16, KEY_BYTES, 64 << 10);
@@ -69,12 +69,24 @@ pub fn refill(mebibytes: usize, rounds: usize) -> Row {
     let mut times = Vec::new();
     for round in 0..rounds {
         let victim = round % NODES;
-        cluster.kill(&[victim]);
-        cluster.spawn(victim);
         let begin = Instant::now();
+        cluster.kill(&[victim]);
+        if elsewhere {
+            // What was seen before the death must not pass for the state after it.
+            cluster.wait_until("a node is missed", |status| status.partitions.full < status.partitions.total);
+        } else {
+            cluster.spawn(victim);
+        }
         cluster.wait_until_whole();
-        say(&format!("n{} is full again after {} ms", victim + 1, begin.elapsed().as_millis()));
-        times.push(begin.elapsed());
+        let took = begin.elapsed();
+        let rate = (mebibytes * 2 / 3) as f64 / took.as_secs_f64();
+        say(&format!("without n{}: all in full after {} ms, {rate:.0} MiB/s", victim + 1, took.as_millis()));
+        row.notes.push(format!("round {}: {} ms, {rate:.0} MiB/s", round + 1, took.as_millis()));
+        times.push(took);
+        if elsewhere {
+            cluster.spawn(victim);
+            cluster.wait_until_whole();
+        }
     }
     // A node holds two thirds of all values.
     let bound = Duration::from_secs(10) * mebibytes as u32 * 2 / 3 / 1024;
@@ -119,7 +131,7 @@ fn begin(change: impl FnOnce(&mut Config)) -> Cluster {
 }
 
 /// Stores keys of these numbers; how many were acknowledged.
-fn fill(cluster: &Cluster, keys: Range<usize>, key_bytes: usize, value_bytes: usize) -> usize {
+pub fn fill(cluster: &Cluster, keys: Range<usize>, key_bytes: usize, value_bytes: usize) -> usize {
     let value = vec![b'v'; value_bytes];
     thread::scope(|scope| {
         let clients: Vec<_> = (0..CLIENTS)
@@ -129,9 +141,7 @@ fn fill(cluster: &Cluster, keys: Range<usize>, key_bytes: usize, value_bytes: us
                     let numbers = keys.skip(client).step_by(CLIENTS);
                     numbers
                         .filter(|number| {
-                            // In no order, as most keys come.
-                            let name = (*number as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-                            let head = format!("PUT /v1/kv/{name:0key_bytes$x}");
+                            let head = format!("PUT /v1/kv/{}", name_of(*number, key_bytes));
                             http.ask(&head, value).is_ok_and(|answer| matches!(answer.status, 201 | 204))
                         })
                         .count()
@@ -140,6 +150,11 @@ fn fill(cluster: &Cluster, keys: Range<usize>, key_bytes: usize, value_bytes: us
             .collect();
         clients.into_iter().map(|client| client.join().unwrap_or_default()).sum()
     })
+}
+
+/// The key of that number; in no order, as most keys come.
+pub fn name_of(number: usize, key_bytes: usize) -> String {
+    format!("{:0key_bytes$x}", (number as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15))
 }
 
 /// What all nodes have in memory.

@@ -15,6 +15,8 @@
 //! | `full` | writers fill the memory, and go on |
 //! | `slow` | a backup gets hardly any processor time |
 //! | `life` | busy processors, rolling kills, restarts, odd clocks |
+//! | `members` | nodes join and leave, and die in the middle of it |
+//! | `orderly` | nodes are told to stop, one after the other |
 //! | `viewers` | a gateway dies with a thousand viewers of the feed |
 //! | `chaos` | everything by chance, on hosts of their own |
 //! | `soak` | load with faults for a long time, in which nothing may grow |
@@ -53,8 +55,10 @@ mod isolate;
 mod life;
 #[path = "../../tests/support/load.rs"]
 mod load;
+mod members;
 mod namespaces;
 mod network;
+mod orderly;
 #[path = "../../tests/support/processes.rs"]
 #[allow(dead_code, reason = "the tests use the rest")]
 mod processes;
@@ -181,6 +185,24 @@ enum Scenario {
         #[arg(long, default_value_t = 20)]
         rounds: usize,
     },
+    /// Each node is told to stop (SIGTERM) and started again in its turn.
+    RestartOrderly {
+        /// Of three nodes, or of five.
+        #[arg(long, default_value_t = 3)]
+        nodes: usize,
+        /// How often it is each node's turn.
+        #[arg(long, default_value_t = 5)]
+        rounds: usize,
+        /// Partitions that are written to all the time, each looked at alone.
+        #[arg(long, default_value_t = 48)]
+        partitions: u16,
+    },
+    /// Nodes are added and removed, 3 to 6 and back, with data, under load; once in peace, and once with kills.
+    Members {
+        /// Of values.
+        #[arg(long, default_value_t = 256)]
+        mebibytes: usize,
+    },
     /// A gateway dies with the leader and its viewers of the feed, who resume elsewhere.
     Viewers {
         #[arg(long, default_value_t = 1000)]
@@ -204,6 +226,9 @@ enum Scenario {
         mebibytes: usize,
         #[arg(long, default_value_t = 3)]
         rounds: usize,
+        /// It comes back only when the others have copied what it held.
+        #[arg(long)]
+        elsewhere: bool,
     },
     /// Partitions go back to a node that has restarted.
     GiveBack {
@@ -310,6 +335,8 @@ impl Scenario {
             Self::Delay { seconds: size(30, 8), settle: 2, profile: true },
             Self::Rolling { rounds: size(10, 1) as usize, every: 3 },
             Self::Restart { rounds: size(20, 4) as usize },
+            Self::RestartOrderly { nodes: 3, rounds: size(5, 1) as usize, partitions: size(48, 24) as u16 },
+            Self::Members { mebibytes: size(256, 32) as usize },
             Self::Viewers { viewers: size(1000, 50) as usize, seconds: size(10, 3) },
             Self::Clock { seconds: size(20, 5) },
             Self::Isolate { rounds: size(20, 4) as usize },
@@ -342,9 +369,11 @@ impl Scenario {
             Self::Delay { seconds, settle, profile } => network::delay(time(seconds), time(settle), profile, seed),
             Self::Rolling { rounds, every } => life::rolling(rounds, time(every), seed),
             Self::Restart { rounds } => life::restart(rounds, seed),
+            Self::RestartOrderly { nodes, rounds, partitions } => orderly::run(nodes, rounds, partitions, seed),
+            Self::Members { mebibytes } => members::run(mebibytes, seed),
             Self::Viewers { viewers, seconds } => viewers::run(viewers, time(seconds), seed),
             Self::Footprint { keys, seconds } => figures::footprint(keys, time(seconds)),
-            Self::Refill { mebibytes, rounds } => figures::refill(mebibytes, rounds),
+            Self::Refill { mebibytes, rounds, elsewhere } => figures::refill(mebibytes, rounds, elsewhere),
             Self::GiveBack { rounds } => figures::give_back(rounds, seed),
             Self::Isolate { rounds } => isolate::run(rounds, seed),
             Self::TooMany { rounds } => too_many::run(rounds),
@@ -370,6 +399,8 @@ impl Scenario {
             Self::Delay { .. } => "delay",
             Self::Rolling { .. } => "rolling kills",
             Self::Restart { .. } => "restart",
+            Self::RestartOrderly { .. } => "orderly restart",
+            Self::Members { .. } => "members",
             Self::Viewers { .. } => "viewers",
             Self::Footprint { .. } => "footprint",
             Self::Refill { .. } => "refill",

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use jumpgate::base::Options;
 use jumpgate::config::{Address, TimingConfig};
 
 use super::history::{History, Tally};
-use super::load::{self, Load, LoadOptions, Longest};
+use super::load::{self, Grouping, Load, LoadOptions, Longest};
 use super::namespaces::Namespaces;
 use super::processes::{Cluster, Start, program, until};
 use super::relay::Relays;
@@ -29,6 +30,10 @@ const DEADLINES_MAX: f64 = 2.0;
 /// How a scenario's cluster and clients are.
 pub struct Setting {
     pub seed: u64,
+    pub nodes: usize,
+    /// Nodes that may join later.
+    pub later: usize,
+    pub grouping: Grouping,
     /// Whether the nodes' traffic goes through relays.
     pub relayed: bool,
     pub timing: TimingConfig,
@@ -50,6 +55,9 @@ impl Setting {
     pub fn light(seed: u64) -> Self {
         Self {
             seed,
+            nodes: NODES,
+            later: 0,
+            grouping: Grouping::Owners,
             relayed: false,
             timing: TimingConfig::default(),
             memory_bytes: None,
@@ -100,11 +108,14 @@ pub struct Stage {
 impl Stage {
     /// Founds a cluster and sends the clients.
     pub fn set(setting: &Setting) -> Self {
-        let mut cluster = Cluster::prepare(NODES as u16, |config| {
+        let mut cluster = Cluster::prepare((setting.nodes + setting.later) as u16, |config| {
             config.timing = setting.timing;
             config.cluster.partitions = PARTITIONS;
             config.limits.memory_bytes = setting.memory_bytes.unwrap_or(config.limits.memory_bytes);
         });
+        if setting.later > 0 {
+            cluster.set_views(|_, config| config.nodes.truncate(setting.nodes));
+        }
         let relays = setting.relayed.then(|| Relays::start(&cluster.node_ports(), setting.seed));
         if let Some(relays) = &relays {
             cluster.set_views(|node, config| relays.view(node, config));
@@ -144,14 +155,16 @@ impl Stage {
     }
 
     fn begin(setting: &Setting, mut cluster: Cluster, relays: Option<Relays>, hosts: Option<Arc<Namespaces>>) -> Self {
-        (0..NODES).for_each(|node| cluster.spawn(node));
+        let nodes = setting.nodes;
+        (0..nodes).for_each(|node| cluster.spawn(node));
         cluster.wait_until_whole();
         let history = Arc::new(History::default());
         let options = LoadOptions {
-            ports: (0..NODES).map(|node| cluster.port(node)).collect(),
+            ports: (0..nodes).map(|node| cluster.port(node)).collect(),
             avoided: setting.avoided,
             partitions: PARTITIONS,
-            replicas: cluster.config.replicas(),
+            replicas: Options::replicas_auto(nodes),
+            grouping: setting.grouping,
             writers_per_class: setting.writers_per_class,
             readers: setting.readers,
             pinned: setting.pinned,

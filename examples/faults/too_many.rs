@@ -16,7 +16,7 @@ use jumpgate::placement;
 
 use super::history::{Entry, History};
 use super::http::{Answer, Http};
-use super::load::{self, Load, LoadOptions};
+use super::load::{self, Grouping, Load, LoadOptions};
 use super::processes::{Cluster, until};
 use super::report::{Row, Times, Verdict};
 use super::say;
@@ -83,6 +83,7 @@ impl Five {
             avoided: None,
             partitions: PARTITIONS,
             replicas: cluster.config.replicas(),
+            grouping: Grouping::default(),
             writers_per_class: 1,
             readers: FIVE,
             pinned: false,

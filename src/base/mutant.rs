@@ -123,6 +123,12 @@ pub enum Mutant {
     GivingKeepsWrites,
     /// A partition is given to a target primary that doesn't have all of it.
     GiveToLaggard,
+    /// A node that stops gives nothing away, and is let go while it leads, though it may have the last copy.
+    LetGoWhileLeading,
+    /// A node that stops is let go though the others are no majority.
+    LetGoWithoutMajority,
+    /// A node that was let go gets its roles back as long as it lives.
+    StoppingReturns,
     /// A digest keeps what was deleted.
     DigestKeepsDeleted,
     /// Copies are compared and repaired wherever they are, and not where both have applied the same.
@@ -148,7 +154,7 @@ mod switch {
 
     impl Mutant {
         /// Every one of them but those below, with the rule of the protocol (section D of its design) that it breaks, and what it does.
-        pub const ALL: [(Self, &'static str, &'static str); 55] = [
+        pub const ALL: [(Self, &'static str, &'static str); 56] = [
             (Self::EvictedDontCount, "D.8", "A primary counts without a member that it has proposed to evict."),
             (Self::EvictWithoutProof, "D.21", "A primary whose own stream may be dead evicts others."),
             (Self::DeathWithoutMajority, "D.21", "A leader that hears no majority declares nodes dead."),
@@ -231,6 +237,11 @@ mod switch {
                 "Who has given a partition back, and doesn't know yet, gets leases that count.",
             ),
             (Self::GiveToLaggard, "D.6", "A partition is given to a target primary that doesn't have all of it."),
+            (
+                Self::LetGoWhileLeading,
+                "C.8",
+                "A node that stops gives nothing away, and is let go while it leads, though it may have the last copy.",
+            ),
             (Self::DigestKeepsDeleted, "C.12", "A digest keeps what was deleted."),
             (
                 Self::CompareAnywhere,
@@ -264,6 +275,13 @@ mod switch {
         pub const OF_TIMING: [(Self, &'static str); 2] = [
             (Self::StarvingStays, "A node that gets hardly any processor time stays in the in-sync sets."),
             (Self::ReturnsAtOnce, "A node that falls out again and again comes back at once each time."),
+        ];
+
+        /// Those of nodes that stop which only `tests/stopping.rs` notices: nothing is wrong afterwards, but nobody leads, or a
+        /// process that ends is missed once more.
+        pub const OF_STOPPING: [(Self, &'static str); 2] = [
+            (Self::LetGoWithoutMajority, "A node that stops is let go though the others are no majority."),
+            (Self::StoppingReturns, "A node that was let go gets its roles back as long as it lives."),
         ];
 
         /// Those of the feed (rule C.16), which `tests/feed.rs` breaks, too: all its clusters have viewers that resume.

@@ -54,6 +54,11 @@ pub enum Command {
     /// Primaries ask to change their in-sync sets; each change takes effect only if its partition's record is still the
     /// one that it was made for.
     ChangeInSync(Vec<InSyncChange>),
+    /// This identity is told to stop: it gives what it leads to others, who have it in full, and is to get nothing new.
+    Stopping {
+        /// Who.
+        node: NodeId,
+    },
 }
 
 /// Which slots the cluster consists of.
@@ -106,7 +111,9 @@ impl Command {
         let are_sound = |nodes: &[NodeId]| nodes.is_sorted_by(|a, b| a.slot < b.slot) && nodes.iter().all(is_sound);
         match self {
             Self::Found { settings, founders, .. } => settings.is_sound() && are_sound(founders),
-            Self::NodeUp { node } | Self::NodeDown { node, .. } | Self::Resign { node } => is_sound(node),
+            Self::NodeUp { node } | Self::NodeDown { node, .. } | Self::Resign { node } | Self::Stopping { node } => {
+                is_sound(node)
+            }
             Self::Recover { survivors } => are_sound(survivors),
             // Any set of slots will do.
             Self::SetRoster { .. } => true,

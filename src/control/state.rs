@@ -1,6 +1,7 @@
 //! The state that the commands of the Raft log produce.
 
 mod give_back;
+mod stopping;
 
 use bincode::{Decode, Encode};
 
@@ -38,6 +39,8 @@ pub struct NodeEntry {
     /// The entry that last made it up: a lease counts for it only once it has applied this entry itself, or it could
     /// serve by a table from before its own death. Likewise the last one by which it gave partitions back.
     pub up_since: LogIndex,
+    /// It is told to stop. It stays so for the rest of its life.
+    pub stopping: bool,
 }
 
 impl ControlState {
@@ -102,6 +105,7 @@ impl ControlState {
             Command::SetRoster { before, after } => self.roster == *before && self.on_set_roster(epoch, *after),
             Command::Resign { node } => self.on_resign(epoch, *node),
             Command::Recover { survivors } => self.on_recover(epoch, survivors),
+            Command::Stopping { node } => self.on_stopping(*node),
             Command::ChangeInSync(changes) => {
                 changes.iter().filter(|change| self.on_change_in_sync(epoch, change)).count() > 0
             }
@@ -126,7 +130,8 @@ impl ControlState {
         self.roster = Roster { slots, replicas: settings.replicas, ..Roster::default() };
         self.nodes = vec![NodeEntry::default(); slots.iter().map(|slot| slot.index() + 1).max().unwrap_or(0)];
         for &node in founders.iter().filter(|node| slots.contains(node.slot)) {
-            self.nodes[node.slot.index()] = NodeEntry { node: Some(node), up: true, up_since: LogIndex(epoch.0) };
+            let entry = &mut self.nodes[node.slot.index()];
+            *entry = NodeEntry { node: Some(node), up: true, up_since: LogIndex(epoch.0), stopping: false };
         }
         let up = self.up();
         self.table = (0..settings.partitions)
@@ -210,7 +215,8 @@ impl ControlState {
             return false;
         }
         let replaced = entry.node.is_some_and(|before| before != node) && !is_broken(Mutant::NewLifeKeepsPlace);
-        *entry = NodeEntry { node: Some(node), up: true, up_since: LogIndex(epoch.0) };
+        let stopping = entry.stopping && entry.node == Some(node);
+        *entry = NodeEntry { node: Some(node), up: true, up_since: LogIndex(epoch.0), stopping };
         self.roster.absent.remove(node.slot);
         if replaced {
             // Whoever drained the slot has restarted it.
@@ -285,7 +291,7 @@ impl ControlState {
         for entry in &mut self.nodes {
             let survives = entry.node.is_some_and(|node| survivors.contains(&node));
             *entry = if survives {
-                NodeEntry { node: entry.node, up: true, up_since: LogIndex(epoch.0) }
+                NodeEntry { node: entry.node, up: true, up_since: LogIndex(epoch.0), stopping: false }
             } else {
                 NodeEntry::default()
             };
@@ -434,6 +440,9 @@ impl ControlState {
     /// The first target owner among `candidates`, else the lowest slot of them: the same choice on every node, and one
     /// that spreads a dead node's partitions over the others.
     fn promote(&self, partition: PartitionId, candidates: SlotSet) -> Option<Slot> {
+        // One that stops is the last choice: it would have to give it away at once.
+        let staying = candidates.difference(self.stopping());
+        let candidates = if staying.is_empty() { candidates } else { staying };
         self.owners(partition).iter().find(|&slot| candidates.contains(slot)).or_else(|| candidates.lowest())
     }
 

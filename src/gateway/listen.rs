@@ -16,8 +16,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt as _, StreamExt as _};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
@@ -54,6 +54,8 @@ const HEAD_BYTES_MIN: usize = 8 << 10;
 /// Requests at once on one HTTP/2 connection.
 const STREAMS_MAX: u32 = 256;
 
+/// A node that has asked its clients to go elsewhere answers for so long after the last one was accepted.
+const LAST_REQUESTS: Duration = Duration::from_millis(100);
 /// Connections that are being told 503 at once; one more is closed without a word.
 const REFUSALS_MAX: usize = 64;
 /// How long a refused client may take to hang up.
@@ -141,6 +143,8 @@ impl Gateway {
 
 struct Server {
     shared: Arc<Shared>,
+    /// Accept nobody from now on.
+    closing: CancellationToken,
     builder: Arc<auto::Builder<TokioExecutor>>,
     permits: Arc<Semaphore>,
     refusals: Arc<Semaphore>,
@@ -148,7 +152,7 @@ struct Server {
 }
 
 impl Server {
-    fn new(core: Arc<dyn Core>, mut options: GatewayOptions, shutdown: CancellationToken) -> Self {
+    fn new(core: Arc<dyn Core>, mut options: GatewayOptions, closing: CancellationToken) -> Self {
         options.value_bytes_max = options.value_bytes_max.min(limits::VALUE_BYTES_MAX);
         options.key_bytes_max = options.key_bytes_max.min(limits::KEY_BYTES_MAX);
         options.head_bytes_max = options.head_bytes_max.max(HEAD_BYTES_MIN);
@@ -170,12 +174,13 @@ impl Server {
             .keep_alive_timeout(options.ping_interval);
         let permits = Arc::new(Semaphore::new(options.connections_max.min(Semaphore::MAX_PERMITS)));
         let hosts = Hosts::new(&options.hosts);
-        let abort = CancellationToken::new();
+        let (shutdown, abort) = (CancellationToken::new(), CancellationToken::new());
         let origins = Origins::new(options.peers.iter().map(|peer| peer.advertised.as_str()));
         let (body_bytes, log_budget) = (BodyBytes::default(), LogBudget::default());
         let shared = Shared { core, options, hosts, origins, log_budget, body_bytes, shutdown, abort };
         Self {
             shared: Arc::new(shared),
+            closing,
             builder: Arc::new(builder),
             permits,
             refusals: Arc::new(Semaphore::new(REFUSALS_MAX)),
@@ -188,7 +193,7 @@ impl Server {
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
-                () = self.shared.shutdown.cancelled() => return,
+                () = self.closing.cancelled() => break,
             };
             match accepted {
                 Ok((stream, peer)) => {
@@ -200,11 +205,15 @@ impl Server {
                     tracing::warn!(%error, "connections can't be accepted at the moment");
                     tokio::select! {
                         () = sleep(back_off) => {}
-                        () = self.shared.shutdown.cancelled() => return,
+                        () = self.closing.cancelled() => break,
                     }
                     back_off = (2 * back_off).min(BACK_OFF_MAX);
                 }
             }
+        }
+        // Whoever was connected by the system already would be told nothing but that the connection is broken.
+        while let Some(Ok((stream, peer))) = listener.accept().now_or_never() {
+            self.on_stream(stream, peer);
         }
     }
 
@@ -237,6 +246,12 @@ impl Server {
     }
 
     async fn drain(self) {
+        if self.shared.options.leaving.load(Ordering::Relaxed) {
+            // Every answer ends its connection by now: so what is just being asked is answered, and hardly any connection is
+            // left to be closed under a client that asks again.
+            sleep(LAST_REQUESTS).await;
+        }
+        self.shared.shutdown.cancel();
         self.tracker.close();
         if timeout(self.shared.options.drain_timeout, self.tracker.wait()).await.is_err() {
             tracing::warn!(connections = self.tracker.len(), "the drain time-out has passed; connections are cut off");

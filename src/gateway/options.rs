@@ -1,6 +1,7 @@
 //! What a gateway needs to know of the configuration.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use super::{Guard, Tls};
@@ -55,6 +56,8 @@ pub struct GatewayOptions {
     pub guard: Arc<Guard>,
     /// A request that takes so long is worth a line in the log.
     pub slow_request: Duration,
+    /// The node is about to stop: every answer ends its connection, so that no client asks on one just when it is closed.
+    pub leaving: Arc<AtomicBool>,
     /// What `/metrics` answers.
     pub metrics: MetricsSource,
     /// Where requests are counted.
@@ -93,6 +96,7 @@ impl Default for GatewayOptions {
             http: true,
             guard: Arc::new(Guard::new(Access::open())),
             slow_request: Duration::from_secs(1),
+            leaving: Arc::default(),
             metrics: MetricsSource::default(),
             traffic: Arc::default(),
         }

@@ -6,6 +6,7 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Buf;
@@ -13,7 +14,7 @@ use futures_util::Stream;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use warp::Filter;
-use warp::http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
+use warp::http::header::{ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
 use warp::http::{HeaderMap, Method, StatusCode};
 use warp::path::FullPath;
 use warp::reply::Response;
@@ -111,24 +112,15 @@ pub(super) fn routes(
             finish(&call, body, reply)
         }
     });
+    let leaving = Arc::clone(&connection.shared.options.leaving);
     // Nothing above rejects but by mistake; a rejection's own words are for programmers, so they go to the log.
-    store
-        .or(batch)
-        .unify()
-        .or(files)
-        .unify()
-        .or(feed)
-        .unify()
-        .or(sse)
-        .unify()
-        .or(admin)
-        .unify()
-        .or(local)
-        .unify()
-        .recover(async |rejection: warp::Rejection| {
-            tracing::error!(?rejection, "a route rejected a request that it should have answered");
-            Ok::<_, Infallible>(Problem::internal().into_response(&Method::GET))
-        })
+    let all =
+        store.or(batch).unify().or(files).unify().or(feed).unify().or(sse).unify().or(admin).unify().or(local).unify();
+    let answered = all.recover(async |rejection: warp::Rejection| {
+        tracing::error!(?rejection, "a route rejected a request that it should have answered");
+        Ok::<_, Infallible>(Problem::internal().into_response(&Method::GET))
+    });
+    answered.unify().map(move |response| closing_when(&leaving, response))
 }
 
 /// `/v1/files/{path}` and `/v1/files`.
@@ -155,6 +147,15 @@ fn admin_route(
             finish(&call, body, reply)
         }
     })
+}
+
+/// The answer, and the end of its connection where the node is about to stop. (A handshake has said already what becomes
+/// of its connection.)
+fn closing_when(leaving: &AtomicBool, mut response: Response) -> Response {
+    if leaving.load(Ordering::Relaxed) {
+        response.headers_mut().entry(CONNECTION).or_insert(HeaderValue::from_static("close"));
+    }
+    response
 }
 
 /// `/v1/kv/{key}` and `/v1/kv`.

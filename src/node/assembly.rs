@@ -182,6 +182,12 @@ impl Node {
         self.drain(now);
     }
 
+    /// This process is told to stop. When it may, or why it isn't let go, comes as [`NodeOutput::Admin`].
+    pub fn handle_stop(&mut self, now: Instant, ticket: u64) {
+        self.control.handle_stop(now, ticket);
+        self.drain(now);
+    }
+
     /// There are viewers of the feed here, or none any more.
     pub fn handle_feed_wanted(&mut self, now: Instant, wanted: bool) {
         self.shards[0].handle_feed_wanted(now, wanted);

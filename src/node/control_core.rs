@@ -205,6 +205,17 @@ impl ControlCore {
         self.advance(now);
     }
 
+    /// This process is told to stop. When it may, or why it isn't let go, comes as [`ControlOutput::Admin`].
+    pub fn handle_stop(&mut self, now: Instant, ticket: u64) {
+        match &mut self.phase {
+            Phase::Member(member) => member.handle_stop(now, ticket),
+            Phase::Bootstrapping(_) => {
+                self.outputs.push_back(ControlOutput::Admin { ticket, result: Ok(AdminReport::default()) });
+            }
+        }
+        self.advance(now);
+    }
+
     /// Notes what this node's tables hold; others see it in their status.
     pub fn handle_load(&mut self, now: Instant, load: Load) {
         let event = self.load.handle(now, load, self.options.memory_bytes_max);
@@ -533,6 +544,7 @@ impl ControlCore {
             peers: member.peers(slots),
             registered: (0..slots).map(|slot| state.node(Slot(slot as u8)).node).collect(),
             up: state.up(),
+            stopping: state.stopping(),
             leader,
             degraded_from,
             term: member.raft().term(),

@@ -73,6 +73,11 @@ pub enum ControlEvent {
         /// The election timeout from now on.
         now: Duration,
     },
+    /// The leader lets a node go that is told to stop: it leads nothing, and the others have what it holds.
+    LetGo {
+        /// Who.
+        node: NodeId,
+    },
     /// The leader finds that a node is back.
     NodeReturned {
         /// Who.
@@ -206,6 +211,7 @@ impl ControlEvent {
                 let (before_ms, now_ms) = (before.as_millis(), now.as_millis());
                 format!("{why}election timeout goes from {before_ms} ms to {now_ms} ms")
             }
+            Self::LetGo { node } => format!("{} stops, and has handed over what it led: it may go", name(node)),
             Self::NodeReturned { node } => format!("{} answers; proposing that it is up", name(node)),
             Self::NodeDown { node } => format!("{} is down: its partitions go to their backups", name(node)),
             Self::NodeUp { node } => format!("{} is up as incarnation {}", name(node), node.incarnation),

@@ -5,6 +5,7 @@ mod handover;
 mod operators;
 mod pacing;
 mod recovery;
+mod stopping;
 mod strangers;
 
 use std::time::Duration;
@@ -71,6 +72,8 @@ pub(super) struct Member {
     wishes: Vec<Wish>,
     /// Whom this node keeps out, as the leader: for people.
     held: Vec<HeldWord>,
+    /// It is told to stop: when it says so next.
+    stops_told_at: Option<Instant>,
     /// The leader has said that this identity belongs to the cluster no more.
     is_removed: bool,
     supervise_at: Instant,
@@ -138,6 +141,7 @@ impl Member {
             abdicate_at: now,
             wishes: Vec::new(),
             held: Vec::new(),
+            stops_told_at: None,
             is_removed: false,
             supervise_at: now,
             call_at: now + CALLS_AFTER,
@@ -269,6 +273,7 @@ impl Member {
                 self.supervisor.handle_proposals(changes);
                 self.supervise_at = now;
             }
+            ControlMessage::Stopping => self.supervisor.handle_stopping(from),
             ControlMessage::Recover => self.handle_recover(now, options, out),
         }
         Ok(())
@@ -295,7 +300,7 @@ impl Member {
 
     pub(super) fn poll_timeout(&self) -> Instant {
         let own = self.gossip_at.min(self.reborn_at).min(self.handover_deadline()).min(self.wishes_deadline());
-        let own = own.min(self.pace.poll_timeout());
+        let own = own.min(self.pace.poll_timeout()).min(self.stopping_deadline());
         let supervise_at = if self.is_leader() { self.supervise_at } else { Instant::FAR };
         self.raft.poll_timeout().min(own).min(supervise_at)
     }
@@ -321,6 +326,7 @@ impl Member {
             out.extend(self.supervisor.take_events().into_iter().map(ControlOutput::Event));
             self.drain_raft(now, pulses, out);
         }
+        self.advance_stopping(now, out);
         self.maybe_abdicate(now);
         self.advance_handover(now);
         self.drain_raft(now, pulses, out);
@@ -408,7 +414,8 @@ impl Member {
             | Command::NodeDown { .. }
             | Command::SetRoster { .. }
             | Command::Resign { .. }
-            | Command::Recover { .. } => {}
+            | Command::Recover { .. }
+            | Command::Stopping { .. } => {}
         }
     }
 

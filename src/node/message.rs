@@ -51,6 +51,8 @@ pub enum ControlMessage {
     Proposals(Vec<InSyncChange>),
     /// An operator has asked a survivor to go on without the lost majority; the receiver has the longest log.
     Recover,
+    /// The sender is told to stop: the leader is to have that decided.
+    Stopping,
 }
 
 /// What shards say about one partition.

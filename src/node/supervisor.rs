@@ -12,6 +12,7 @@
 //! | a voter silent for `demote_after` | a joint change without it |
 //! | a node that has been away for `replace_after` | `SetRoster` with its slot absent |
 //! | a node that drains or leaves, all that it leads in full elsewhere, its lease over | `Resign` |
+//! | a node that is told to stop | `Stopping`; and `NodeDown`, once it leads nothing and the others can do without it |
 //! | a leaving node that holds nothing | `SetRoster` without its slot; then a joint change without it |
 //! | wishes of primaries | `ChangeInSync`, many in one entry; with whom a partition may be given to, or who evicted, as it knows |
 //!
@@ -21,6 +22,7 @@
 mod departures;
 mod givers;
 mod returns;
+mod stopping;
 mod streams;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -63,6 +65,8 @@ pub(super) struct Supervisor {
     evictions: BTreeMap<PartitionId, (InSyncChange, Option<Instant>)>,
     /// Until when the leases go on that were granted to a node before it last gave a partition back.
     former_read_until: BTreeMap<Slot, Instant>,
+    /// Who is told to stop, as they have said themselves.
+    stopping: BTreeSet<NodeId>,
     reign: Option<Reign>,
     events: Vec<ControlEvent>,
 }
@@ -89,6 +93,10 @@ struct Reign {
     /// Nodes that are to resign: the entry by which they do, once it is proposed.
     resigning: BTreeMap<NodeId, Option<LogIndex>>,
     falls: Falls,
+    /// Slots in which nobody has sat yet, and since when somebody is awaited.
+    awaited: BTreeMap<Slot, Instant>,
+    /// Nodes that stop: the entry that says so.
+    stopping: BTreeMap<NodeId, LogIndex>,
     node_states: BTreeMap<NodeId, (LogIndex, bool)>,
 }
 
@@ -157,6 +165,11 @@ impl Supervisor {
         if reign.streams.falters(node) {
             return true;
         }
+        if state.stopping().contains(node.slot)
+            && (state.leads_nothing(node.slot) || is_broken(Mutant::LetGoWhileLeading))
+        {
+            return true;
+        }
         if reign.resigning.contains_key(&node) && !is_broken(Mutant::LeaseWhileResigning) {
             return true;
         }
@@ -184,6 +197,8 @@ impl Supervisor {
             self.evictions.clear();
             // Whoever leads next was elected after all leases of this reign had ended.
             self.former_read_until.clear();
+            // They say it again.
+            self.stopping.clear();
         } else if self.reign.as_ref().is_none_or(|reign| reign.term != raft.term()) {
             self.reign = Some(Reign {
                 term: raft.term(),
@@ -195,6 +210,8 @@ impl Supervisor {
                 streams: Streams::new(now, predecessor.map(|(node, _)| node)),
                 resigning: BTreeMap::new(),
                 falls: Falls::default(),
+                awaited: BTreeMap::new(),
+                stopping: BTreeMap::new(),
                 node_states: BTreeMap::new(),
             });
         }
@@ -223,6 +240,7 @@ impl Supervisor {
         }
         self.maybe_found(now, raft, state, options);
         self.propose_returns(now, raft, state, granter, pace, options);
+        self.propose_stops(now, raft, state);
         self.propose_changes(now, raft, state);
         self.admit_joiners(now, raft, state, options);
         self.promote_learners(now, raft);
@@ -281,6 +299,10 @@ impl Supervisor {
         let alive = others().map(|(node, _)| node).filter(|node| acked_lately(*node) && !stalls(*node)).chain(own);
         let is_well = |node: &NodeId| !pace.hangs(now, *node, &timing) && !pace.starves(*node);
         let witnesses: SlotSet = alive.filter(is_well).map(|node| node.slot).collect();
+        let may_go =
+            |node: NodeId| state.may_go(node.slot, witnesses) && stopping::can_spare(raft, state, node, acked_lately);
+        let let_go: SlotSet =
+            others().map(|(node, _)| node).filter(|node| may_go(*node)).map(|node| node.slot).collect();
         for (node, is_up) in others() {
             let heard_at = reign.heard_at(node, raft);
             // Whoever answers over the stream plane is alive, and only its datagrams get lost. It gets no leases meanwhile,
@@ -293,7 +315,8 @@ impl Supervisor {
             let starves = pace.starves(node)
                 && state.spares(node.slot, witnesses)
                 && !reign.falls.has_just_returned(now, node, options.replace_after);
-            let is_dead = (is_silent || hangs || starves || stalls(node)) && now > granter.ends_at(node.slot)
+            let leaves = let_go.contains(node.slot);
+            let is_dead = (is_silent || hangs || starves || leaves || stalls(node)) && now > granter.ends_at(node.slot)
                 || is_broken(Mutant::DeathBeforeLeaseEnds) && now.since(heard_at) > 2 * timing.heartbeat;
             let is_due = if is_up { is_dead } else { state.lingers(node, witnesses) };
             if is_due
@@ -302,10 +325,13 @@ impl Supervisor {
             {
                 reign.node_states.insert(node, (index, false));
                 if is_up {
-                    reign.falls.note_fall(now, node, options.replace_after);
-                    self.events.push(match (is_silent, hangs, starves) {
-                        (true, ..) => ControlEvent::NodeSilent { node, silent_for: now.since(heard_at) },
-                        (_, true, _) => ControlEvent::NodeHangs { node, stalled_for: pace.stalled_at(now, node) },
+                    if !leaves {
+                        reign.falls.note_fall(now, node, options.replace_after);
+                    }
+                    self.events.push(match (leaves, is_silent, hangs, starves) {
+                        (true, ..) => ControlEvent::LetGo { node },
+                        (_, true, ..) => ControlEvent::NodeSilent { node, silent_for: now.since(heard_at) },
+                        (_, _, true, _) => ControlEvent::NodeHangs { node, stalled_for: pace.stalled_at(now, node) },
                         (.., true) => {
                             let late_percent = pace.late_percent(now, node).unwrap_or_default();
                             ControlEvent::NodeStarves { node, late_percent }

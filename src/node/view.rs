@@ -34,6 +34,8 @@ pub struct View {
     pub registered: Vec<Option<NodeId>>,
     /// The slots whose registered identity may hold data roles.
     pub up: SlotSet,
+    /// Those of them that are told to stop.
+    pub stopping: SlotSet,
     /// Who leads, as far as this node knows.
     pub leader: Option<NodeId>,
     /// While no leader is known: from when on this node answers reads by itself, marked, and refuses writes.

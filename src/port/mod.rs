@@ -47,6 +47,12 @@ pub trait Core: Send + Sync + 'static {
     /// Does what an operator wishes, or says what it would do.
     fn admin(&self, request: AdminRequest) -> BoxFuture<'_, Result<AdminReport, Error>>;
 
+    /// The process is to end: hands over what the node leads, and waits until the others do without it. Whoever calls this
+    /// waits for as long as there is time, and ends the process in any case.
+    fn prepare_stop(&self) -> BoxFuture<'_, Result<AdminReport, Error>> {
+        Box::pin(async { Ok(AdminReport::default()) })
+    }
+
     /// What health checks ask; costs no more than a few loads.
     fn health(&self) -> Health;
 

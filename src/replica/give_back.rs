@@ -23,14 +23,17 @@ const CALM_FOR: Duration = Duration::from_secs(1);
 /// For so long no new writes are ordered, at most. An entry of the control log takes some milliseconds, and some heartbeats
 /// where its leader is just being replaced.
 const GIVES_UP_AFTER: Duration = Duration::from_millis(500);
+/// One that has to go soon tries again after this.
+const HURRIED_AGAIN_AFTER: Duration = Duration::from_millis(200);
 /// After an attempt that came to nothing the next one waits for so long.
 const AGAIN_AFTER: Duration = Duration::from_secs(2);
 
 /// How far a primary is with giving its partition back.
 #[derive(Clone, Debug)]
 pub struct Giving {
-    /// Not before.
+    /// Not before; and not before then either where the node stops.
     not_before: Instant,
+    hurried_not_before: Instant,
     under_way: Option<UnderWay>,
 }
 
@@ -44,7 +47,7 @@ struct UnderWay {
 impl Giving {
     /// The record has changed: whatever was proposed is decided, and it has to be calm anew.
     pub fn new(now: Instant) -> Self {
-        Self { not_before: now + CALM_FOR, under_way: None }
+        Self { not_before: now + CALM_FOR, hurried_not_before: now, under_way: None }
     }
 
     /// Whether no new writes are ordered.
@@ -59,7 +62,8 @@ impl Giving {
 
     /// It came to nothing: writes are ordered again.
     pub fn give_up(&mut self, now: Instant) {
-        *self = Self { not_before: now + AGAIN_AFTER, under_way: None };
+        let hurried_not_before = now + HURRIED_AGAIN_AFTER;
+        *self = Self { not_before: now + AGAIN_AFTER, hurried_not_before, under_way: None };
     }
 }
 
@@ -83,16 +87,17 @@ impl Replica {
         self.is_giving_back() && !is_broken(Mutant::GivingKeepsWrites)
     }
 
-    /// From when on this primary may give the partition back; none while it has something else to do.
+    /// From when on this primary may give the partition back, or, `hurried`, away; none while it has something else to do.
     #[must_use]
-    pub fn may_give_back_at(&self) -> Option<Instant> {
+    pub fn may_give_back_at(&self, hurried: bool) -> Option<Instant> {
         let primary = self.primary.as_ref().filter(|primary| primary.wishes_nothing() && self.is_serving())?;
-        Some(primary.giving.not_before)
+        Some(if hurried { primary.giving.hurried_not_before } else { primary.giving.not_before })
     }
 
-    /// `to` is the target primary: it is given the partition, if that can be done now. Whether that began.
-    pub fn give_back(&mut self, now: Instant, to: Slot, out: &mut Vec<Output>) -> bool {
-        let may_begin = self.may_give_back_at().is_some_and(|at| at <= now);
+    /// `to` is the target primary, or, `hurried`, whoever takes over from a node that stops: it is given the partition, if
+    /// that can be done now. Whether that began.
+    pub fn give_back(&mut self, now: Instant, to: Slot, hurried: bool, out: &mut Vec<Output>) -> bool {
+        let may_begin = self.may_give_back_at(hurried).is_some_and(|at| at <= now);
         let is_laggard = !self.record.in_sync.contains(to) && !is_broken(Mutant::GiveToLaggard);
         let Some(primary) = self.primary.as_deref_mut().filter(|_| may_begin && !is_laggard) else { return false };
         if !primary.follows(to) && !is_broken(Mutant::GiveToLaggard) {

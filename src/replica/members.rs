@@ -1,5 +1,7 @@
 //! What a primary knows of one other replica, and how it streams to it.
 
+use std::time::Duration;
+
 use super::message::{AttachId, Message, ScannedRecord};
 use super::tail::Tail;
 use super::verify::Verifying;
@@ -8,6 +10,11 @@ use crate::api::Key;
 use crate::base::mutant::{Mutant, is_broken};
 use crate::base::{ChangeNumber, Epoch, Instant, NodeId, PartitionRecord, Position, Seq, Version};
 use crate::store::Table;
+
+/// What a chunk counts for beside its records: those of small partitions are many.
+const CHUNK_COSTS: u64 = 4 << 10;
+/// A scan that waits for room looks by itself after this, should nobody tell.
+const WAITS_AT_MOST: Duration = Duration::from_secs(1);
 
 /// One other replica, as the primary of an epoch sees it.
 ///
@@ -54,6 +61,9 @@ pub struct Filling {
     pub acked: Option<Key>,
     /// When its chunk, or the question whether it stands, is sent again. It has a timer of its own: the acks of a busy live stream say nothing of the scan.
     pub resend_at: Option<Instant>,
+    /// The next chunk waits until there is room for it; and one is under way.
+    pub waits: bool,
+    pub is_under_way: bool,
     /// Bytes of the chunk that was sent last, and of those before, which it has acked.
     pub chunk_bytes: u64,
     pub acked_bytes: u64,
@@ -82,6 +92,8 @@ pub struct StreamContext<'a> {
     pub tail: &'a Tail,
     /// Its records that are rotten.
     pub verifying: &'a Verifying,
+    /// Whether another chunk of a scan may be sent now.
+    pub has_scan_room: bool,
 }
 
 impl Member {
@@ -236,6 +248,11 @@ impl Member {
     /// Sends the part of the scan that comes after what was acked.
     pub fn send_chunk(&mut self, context: StreamContext<'_>, table: &Table, out: &mut Vec<Output>) {
         let Some(filling) = &mut self.filling else { return };
+        filling.waits = !context.has_scan_room && !filling.is_under_way;
+        if filling.waits {
+            filling.resend_at = Some(context.now + WAITS_AT_MOST);
+            return;
+        }
         let (mut records, mut bytes, mut last) = (Vec::new(), 0, true);
         for stored in table.scan(&[], filling.acked.as_ref()) {
             if bytes >= context.options.scan_chunk_bytes {
@@ -259,6 +276,7 @@ impl Member {
         let recent = table.recent().filter(|_| last).map(|recent| recent.iter(context.now).collect());
         let recent = recent.unwrap_or_default();
         filling.chunk_bytes = bytes as u64;
+        filling.is_under_way = true;
         let message = Message::ScanChunk {
             epoch: context.epoch,
             attach: self.attach,
@@ -290,6 +308,7 @@ impl Member {
         }
         filling.done |= done;
         if filling.done {
+            filling.is_under_way = false;
             if filling.confirmed >= record.change {
                 filling.resend_at = None;
             }
@@ -297,6 +316,7 @@ impl Member {
             // An answer that says nothing new is one to a duplicate: another chunk for it would double the stream.
             filling.acked = after;
             filling.acked_bytes += filling.chunk_bytes;
+            filling.is_under_way = false;
             self.send_chunk(context, table, out);
         }
     }
@@ -342,6 +362,17 @@ impl Member {
             && self.filling.as_ref().is_some_and(|filling| {
                 (filling.done || is_broken(Mutant::ProposeBeforeScanned)) && filling.confirmed >= record.change
             })
+    }
+
+    /// What its scan has under way.
+    pub fn scan_under_way(&self) -> u64 {
+        let filling = self.filling.as_ref().filter(|filling| filling.is_under_way);
+        filling.map_or(0, |filling| filling.chunk_bytes + CHUNK_COSTS)
+    }
+
+    /// Whether its scan waits for room.
+    pub fn waits_to_scan(&self) -> bool {
+        self.filling.as_ref().is_some_and(|filling| filling.waits)
     }
 
     fn scan_deadline(&self) -> Instant {

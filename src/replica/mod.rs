@@ -256,6 +256,8 @@ pub struct Replica {
     primary: Option<Box<Primary>>,
     following: Following,
     verifying: Verifying,
+    /// Whether another chunk may be sent to somebody who is filled.
+    has_scan_room: bool,
 }
 
 impl Replica {
@@ -277,6 +279,7 @@ impl Replica {
             primary: None,
             following: Following::default(),
             verifying: Verifying::default(),
+            has_scan_room: true,
         }
     }
 

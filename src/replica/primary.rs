@@ -169,6 +169,7 @@ impl Replica {
                 committed: self.applied.seq,
                 tail: &self.tail,
                 verifying: &self.verifying,
+                has_scan_room: self.has_scan_room,
             },
             table: &self.table,
             record: &self.record,

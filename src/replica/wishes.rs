@@ -76,6 +76,31 @@ impl Replica {
         fillings.map(move |filling| (filling.acked_bytes, table_bytes.saturating_sub(filling.acked_bytes)))
     }
 
+    /// Bytes of scans that are under way to those who are filled, with something for each chunk.
+    #[must_use]
+    pub fn scans_under_way(&self) -> u64 {
+        self.primary.iter().flat_map(|primary| &primary.members).map(|(_, member)| member.scan_under_way()).sum()
+    }
+
+    /// Whether a scan waits for room.
+    #[must_use]
+    pub fn waits_to_scan(&self) -> bool {
+        self.primary.iter().flat_map(|primary| &primary.members).any(|(_, member)| member.waits_to_scan())
+    }
+
+    /// Says whether there is room for another chunk, until it is said again.
+    pub const fn set_scan_room(&mut self, has_room: bool) {
+        self.has_scan_room = has_room;
+    }
+
+    /// There is room for a scan that waits for it.
+    pub fn go_on_scanning(&mut self, now: Instant, out: &mut Vec<Output>) {
+        let Some(Office { primary, context, table, .. }) = self.office(now) else { return };
+        if let Some((_, member)) = primary.members.iter_mut().find(|(_, member)| member.waits_to_scan()) {
+            member.send_chunk(context, table, out);
+        }
+    }
+
     /// Makes the outstanding proposal, again perhaps.
     pub(super) fn propose(&self, out: &mut Vec<Output>) {
         let Some(primary) = &self.primary else { return };

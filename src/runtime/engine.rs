@@ -434,7 +434,8 @@ impl Engine {
     fn is_ready(&self) -> bool {
         let view = self.view.load();
         let registered = view.registered(view.me.slot) == Some(view.me);
-        view.settings.is_some() && view.leader.is_some() && registered && view.up.contains(view.me.slot)
+        let serves = view.up.difference(view.stopping).contains(view.me.slot);
+        view.settings.is_some() && view.leader.is_some() && registered && serves
     }
 }
 
@@ -542,6 +543,7 @@ mod tests {
             memory_bytes_max: 1 << 20,
             requests_max: 10,
             tail_effects_max: 10,
+            filling_bytes_max: 1 << 20,
             feed_effects_max: 10,
             unix_micros_at_zero: 0,
             seed: 1,

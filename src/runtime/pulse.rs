@@ -40,6 +40,8 @@ pub enum ControlInput {
     Counts(oneshot::Sender<ControlCounts>),
     /// An operator wishes something.
     Admin(AdminRequest, oneshot::Sender<Result<AdminReport, Error>>),
+    /// The node is to hand over what it leads, and to say when it may go.
+    PrepareStop(oneshot::Sender<Result<AdminReport, Error>>),
     /// The node shuts down.
     Stop,
 }
@@ -194,14 +196,24 @@ impl<L: PulseLink> Pulse<L> {
                 let _ = reply.send(ControlCounts { elections: self.elections.0, pulse, stream });
             }
             ControlInput::Admin(request, reply) => {
-                // Who has gone away waits no more.
-                self.admins.retain(|_, waiter| !waiter.is_closed());
-                self.next_ticket += 1;
-                self.admins.insert(self.next_ticket, reply);
-                self.core.handle_admin(now, self.next_ticket, &request);
+                let ticket = self.ticket(reply);
+                self.core.handle_admin(now, ticket, &request);
+            }
+            ControlInput::PrepareStop(reply) => {
+                let ticket = self.ticket(reply);
+                self.core.handle_stop(now, ticket);
             }
             ControlInput::Stop => {}
         }
+    }
+
+    /// A number for a wish whose answer goes to `reply`.
+    fn ticket(&mut self, reply: oneshot::Sender<Result<AdminReport, Error>>) -> u64 {
+        // Who has gone away waits no more.
+        self.admins.retain(|_, waiter| !waiter.is_closed());
+        self.next_ticket += 1;
+        self.admins.insert(self.next_ticket, reply);
+        self.next_ticket
     }
 
     /// Carries away what the core has put out.

@@ -1,39 +1,39 @@
-//! What a node that leads does before it stops: it hands its leadership over, so that nobody has to find out that it is
-//! gone.
+//! What a node does before it stops: it hands over what it leads, so that nobody has to find out that it is gone.
 
 use std::time::Duration;
 
 use tracing::info;
 
-use crate::api::{AdminAction, AdminRequest};
 use crate::port::Core;
 
-/// How long that may take. A failover takes less than this; waiting longer would cost more than it saves.
-const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long that may take. Partitions go within two seconds; the rest is for a cluster that needs this node for a moment
+/// longer, because another one has just restarted. Whoever sent the signal loses patience after ten seconds, mostly.
+const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a node that was let go goes on, so that the others hear of that while it still acks.
+const LINGERS_FOR: Duration = Duration::from_millis(100);
 
-/// Gives leadership away, if `core` has it. Where nobody can take it, the others find a leader themselves.
+/// Hands over what the node leads. Where nobody can take it, or not in time, the others find out that it is gone.
 pub(super) async fn hand_over(core: &dyn Core) {
     hand_over_within(core, HAND_OVER_TIMEOUT).await;
 }
 
 async fn hand_over_within(core: &dyn Core, limit: Duration) {
-    if !core.leadership().is_leader {
-        return;
-    }
-    let request = AdminRequest { action: AdminAction::Transfer { to: None }, dry_run: false };
-    match tokio::time::timeout(limit, core.admin(request)).await {
-        Ok(Ok(report)) => report.steps.iter().for_each(|step| info!("before the stop: {step}")),
-        Ok(Err(error)) => info!("leadership was not handed over: {error}"),
-        Err(_) => info!("leadership was not handed over within {limit:?}"),
+    match tokio::time::timeout(limit, core.prepare_stop()).await {
+        Ok(Ok(report)) => {
+            report.steps.iter().for_each(|step| info!("before the stop: {step}"));
+            tokio::time::sleep(LINGERS_FOR).await;
+        }
+        Ok(Err(error)) => info!("what this node leads was not handed over: {error}"),
+        Err(_) => info!("what this node leads was not handed over within {limit:?}"),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Mutex, PoisonError};
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
-    use crate::api::{AdminReport, ClusterStatus, Error, FeedCursor, FeedPart, Request, Response};
+    use crate::api::{AdminReport, AdminRequest, ClusterStatus, Error, FeedCursor, FeedPart, Request, Response};
     use crate::port::{Answer, BoxFuture, FeedSubscription, Health, Leadership};
 
     /// What the core under a node that stops does when it is asked to hand over.
@@ -44,9 +44,8 @@ mod tests {
     }
 
     struct Stopping {
-        is_leader: bool,
         reaction: Reaction,
-        asked: Mutex<Vec<AdminRequest>>,
+        asked: AtomicUsize,
     }
 
     impl Core for Stopping {
@@ -58,8 +57,12 @@ mod tests {
             Box::pin(async { ClusterStatus::default() })
         }
 
-        fn admin(&self, request: AdminRequest) -> BoxFuture<'_, Result<AdminReport, Error>> {
-            self.asked.lock().unwrap_or_else(PoisonError::into_inner).push(request);
+        fn admin(&self, _: AdminRequest) -> BoxFuture<'_, Result<AdminReport, Error>> {
+            Box::pin(async { Err(Error::Busy("it stops".to_owned())) })
+        }
+
+        fn prepare_stop(&self) -> BoxFuture<'_, Result<AdminReport, Error>> {
+            self.asked.fetch_add(1, Ordering::Relaxed);
             Box::pin(async {
                 match self.reaction {
                     Reaction::Complies => Ok(AdminReport::default()),
@@ -74,7 +77,7 @@ mod tests {
         }
 
         fn leadership(&self) -> Leadership {
-            Leadership { is_leader: self.is_leader, ..Leadership::default() }
+            Leadership::default()
         }
 
         fn subscribe(&self) -> BoxFuture<'_, Result<FeedSubscription, Error>> {
@@ -86,18 +89,12 @@ mod tests {
         }
     }
 
-    async fn asked(is_leader: bool, reaction: Reaction) -> Vec<AdminRequest> {
-        let core = Stopping { is_leader, reaction, asked: Mutex::default() };
-        hand_over_within(&core, Duration::from_millis(1)).await;
-        core.asked.into_inner().unwrap_or_else(PoisonError::into_inner)
-    }
-
     #[tokio::test]
-    async fn a_leader_hands_over_before_it_stops_and_never_waits_for_ever() {
-        let transfer = AdminRequest { action: AdminAction::Transfer { to: None }, dry_run: false };
+    async fn a_node_hands_over_before_it_stops_and_never_waits_for_ever() {
         for reaction in [Reaction::Complies, Reaction::Refuses, Reaction::Hangs] {
-            assert_eq!(asked(true, reaction).await, std::slice::from_ref(&transfer));
+            let core = Stopping { reaction, asked: AtomicUsize::new(0) };
+            hand_over_within(&core, Duration::from_millis(1)).await;
+            assert_eq!(core.asked.into_inner(), 1);
         }
-        assert_eq!(asked(false, Reaction::Complies).await, [], "a follower has nothing to hand over");
     }
 }

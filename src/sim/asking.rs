@@ -139,6 +139,25 @@ impl World {
         self.awaited.remove(&ticket).flatten()
     }
 
+    /// Tells the process of `slot` to stop, as a signal would; the number under which [`World::stop_answer`] says what came of
+    /// it. None where it doesn't run.
+    pub fn tell_to_stop(&mut self, slot: Slot) -> Option<u64> {
+        let ticket = u64::MAX - self.rng.below(1 << 32);
+        let process = &mut self.nodes[slot.index()];
+        let local = process.clock.show(self.now);
+        process.node.as_mut()?.handle_stop(local, ticket);
+        self.note(|| format!("{slot} is told to stop"));
+        self.awaited.insert(ticket, None);
+        self.settle(slot);
+        Some(ticket)
+    }
+
+    /// Whether who was told to stop was let go; none while that isn't decided.
+    #[must_use]
+    pub fn stop_answer(&self, ticket: u64) -> Option<bool> {
+        self.awaited.get(&ticket)?.as_ref().map(Result::is_ok)
+    }
+
     pub(super) fn on_wish_answered(&mut self, slot: Slot, ticket: u64, result: Result<AdminReport, Error>) {
         if let Some(awaited) = self.awaited.get_mut(&ticket) {
             *awaited = Some(result);

@@ -41,10 +41,12 @@ enum Fault {
     Reset,
     Wish,
     Probe,
+    /// A node is told to stop. It ends when it is let go, and is missed by nobody.
+    Stop,
 }
 
 /// Every kind, and how often it is drawn where it is enabled.
-const KINDS: [(Fault, &str, u32); 20] = [
+const KINDS: [(Fault, &str, u32); 21] = [
     (Fault::Deaths, "deaths at once", 2),
     (Fault::RoughDeath, "death under fire", 2),
     (Fault::Pause, "pause", 3),
@@ -65,10 +67,13 @@ const KINDS: [(Fault, &str, u32); 20] = [
     (Fault::Reset, "reset of connections", 1),
     (Fault::Wish, "operator's wish", 1),
     (Fault::Probe, "probe", 2),
+    (Fault::Stop, "orderly stop", 2),
 ];
 
 /// How long a fault waits for the cluster to be whole, where it needs that.
 const WHOLE_WITHIN: Duration = Duration::from_millis(1500);
+/// How often it is looked whether somebody was let go.
+const STOP_LOOK: Duration = Duration::from_millis(10);
 
 /// Draws faults and carries them out.
 pub(super) struct Nemesis {
@@ -76,6 +81,8 @@ pub(super) struct Nemesis {
     enabled: Vec<(Fault, &'static str, u32)>,
     /// Who comes back, and when.
     returns: Vec<(Instant, Slot)>,
+    /// Who was told to stop, in which of its lives, and the number of that.
+    stopping: Vec<(Slot, u64, u64)>,
 }
 
 impl Nemesis {
@@ -87,7 +94,7 @@ impl Nemesis {
         if !enabled.iter().any(|(fault, _, _)| *fault == Fault::Heal) {
             enabled.push((Fault::Heal, "heal", 3));
         }
-        Self { rng, enabled, returns: Vec::new() }
+        Self { rng, enabled, returns: Vec::new(), stopping: Vec::new() }
     }
 
     /// Faults before there is a cluster: nobody has promised anything yet, so anybody may die. As soon as somebody takes
@@ -143,6 +150,7 @@ impl Nemesis {
         world.note(|| "-- peace".to_owned());
         world.network.calm();
         self.returns.clear();
+        // Whoever is about to stop does so in peace.
         for slot in (0..world.options.nodes).map(|slot| Slot(slot as u8)) {
             if world.node(slot).is_none() {
                 world.start(slot);
@@ -162,8 +170,70 @@ impl Nemesis {
         }
     }
 
-    /// Lets time pass; whoever is to come back meanwhile does.
-    fn run(&mut self, world: &mut World, time: Duration) {
+    /// Whether nobody is about to stop.
+    pub(super) fn is_done(&self) -> bool {
+        self.stopping.is_empty() && self.returns.is_empty()
+    }
+
+    /// Lets time pass; whoever is to come back meanwhile does, and whoever was let go ends.
+    pub(super) fn run(&mut self, world: &mut World, time: Duration) {
+        let end = world.now + time;
+        while !self.stopping.is_empty() && world.now < end && !world.is_broken() {
+            self.see_off(world);
+            self.bring_back(world, STOP_LOOK.min(end.since(world.now)));
+        }
+        self.bring_back(world, end.since(world.now));
+    }
+
+    /// Ends those who were let go. Nothing that they held is forgiven: the others have it.
+    fn see_off(&mut self, world: &mut World) {
+        for (slot, life, ticket) in std::mem::take(&mut self.stopping) {
+            if world.node(slot).is_none() || world.nodes[slot.index()].lives != life {
+                continue;
+            }
+            let is_awake = world.nodes[slot.index()].paused_until <= world.now;
+            match world.stop_answer(ticket) {
+                // Somebody else may have died while this one was let go, before anybody could know: that is one failure more
+                // than a cluster bears. It lives on until there is a majority without it.
+                Some(true) if world.has_quorum_without(&[slot]) => {
+                    world.kill(slot);
+                    world.count("let go");
+                    let after = self.rng.duration(Duration::from_millis(300));
+                    self.returns.push((world.now + after, slot));
+                }
+                // Not now, since nobody led, or all others had just gone.
+                Some(false) if is_awake => {
+                    let again = world.tell_to_stop(slot);
+                    self.stopping.extend(again.map(|ticket| (slot, life, ticket)));
+                }
+                _ => self.stopping.push((slot, life, ticket)),
+            }
+        }
+    }
+
+    /// Tells a node to stop, where everybody is there and known to be: of two who go within a moment nobody could promise
+    /// that what only they had is kept.
+    fn tell_to_stop(&mut self, world: &mut World, slot: Slot) -> bool {
+        let everybody = world.running().len() == world.options.nodes;
+        let is_known = |slot: &Slot| {
+            let me = world.node(*slot).map(|node| node.view().me);
+            let view = world.leader().and_then(|leader| world.node(leader)).map(|node| node.view());
+            view.is_some_and(|view| view.registered(*slot) == me && view.up.contains(*slot))
+        };
+        let all_known = SlotSet::first(world.options.nodes).iter().all(|slot| is_known(&slot));
+        let is_told = self.stopping.iter().any(|(told, ..)| *told == slot);
+        let most = (world.options.nodes - 1) / 2;
+        let is_awake = world.nodes[slot.index()].paused_until <= world.now;
+        if !everybody || !all_known || is_told || !is_awake || self.stopping.len() >= most {
+            return false;
+        }
+        let life = world.nodes[slot.index()].lives;
+        let told = world.tell_to_stop(slot);
+        self.stopping.extend(told.map(|ticket| (slot, life, ticket)));
+        true
+    }
+
+    fn bring_back(&mut self, world: &mut World, time: Duration) {
         let end = world.now + time;
         self.returns.sort_unstable();
         while let Some((at, slot)) = self.returns.first().copied().filter(|(at, _)| *at <= end) {
@@ -180,7 +250,7 @@ impl Nemesis {
     fn calm_down(&mut self, world: &mut World) -> bool {
         world.network.calm();
         self.run(world, Duration::from_millis(200));
-        if !self.returns.is_empty() {
+        if !self.is_done() {
             return false;
         }
         // A node that stands still may be declared down before the one that dies, though it is healthy.
@@ -231,6 +301,7 @@ impl Nemesis {
             Fault::Replays => world.network.replays = self.rng.below(100_000) as u32,
             Fault::Reset => world.network.break_all(slot),
             Fault::Wish => return self.wish(world),
+            Fault::Stop => return self.tell_to_stop(world, slot),
             Fault::Probe => {
                 let probe = Probe::draw(&mut self.rng, world.options.nodes);
                 // An operator who waits still may get another leader in the middle of it.

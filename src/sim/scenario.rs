@@ -119,7 +119,7 @@ impl Scenario {
         if !world.is_broken() {
             nemesis.relent(world);
         }
-        world.run(Duration::from_millis(300));
+        nemesis.run(world, Duration::from_millis(300));
         world.clients.stop();
         let end = world.now + self.heals_within;
         loop {
@@ -127,7 +127,12 @@ impl Scenario {
             let is_well = |world: &World| {
                 world.is_at_rest() && is_whole(world) && misplaced(world) == 0 && world.clients.are_idle()
             };
-            if world.run_until(Duration::from_millis(500), is_well) || world.is_broken() {
+            if !nemesis.is_done() {
+                nemesis.run(world, Duration::from_millis(500));
+            } else if world.run_until(Duration::from_millis(500), is_well) || world.is_broken() {
+                break;
+            }
+            if world.is_broken() {
                 break;
             }
             if world.now >= end {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::history::{History, Tally};
-use super::load::{Load, LoadOptions, read};
+use super::load::{Grouping, Load, LoadOptions, read};
 use super::processes::{Cluster, until};
 use super::relay::Relays;
 use super::weather::{self, Cut, Weather};
@@ -36,6 +36,7 @@ impl Stage {
             avoided: None,
             partitions: cluster.config.cluster.partitions,
             replicas: cluster.config.replicas(),
+            grouping: Grouping::default(),
             writers_per_class: 1,
             readers: 3,
             pinned,
@@ -169,5 +170,25 @@ fn a_leader_that_stood_still_shows_its_readers_nothing_stale() {
         stage.cluster.process(leader).signal("CONT");
         stage.cluster.wait_until_whole();
     }
+    stage.expect_sound();
+}
+
+/// Whoever is told to stop hands over what it leads: no write is cut off, and nobody has to find out that it has gone.
+#[test]
+fn nodes_that_are_told_to_stop_under_traffic_cost_their_clients_nothing() {
+    let mut stage = Stage::set(false);
+    for node in 0..3 {
+        stage.wait_for_writes(WRITES / 4);
+        assert!(stage.cluster.stop(node).success());
+        stage.wait_until_all_is_writable();
+        stage.cluster.spawn(node);
+        stage.cluster.wait_until_whole();
+    }
+    let logs = stage.cluster.texts("err");
+    let count = |words: &str| logs.iter().map(|log| log.matches(words).count()).sum::<usize>();
+    assert_eq!(count("before the stop: it led nothing any more"), 3, "some were not let go");
+    assert_eq!(count("proposing that it is down"), 0, "somebody had to find out that a node was gone");
+    let (_, unknown) = stage.load.failures();
+    assert_eq!(unknown, 0, "of some writes nobody knew whether they had happened");
     stage.expect_sound();
 }

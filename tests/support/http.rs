@@ -31,7 +31,8 @@ impl Http {
     /// An error leaves it open whether the request was executed.
     pub fn ask(&mut self, head: &str, body: &[u8]) -> io::Result<Answer> {
         let answer = self.try_ask(head, body);
-        if answer.is_err() {
+        let is_last = |answer: &Answer| answer.header("connection").eq_ignore_ascii_case("close");
+        if answer.as_ref().map_or(true, is_last) {
             self.connection = None;
         }
         answer

@@ -2,9 +2,9 @@
 //!
 //! Keys are sorted into classes by their owners, the target primary and its first backup: what happens to one node
 //! happens to certain classes. Each writer has keys of one class, and counts them up one after the other; it stays with
-//! a key until that is acknowledged. Readers read whatever there is. Each checks what it gets against the [`History`].
+//! a key until that is acknowledged. (Or by partition, [`Grouping::Partitions`], where each one is looked at alone.) Readers read whatever there is. Each checks what it gets against the [`History`].
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use jumpgate::placement;
 
 use super::history::{Entry, History, Outcome};
 use super::http::Http;
-use super::statistics::{Distribution, Gaps, Standstills};
+use super::statistics::{Distribution, GAP_MIN, GAP_MIN_OF_ONE, Gaps, Standstills};
 
 /// Keys of one writer.
 const KEYS_PER_WRITER: usize = 8;
@@ -23,7 +23,17 @@ const RECENT_KEYS: usize = 200;
 /// Latencies that are kept of all writers; later ones are left out.
 const LATENCIES_MAX: usize = 8 << 20;
 /// So many a writer hands over at once.
-const LATENCIES_PER_HANDOVER: usize = 64;
+const LATENCIES_PER_HANDOVER: usize = 16;
+
+/// What makes a class of keys.
+#[derive(Clone, Copy, Debug, Default)]
+pub enum Grouping {
+    /// Their owners.
+    #[default]
+    Owners,
+    /// Their partition; there are keys of so many, spread over all.
+    Partitions(u16),
+}
 
 /// What the load is like.
 #[derive(Clone, Debug)]
@@ -36,6 +46,8 @@ pub struct LoadOptions {
     pub partitions: u16,
     /// Copies of each value.
     pub replicas: u8,
+    /// How keys are sorted.
+    pub grouping: Grouping,
     /// Writers of each class. Each starts at another node.
     pub writers_per_class: usize,
     /// Readers in all. Each starts at another node.
@@ -64,6 +76,9 @@ struct Shared {
     latencies: Mutex<Vec<Duration>>,
     standstills: Mutex<Standstills>,
     longest: Mutex<Longest>,
+    /// Writes that were refused for good, and sent again; and those of which nobody knows.
+    refused: AtomicU64,
+    unknown: AtomicU64,
     stop: AtomicBool,
 }
 
@@ -86,14 +101,22 @@ pub struct Load {
 
 impl Load {
     pub fn start(options: LoadOptions, history: &Arc<History>) -> Self {
-        let names = classes(options.ports.len(), options.replicas, options.partitions);
-        let class = |name: &String| Class { name: name.clone(), gaps: Mutex::new(Gaps::new(Instant::now())) };
+        let (names, gap_min) = match options.grouping {
+            Grouping::Owners => (classes(options.ports.len(), options.replicas, options.partitions), GAP_MIN),
+            Grouping::Partitions(count) => (partitions(count, options.partitions), GAP_MIN_OF_ONE),
+        };
+        let class = |name: &String| {
+            let gaps = Mutex::new(Gaps::new(Instant::now(), gap_min));
+            Class { name: name.clone(), gaps }
+        };
         let shared = Arc::new(Shared {
             history: Arc::clone(history),
             classes: names.iter().map(class).collect(),
             latencies: Mutex::default(),
             standstills: Mutex::default(),
             longest: Mutex::default(),
+            refused: AtomicU64::new(0),
+            unknown: AtomicU64::new(0),
             stop: AtomicBool::new(false),
             options,
         });
@@ -125,9 +148,36 @@ impl Load {
         gaps.max_by_key(|(gap, _)| *gap).unwrap_or_default()
     }
 
+    /// For how long each class went without an acknowledged write between `from` and `to`, at the longest.
+    pub fn gaps(&self, from: Instant, to: Instant) -> Vec<Duration> {
+        self.shared.classes.iter().map(|class| lock(&class.gaps).longest(from, to)).collect()
+    }
+
+    /// The classes that went longer than `least` without an acknowledged write between `from` and `to`, and how long after
+    /// `from` that began.
+    pub fn late(&self, from: Instant, to: Instant, least: Duration) -> Vec<String> {
+        let late = self.shared.classes.iter().filter_map(|class| {
+            let gaps = lock(&class.gaps);
+            let (longest, since) = (gaps.longest(from, to), gaps.longest_since(from, to)?);
+            let after = since.saturating_duration_since(from).as_millis();
+            (longest > least).then(|| format!("{} for {} ms after {after} ms", class.name, longest.as_millis()))
+        });
+        late.collect()
+    }
+
+    /// How many writes were refused, and sent again; and of how many nobody knows whether they happened.
+    pub fn failures(&self) -> (u64, u64) {
+        (self.shared.refused.load(Ordering::Relaxed), self.shared.unknown.load(Ordering::Relaxed))
+    }
+
     /// Whether every class had a write acknowledged since `from`.
     pub fn all_written_since(&self, from: Instant) -> bool {
         self.shared.classes.iter().all(|class| lock(&class.gaps).last() > from)
+    }
+
+    /// How long the writes took that were acknowledged since the last call, but for a few that come with the next one.
+    pub fn take_latencies(&self) -> Distribution {
+        Distribution::of(std::mem::take(&mut *lock(&self.shared.latencies)))
     }
 
     /// How long acknowledged writes took; complete once the load has been stopped.
@@ -199,6 +249,15 @@ impl Shared {
             let ended = Instant::now();
             self.note_length("a write", at, began);
             self.history.end_write(&entries[place], outcome);
+            match outcome {
+                Outcome::Acknowledged { .. } => {}
+                Outcome::Refused => {
+                    self.refused.fetch_add(1, Ordering::Relaxed);
+                }
+                Outcome::Unknown => {
+                    self.unknown.fetch_add(1, Ordering::Relaxed);
+                }
+            }
             if let Outcome::Acknowledged { .. } = outcome {
                 lock(&class.gaps).note(ended);
                 latencies.push(ended - began);
@@ -289,6 +348,7 @@ struct KeyNames {
     class: String,
     prefix: String,
     next: usize,
+    grouping: Grouping,
     nodes: usize,
     replicas: u8,
     partitions: u16,
@@ -300,6 +360,7 @@ impl KeyNames {
             class: class.to_owned(),
             prefix: prefix.to_owned(),
             next: 0,
+            grouping: options.grouping,
             nodes: options.ports.len(),
             replicas: options.replicas,
             partitions: options.partitions,
@@ -315,7 +376,13 @@ impl Iterator for KeyNames {
             let name = format!("{}/{}", self.prefix, self.next);
             self.next += 1;
             let partition = placement::partition_of(name.as_bytes(), self.partitions);
-            if class_of(partition, self.nodes, self.replicas) == self.class {
+            let is_meant = match self.grouping {
+                Grouping::Owners => class_of(partition, self.nodes, self.replicas) == self.class,
+                Grouping::Partitions(_) => {
+                    self.class.strip_prefix('p').is_some_and(|nth| nth == partition.0.to_string())
+                }
+            };
+            if is_meant {
                 return Some(name);
             }
         }
@@ -335,6 +402,12 @@ fn classes(nodes: usize, replicas: u8, partitions: u16) -> Vec<String> {
     all.collect::<std::collections::BTreeSet<_>>().into_iter().collect()
 }
 
+/// So many partitions, spread evenly.
+fn partitions(count: u16, of: u16) -> Vec<String> {
+    let count = u32::from(count.min(of));
+    (0..count).map(|nth| format!("p{}", nth * u32::from(of) / count)).collect()
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -352,6 +425,7 @@ mod tests {
             avoided: None,
             partitions: 256,
             replicas: 2,
+            grouping: Grouping::Owners,
             writers_per_class: 1,
             readers: 0,
             pinned: false,
@@ -366,6 +440,12 @@ mod tests {
             }
             let distinct: std::collections::BTreeSet<&String> = names.iter().collect();
             assert_eq!(distinct.len(), names.len());
+        }
+        let options = LoadOptions { grouping: Grouping::Partitions(4), ..options };
+        let all = partitions(4, 256);
+        assert_eq!(all, ["p0", "p64", "p128", "p192"]);
+        for name in KeyNames::new(&options, "p64", "w").take(3) {
+            assert_eq!(placement::partition_of(name.as_bytes(), 256), PartitionId(64));
         }
     }
 }

@@ -24,8 +24,9 @@ impl Distribution {
     }
 }
 
-/// A gap shorter than this isn't kept: it is the pace of the writers.
-const GAP_MIN: Duration = Duration::from_millis(30);
+/// A gap shorter than this isn't kept: it is the pace of many writers; and of one.
+pub const GAP_MIN: Duration = Duration::from_millis(30);
+pub const GAP_MIN_OF_ONE: Duration = Duration::from_millis(5);
 /// Gaps that are kept; beyond them the oldest go.
 const GAPS_MAX: usize = 100_000;
 
@@ -33,17 +34,19 @@ const GAPS_MAX: usize = 100_000;
 #[derive(Debug)]
 pub struct Gaps {
     last: Instant,
+    least: Duration,
     gaps: Vec<(Instant, Instant)>,
 }
 
 impl Gaps {
-    pub fn new(start: Instant) -> Self {
-        Self { last: start, gaps: Vec::new() }
+    /// From `start` on; gaps shorter than `least` aren't kept.
+    pub fn new(start: Instant, least: Duration) -> Self {
+        Self { last: start, least, gaps: Vec::new() }
     }
 
     /// Notes an acknowledgement. Those of several writers may come a little out of order.
     pub fn note(&mut self, at: Instant) {
-        if at.saturating_duration_since(self.last) >= GAP_MIN {
+        if at.saturating_duration_since(self.last) >= self.least {
             if self.gaps.len() == GAPS_MAX {
                 self.gaps.drain(..GAPS_MAX / 2);
             }
@@ -55,6 +58,12 @@ impl Gaps {
     /// The last acknowledgement.
     pub const fn last(&self) -> Instant {
         self.last
+    }
+
+    /// When the longest one began of those that ended between `from` and `to`.
+    pub fn longest_since(&self, from: Instant, to: Instant) -> Option<Instant> {
+        let within = self.gaps.iter().filter(|(_, end)| (from..=to).contains(end));
+        within.max_by_key(|(start, end)| *end - (*start).max(from)).map(|(start, _)| *start)
     }
 
     /// The longest time without an acknowledgement that ended, or goes on, between `from` and `to`; what lay before `from`
@@ -133,7 +142,7 @@ mod tests {
     fn a_gap_counts_from_the_fault_on_and_until_the_end_of_the_window() {
         let start = Instant::now();
         let at = |millis| start + Duration::from_millis(millis);
-        let mut gaps = Gaps::new(start);
+        let mut gaps = Gaps::new(start, GAP_MIN);
         [10, 20, 320, 330, 480].into_iter().for_each(|millis| gaps.note(at(millis)));
         let longest = |from, to| gaps.longest(at(from), at(to)).as_millis();
         assert_eq!(longest(0, 480), 300, "from 20 to 320");
@@ -146,7 +155,7 @@ mod tests {
     #[test]
     fn the_pace_of_writers_is_no_gap_and_disorder_is_harmless() {
         let start = Instant::now();
-        let mut gaps = Gaps::new(start);
+        let mut gaps = Gaps::new(start, GAP_MIN);
         for millis in [10, 25, 20, 40, 35] {
             gaps.note(start + Duration::from_millis(millis));
         }

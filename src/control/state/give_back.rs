@@ -20,12 +20,15 @@ impl ControlState {
         self.table.iter().enumerate().filter(is_misplaced).count()
     }
 
-    /// The primary gives the partition to the first of its owners, which is up and has all of it. Nobody enters or leaves
-    /// the in-sync set: the new primary has to wait for the ack of the former one, which has fenced itself then.
+    /// The primary gives the partition to the first of its owners, which is up and has all of it; one that stops, to anybody
+    /// of whom that is true. Nobody enters or leaves the in-sync set: the new primary has to wait for the ack of the former one, which has fenced itself then.
     pub(super) fn on_given_back(&mut self, epoch: Epoch, change: &InSyncChange) -> bool {
         let Some(to) = change.give_to else { return false };
         let (up, from) = (self.up(), change.proposer.slot);
-        let is_target = self.target_primary(change.partition) == Some(to) && to != from && up.contains(to);
+        let stopping = self.stopping();
+        // Who stops gives what it leads to anybody who has it in full.
+        let is_meant = self.target_primary(change.partition) == Some(to) || stopping.contains(from);
+        let is_target = is_meant && to != from && up.difference(stopping).contains(to);
         let record = &mut self.table[change.partition.index()];
         let is_alone = change.add.is_empty() && change.remove.is_empty();
         if is_broken(Mutant::GiveToLaggard) && is_target {

@@ -40,7 +40,9 @@ impl Member {
         let is_heard = |node: &NodeId| {
             self.raft.peer_acked_at(*node).is_some_and(|acked| now.since(acked) < self.raft.timing().election)
         };
-        let others = self.raft.membership().voters.iter().copied().filter(|&node| node != self.me);
+        // One that stops would have to hand over at once.
+        let goes = |node: NodeId| self.state.stopping().contains(node.slot) || self.supervisor.is_stopping(node);
+        let others = self.raft.membership().voters.iter().copied().filter(|&node| node != self.me && !goes(node));
         let others = others.filter(|&node| !self.pace.starves(node));
         others.filter(is_heard).max_by_key(|&node| (stays(node), self.raft.match_index(node), std::cmp::Reverse(node)))
     }
@@ -82,12 +84,12 @@ impl Member {
         }
     }
 
-    /// A leader that is to hold nothing any more, or to leave, gives leadership to one that stays.
+    /// A leader that is to hold nothing any more, to leave or to stop, gives leadership to one that stays.
     pub(super) fn maybe_abdicate(&mut self, now: Instant) {
         if self.handover.is_some() || !self.raft.is_ready_leader() || self.state.settings().is_none() {
             return;
         }
-        if !self.state.roster().stays(self.me.slot)
+        if (!self.state.roster().stays(self.me.slot) || self.stops())
             && now >= self.abdicate_at
             && let Some(heir) = self.heir(now)
         {

@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | transfer | the leader | another node leads |
 //! | add, remove, drain | the leader | the roster with it is applied; the copies move afterwards |
+//! | stop | the node itself | the leader has let it go |
 //! | unsafe-recover | any survivor; the one with the longest log acts | the new generation's state is here |
 
 use std::time::Duration;
@@ -36,6 +37,8 @@ pub(super) enum Awaited {
     Applied(LogIndex, Term, Roster),
     /// A generation after this one.
     Recovery(Generation),
+    /// That this node may go, since then.
+    LetGo(Instant),
 }
 
 impl Member {
@@ -102,6 +105,7 @@ impl Member {
                     wish.report.recovered = self.recovered();
                     Some(Ok(()))
                 }
+                Awaited::LetGo(since) if let Some(result) = self.let_go(now, since) => Some(result),
                 _ if now >= wish.until => {
                     Some(Err(Error::OutcomeUnknown("it was begun and is not done yet: see the status".to_owned())))
                 }
@@ -115,6 +119,13 @@ impl Member {
                 None => self.wishes.push(wish),
             }
         }
+    }
+
+    /// This process is told to stop.
+    pub(in crate::node) fn handle_stop(&mut self, now: Instant, ticket: u64) {
+        self.begin_stopping(now);
+        let report = report(["it led nothing any more, and the others had what it held".to_owned()]);
+        self.wishes.push(Wish { ticket, report, awaits: Awaited::LetGo(now), until: now + DONE_WITHIN });
     }
 
     /// The wishes, for this process's membership in another generation.

@@ -36,6 +36,7 @@ use crate::base::mutant::{Mutant, is_broken};
 use crate::base::{Epoch, InSyncChange, Instant, NodeId, Options, PartitionId, RequestId, ShardId, SlotSet};
 use crate::replica::{self, Replica};
 use mute::Mute;
+use partitions::Scans;
 use targets::Targets;
 use verify::Verifier;
 
@@ -116,6 +117,7 @@ pub struct ShardCore {
     table_keys: u64,
     /// Bytes of tables that were sent to learners.
     filled_bytes: u64,
+    scans: Scans,
     in_flight: BTreeMap<RequestId, InFlight>,
     waiting: VecDeque<Work>,
     gathers: BTreeMap<RequestId, Gather>,
@@ -202,6 +204,7 @@ impl ShardCore {
             table_bytes: 0,
             table_keys: 0,
             filled_bytes: 0,
+            scans: Scans::default(),
             in_flight: BTreeMap::new(),
             waiting: VecDeque::new(),
             gathers: BTreeMap::new(),
@@ -264,6 +267,7 @@ impl ShardCore {
             }
             ShardMessage::Forward(forward) => self.on_forward(now, from, partition, forward),
         }
+        self.go_on_scanning(now);
         self.maybe_retry(now);
     }
 
@@ -322,6 +326,7 @@ impl ShardCore {
         if !Arc::ptr_eq(&before.table, &view.table) || before.registered != view.registered {
             self.tell_replicas(now, &before);
         }
+        self.go_on_scanning(now);
         self.targets.handle_table(now);
         self.reroute_from_dead(now);
         if before.up != view.up {
@@ -352,6 +357,7 @@ impl ShardCore {
             self.with_replica(now, partition, |replica, out| replica.handle_timeout(now, unix_micros, out));
             room = room.saturating_sub(self.replicas[index].status().last.seq.0 - before.0);
         }
+        self.go_on_scanning(now);
         if now >= self.sweep_at {
             self.sweep(now);
         }
@@ -440,6 +446,7 @@ impl ShardCore {
         for replica in &self.replicas {
             replica.check_invariants();
         }
+        self.scans.check_invariants(&self.replicas);
         assert!(self.waiting.len() <= self.options.requests_max, "{} requests wait", self.waiting.len());
     }
 

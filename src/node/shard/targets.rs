@@ -3,6 +3,8 @@
 //! A partition's target primary is the first of its owners. After a death another owner leads it; after the restart, when
 //! the node has been filled again, it goes back, so that reads and writes are spread over all nodes as they should be. That
 //! costs the partition's clients some milliseconds, so a bounded number of partitions goes at a time.
+//!
+//! A node that is told to stop gives all that it leads away in the same manner, to whomever has it in full.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -59,14 +61,19 @@ impl ShardCore {
         self.place(&view);
         let under_way = self.replicas.iter().filter(|replica| replica.is_giving_back()).count();
         let mut room = (AT_ONCE / usize::from(self.options.shards)).max(1).saturating_sub(under_way);
+        let hurried = view.stopping.contains(view.me.slot);
         let mut look_at = Instant::FAR;
         for index in 0..self.replicas.len() {
             let partition = self.partition(index);
-            let Some(to) = self.giving_to(&view, partition, self.targets.owners[index]) else { continue };
-            let may_at = self.replicas[index].may_give_back_at();
+            let to = match hurried {
+                true => self.leaving_to(&view, partition),
+                false => self.giving_to(&view, partition, self.targets.owners[index]),
+            };
+            let Some(to) = to else { continue };
+            let may_at = self.replicas[index].may_give_back_at(hurried);
             if room > 0 && may_at.is_some_and(|at| at <= now) {
                 self.with_replica(now, partition, |replica, out| {
-                    room -= usize::from(replica.give_back(now, to, out));
+                    room -= usize::from(replica.give_back(now, to, hurried, out));
                 });
             }
             look_at = look_at.min(may_at.unwrap_or(now).max(now + LOOK_EVERY));
@@ -83,10 +90,23 @@ impl ShardCore {
         (target, owners): (Option<Slot>, SlotSet),
     ) -> Option<Slot> {
         let record = view.record(partition)?;
-        let to = target.filter(|to| view.up.contains(*to) && *to != view.me.slot)?;
+        let to = target.filter(|to| view.up.difference(view.stopping).contains(*to) && *to != view.me.slot)?;
         let is_settled = owners.is_subset(record.in_sync) && record.learners.is_empty() && record.former.is_none()
             || is_broken(Mutant::GiveToLaggard);
         (view.primary(partition) == Some(view.me) && is_settled).then_some(to)
+    }
+
+    /// To whom `partition` is to be given, if this node leads it and is told to stop: the one who would lead it if this node
+    /// died.
+    fn leaving_to(&self, view: &View, partition: PartitionId) -> Option<Slot> {
+        let record = view.record(partition).filter(|record| record.former.is_none())?;
+        let others = record.in_sync.intersection(view.up).difference(view.stopping);
+        if view.primary(partition) != Some(view.me) || is_broken(Mutant::LetGoWhileLeading) {
+            return None;
+        }
+        let (members, copies) = self.targets.placed;
+        let owners = placement::owners(partition, members, copies);
+        owners.iter().find(|slot| others.contains(*slot)).or_else(|| others.lowest())
     }
 
     fn place(&mut self, view: &View) {

@@ -38,11 +38,20 @@ impl Supervisor {
     /// What a node holds that has been away for `replace_after` is copied elsewhere. (Where fewer than `min_copies` are left
     /// that is done at once, by the entry that declares it down.) It takes its place back when it returns.
     pub(super) fn replace_absent(&mut self, now: Instant, raft: &mut Raft, state: &ControlState, options: &Options) {
-        let Some(reign) = &self.reign else { return };
+        let Some(reign) = &mut self.reign else { return };
         let roster = state.roster();
+        // Nobody has sat in some of them yet: one that was just added gets as long to come as one that has gone to return. At
+        // once absent, the copies that are to be its own would be made elsewhere first.
+        let nobodys: SlotSet = roster.slots.iter().filter(|slot| state.node(*slot).node.is_none()).collect();
+        reign.awaited.retain(|slot, _| nobodys.contains(*slot));
+        for slot in nobodys.iter() {
+            reign.awaited.entry(slot).or_insert(now);
+        }
+        let reign = &*reign;
         let is_away = |slot: &Slot| {
             let entry = state.node(*slot);
-            let heard_at = entry.node.map_or(reign.began_at, |node| reign.heard_at(node, raft));
+            let awaited_since = || reign.awaited.get(slot).copied().unwrap_or(now);
+            let heard_at = entry.node.map_or_else(awaited_since, |node| reign.heard_at(node, raft));
             // Who is kept out answers all the time, and is missed as much.
             let fell_at = entry.node.and_then(|node| reign.falls.fell_at(node));
             let away_since = fell_at.map_or(heard_at, |fell_at| fell_at.min(heard_at));

@@ -8,7 +8,7 @@ const CALM: Duration = Duration::from_secs(1);
 impl Net {
     fn give(&mut self, slot: usize, to: u8) -> bool {
         let mut began = false;
-        self.run(slot, |replica, now, out| began = replica.give_back(now, Slot(to), out));
+        self.run(slot, |replica, now, out| began = replica.give_back(now, Slot(to), false, out));
         began
     }
 }

@@ -75,6 +75,15 @@ impl Core for Engine {
         })
     }
 
+    fn prepare_stop(&self) -> BoxFuture<'_, Result<AdminReport, Error>> {
+        Box::pin(async move {
+            let (sender, receiver) = oneshot::channel();
+            let stopped = || Error::OutcomeUnknown("this node is shutting down".to_owned());
+            self.control.send(ControlInput::PrepareStop(sender)).await.map_err(|_| stopped())?;
+            receiver.await.unwrap_or_else(|_| Err(stopped()))
+        })
+    }
+
     fn health(&self) -> Health {
         let now = self.now();
         let alive = now.since(Instant(self.pulse_at.load(Ordering::Acquire))) < PULSE_ALIVE_FOR;

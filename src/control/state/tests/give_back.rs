@@ -102,3 +102,54 @@ fn a_former_primary_outlives_its_successor_and_may_lead_again() {
     state.apply(LogIndex(7), &down(from.0, 1));
     assert_eq!(state.table[partition.index()].former, None, "it is in sync no more");
 }
+
+/// Slot `slot`, in its first life, is told to stop.
+fn told_to_stop(mut state: ControlState, slot: u8) -> ControlState {
+    let next = LogIndex(state.applied().0 + 1);
+    assert!(state.apply(next, &Command::Stopping { node: node(slot, 1) }));
+    state
+}
+
+#[test]
+fn one_that_stops_gives_what_it_leads_to_whoever_has_it_and_is_given_nothing() {
+    let mut state = told_to_stop(founded(4, 3), 1);
+    assert_eq!(state.stopping(), set(&[1]));
+    let led = (0..64).map(PartitionId).find(|partition| state.table[partition.index()].primary == Some(Slot(1)));
+    let led = led.expect("it leads something");
+    let record = state.table[led.index()];
+    let other = record.in_sync.without(Slot(1)).lowest().expect("a backup");
+    let outside = (0..4).map(Slot).find(|slot| !record.in_sync.contains(*slot)).expect("three of four have it");
+    let give = InSyncChange { give_to: Some(other), ..of_primary(&state, led) };
+    assert!(!change(&mut state.clone(), InSyncChange { give_to: Some(outside), ..give }), "who lacks it");
+    assert!(change(&mut state, give));
+    assert_eq!((state.table[led.index()].primary, state.table[led.index()].former), (Some(other), Some(Slot(1))));
+    assert!(!state.leads_nothing(Slot(1)), "it may not know yet that it leads that no more");
+    let back = InSyncChange { give_to: Some(Slot(1)), ..of_primary(&state, led) };
+    assert!(!change(&mut state, back), "it stops, though it is the target");
+}
+
+#[test]
+fn one_that_stops_may_go_once_it_leads_nothing_and_a_witness_has_what_it_holds() {
+    let mut state = told_to_stop(founded(3, 2), 1);
+    let all = SlotSet::first(3);
+    assert!(!state.may_go(Slot(1), all), "it leads");
+    for partition in (0..64).map(PartitionId) {
+        let record = state.table[partition.index()];
+        if record.primary == Some(Slot(1)) {
+            let give_to = record.in_sync.without(Slot(1)).lowest();
+            let give = InSyncChange { give_to, ..of_primary(&state, partition) };
+            assert!(change(&mut state, give));
+            assert!(!state.may_go(Slot(1), all), "it was the primary of {partition} until now");
+            let begun = of_primary(&state, partition);
+            assert!(change(&mut state, begun), "the new one serves");
+        }
+    }
+    assert!(state.may_go(Slot(1), all) && !state.may_go(Slot(0), all), "nobody else was told to stop");
+    assert!(!state.may_go(Slot(1), set(&[1, 2])), "what it has with n1 alone, n1 may have lost");
+    assert!(!state.is_gone(node(1, 1)));
+    let next = LogIndex(state.applied().0 + 1);
+    state.apply(next, &down(1, 1));
+    assert!(state.is_gone(node(1, 1)) && state.stopping().is_empty());
+    state.apply(LogIndex(next.0 + 1), &Command::NodeUp { node: node(1, 2) });
+    assert!(!state.node(Slot(1)).stopping, "its next life isn't told to stop");
+}
