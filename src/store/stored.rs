@@ -34,8 +34,8 @@ const WELL_KNOWN_TYPE: u8 = 4;
 
 /// What the allocator keeps of each piece of memory, and rounds it up by, about.
 const PIECE_BYTES: usize = 16;
-/// A place in the table's index: 16 bytes in runs that are nine tenths full, and what a run has beside them.
-const PLACE_BYTES: usize = 20;
+/// A place in the table's index: 16 bytes and a mark in runs that are nine tenths full, and what a run has beside them.
+const PLACE_BYTES: usize = 24;
 /// A place in the index of deadlines: the deadline and a handle, in nodes that are two thirds full, and the key's own piece.
 const DEADLINE_BYTES: usize = 80 + PIECE_BYTES;
 
