@@ -439,7 +439,7 @@ fn help_teaches_with_examples() {
     let overview = run_command(program(&["--help"]), b"");
     assert_eq!(overview.code, 0);
     let commands = "serve dev get put delete list watch status import export health plan node transfer init \
-                    unsafe-recover";
+                    unsafe-recover bench";
     for command in commands.split_whitespace() {
         assert!(overview.text().contains(&format!("  {command} ")), "{command} is not in the overview");
         let help = run_command(program(&[command, "--help"]), b"");

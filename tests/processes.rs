@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `access` | HTTPS and tokens from files, from `jumpgate cert` and `jumpgate token` to a token that is taken back |
 //! | `start` | starting, and refusing to start |
+//! | `bench` | that a bench reports what it did |
 //! | `service` | what clients get from a healthy cluster of processes: relayed requests, listings, the feed, expiry |
 //! | `failures` | what is left when processes are killed and come back |
 //! | `traffic` | what was acknowledged while processes were killed under load |
@@ -19,6 +20,8 @@
 
 #[path = "processes/access.rs"]
 mod access;
+#[path = "processes/bench.rs"]
+mod bench;
 #[path = "processes/failures.rs"]
 mod failures;
 #[path = "processes/faults.rs"]

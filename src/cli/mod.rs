@@ -22,6 +22,7 @@
 //! | `secret` | `secret`: a new secret for a cluster |
 //! | `token` | `token`: a token for a client |
 //! | `cert` | `cert`: certificates for a cluster's nodes and gateways |
+//! | `bench` | `bench`: load on a running cluster, and how long its answers took |
 //! | `drill` | `drill`: load on a cluster of containers, of which half dies |
 //! | `target` | the options that all client commands share |
 //! | `operation` | how an operation is planned, asked about, done and told |
@@ -29,6 +30,7 @@
 //! | `failure`, `output` | exit codes; stdout and stderr |
 
 mod admin;
+mod bench;
 mod cert;
 mod dev;
 mod drill;
@@ -51,6 +53,7 @@ mod watch;
 use clap::{Parser, Subcommand};
 
 pub use admin::{Init, Node, NodeCommand, Transfer, UnsafeRecover};
+pub use bench::Bench;
 pub use cert::Cert;
 pub use dev::Dev;
 pub use drill::Drill;
@@ -141,6 +144,8 @@ pub enum ClientCommand {
     Export(Export),
     /// Check that a node is ready, for health checks of containers
     Health(Health),
+    /// Put load on a cluster and tell how long its answers take
+    Bench(Bench),
     /// Kill half of a cluster of containers and compare every key
     Drill(Drill),
 }
@@ -166,6 +171,7 @@ impl ClientCommand {
             Self::Import(import) => import.run().await,
             Self::Export(export) => export.run().await,
             Self::Health(health) => health.run().await,
+            Self::Bench(bench) => bench.run().await,
             Self::Drill(drill) => drill.run().await,
         }
     }
