@@ -24,7 +24,8 @@ fi
 program=$(cargo build --locked --bench instructions --message-format=json \
     --config 'profile.dev.package.jumpgate.opt-level=3' \
     --config 'profile.dev.package.jumpgate.debug-assertions=false' \
-    --config 'profile.dev.package.jumpgate.overflow-checks=false' </dev/null |
+    --config 'profile.dev.package.jumpgate.overflow-checks=false' \
+    --config 'profile.dev.package.jumpgate.debug=false' </dev/null |
     sed -n 's/.*"name":"instructions".*"executable":"\([^"]*\)".*/\1/p' | tail -n 1)
 [ -x "$program" ] || { echo "the program was not built" >&2; exit 1; }
 
