@@ -72,15 +72,17 @@ ticks() {
     echo $sum
 }
 
-# measure STORE OPERATION COUNT COMMAND...: microseconds of the servers' processor time for each operation.
+# measure STORE OPERATION COUNT COMMAND...: microseconds of the servers' processor time for each operation. Where COUNT is
+# `told`, the command goes by time and tells how many it did, as `result requests=N`.
 measure() {
-    local store=$1 operation=$2 count=$3 before
+    local store=$1 operation=$2 count=$3 before spent
     shift 3
     before=$(ticks "$store")
     "$@" >"$scratch/out" 2>&1 || { say "$store $operation failed: $(tail -n 3 "$scratch/out")"; return 0; }
-    awk -v ticks=$(($(ticks "$store") - before)) -v hertz="$(getconf CLK_TCK)" -v count="$count" \
-        -v name="$store $operation" '{ exit } END { printf "%s %.2f\n", name, ticks / hertz * 1e6 / count }' /dev/null |
-        tee -a "$scratch/results" >&2
+    spent=$(($(ticks "$store") - before))
+    [ "$count" != told ] || count=$(sed -n 's/^result requests=\([0-9]*\).*/\1/p' "$scratch/out")
+    awk -v ticks="$spent" -v hertz="$(getconf CLK_TCK)" -v count="$count" -v name="$store $operation" \
+        'BEGIN { printf "%s %.2f\n", name, ticks / hertz * 1e6 / count }' | tee -a "$scratch/results" >&2
 }
 
 # ---- jumpgate
@@ -108,25 +110,11 @@ load_jumpgate() {
     # The same without what this client adds, keys for idempotency above all.
     if found wrk; then
         local operation
-        for operation in get put; do
-            measure jumpgate "plain-$operation" "$operations" wrk_counted $operation
-            # wrk goes by time, so the count is what it did.
-            local did
-            did=$(sed -n 's/^result requests=\([0-9]*\).*/\1/p' "$scratch/out")
-            [ -z "$did" ] || rescale "$did"
-        done
+        for operation in get put; do measure jumpgate "plain-$operation" told wrk_timed $operation; done
     fi
 }
 
-wrk_counted() { wrk -t1 "-c$connections" -d3s --timeout 10 -s benches/http_load.lua "$leader" -- "$1" "$keys"; }
-
-# The last result was divided by $operations; it is to be divided by $1.
-rescale() {
-    awk -v did="$1" -v operations="$operations" 'NR > 1 { print line } { line = $0 }
-        END { split(line, field, " "); printf "%s %s %.2f\n", field[1], field[2], field[3] * operations / did }' \
-        "$scratch/results" >"$scratch/rescaled"
-    mv "$scratch/rescaled" "$scratch/results"
-}
+wrk_timed() { wrk -t1 "-c$connections" -d3s --timeout 10 -s benches/http_load.lua "$leader" -- "$1" "$keys"; }
 
 # ---- Redis Cluster
 
@@ -226,13 +214,11 @@ LUA
 }
 
 load_etcd() {
-    local operation did
+    local operation
     found wrk || { say "etcd is loaded through its JSON gateway by wrk, which isn't there"; return 0; }
     for operation in put get; do
-        measure etcd $operation "$operations" wrk -t1 "-c$connections" -d5s --timeout 10 -s "$scratch/etcd.lua" \
+        measure etcd $operation told wrk -t1 "-c$connections" -d5s --timeout 10 -s "$scratch/etcd.lua" \
             http://127.0.0.1:17301 -- $operation "$keys"
-        did=$(sed -n 's/^result requests=\([0-9]*\).*/\1/p' "$scratch/out")
-        [ -z "$did" ] || rescale "$did"
     done
 }
 

@@ -149,7 +149,7 @@ mod tests {
     fn doublings_begin_and_end_where_there_are_times() {
         let mut histogram = Histogram::default();
         assert_eq!((histogram.doublings(), histogram.quantile_us(0.99)), (Vec::new(), 0));
-        [300, 1000, 1023, 1024].map(|us| histogram.record(Duration::from_micros(us)));
+        [300, 1000, 1023, 1024].iter().for_each(|&us| histogram.record(Duration::from_micros(us)));
         assert_eq!(histogram.doublings(), [(512, 1), (1024, 2), (2048, 1)]);
     }
 }

@@ -226,7 +226,7 @@ mod tests {
         let mut seen = Seen::default();
         seen.reads.done = 3;
         seen.missing = 1;
-        [100, 200, 3000].map(|us| seen.reads.times.record(Duration::from_micros(us)));
+        [100, 200, 3000].iter().for_each(|&us| seen.reads.times.record(Duration::from_micros(us)));
         seen.writes.failed = 1;
         seen
     }
