@@ -62,7 +62,7 @@ measure | awk -v worse=$worse -v baseline="$baseline" '
     !($1 in known) { printf "%-36s %8d, which is not in the baseline\n", $1, $2; missing++; next }
     {
         percent = 100 * ($2 - known[$1]) / known[$1]
-        printf "%-36s %8d %8d %+6.1f %%%s\n", $1, $2, known[$1], percent, percent > worse ? "  WORSE" : ""
+        printf "%-36s %8d %8d %+6.1f %%%s\n", $1, $2, known[$1], percent, (percent > worse ? "  WORSE" : "")
         if (percent > worse) failed++
     }
     END {
