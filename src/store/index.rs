@@ -39,7 +39,7 @@ impl Mark {
 }
 
 /// Records in the order of their keys, and their marks at the same places.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Run {
     marks: Vec<Mark>,
     records: Vec<Stored>,
