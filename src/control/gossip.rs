@@ -12,7 +12,7 @@ use crate::codec;
 /// How often a node tells one peer what it knows.
 pub const GOSSIP_EVERY: Duration = Duration::from_millis(200);
 /// The entries of one datagram in bytes: what a payload may have, less what travels beside them.
-pub const GOSSIP_BYTES_MAX: usize = 1000;
+pub const GOSSIP_BYTES_MAX: usize = 1010;
 /// Entries in one datagram: without pairs each takes at most 80 bytes.
 const ENTRIES_MAX: usize = 12;
 

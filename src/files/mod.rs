@@ -112,6 +112,6 @@ pub const FILE_BYTES_MAX: u64 = 1 << 44;
 pub const SEGMENTS_MAX: usize = 1000;
 
 #[cfg(test)]
-mod testing;
+mod map_store_tests;
 #[cfg(test)]
 mod tests;

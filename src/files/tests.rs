@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::testing::{MapStore, run, step};
+use super::map_store_tests::{MapStore, run, step};
 use super::upload::RENEW_AFTER;
 use super::*;
 use crate::api::{ContentType, Error, Operation, RESERVED};

@@ -545,6 +545,7 @@ impl ControlCore {
             registered: (0..slots).map(|slot| state.node(Slot(slot as u8)).node).collect(),
             up: state.up(),
             stopping: state.stopping(),
+            let_go: state.let_go(),
             leader,
             degraded_from,
             term: member.raft().term(),

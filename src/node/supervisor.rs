@@ -301,8 +301,7 @@ impl Supervisor {
         let witnesses: SlotSet = alive.filter(is_well).map(|node| node.slot).collect();
         let may_go =
             |node: NodeId| state.may_go(node.slot, witnesses) && stopping::can_spare(raft, state, node, acked_lately);
-        let let_go: SlotSet =
-            others().map(|(node, _)| node).filter(|node| may_go(*node)).map(|node| node.slot).collect();
+        let leaving: BTreeSet<NodeId> = others().map(|(node, _)| node).filter(|node| may_go(*node)).collect();
         for (node, is_up) in others() {
             let heard_at = reign.heard_at(node, raft);
             // Whoever answers over the stream plane is alive, and only its datagrams get lost. It gets no leases meanwhile,
@@ -315,7 +314,7 @@ impl Supervisor {
             let starves = pace.starves(node)
                 && state.spares(node.slot, witnesses)
                 && !reign.falls.has_just_returned(now, node, options.replace_after);
-            let leaves = let_go.contains(node.slot);
+            let leaves = leaving.contains(&node);
             let is_dead = (is_silent || hangs || starves || leaves || stalls(node)) && now > granter.ends_at(node.slot)
                 || is_broken(Mutant::DeathBeforeLeaseEnds) && now.since(heard_at) > 2 * timing.heartbeat;
             let is_due = if is_up { is_dead } else { state.lingers(node, witnesses) };
@@ -328,14 +327,12 @@ impl Supervisor {
                     if !leaves {
                         reign.falls.note_fall(now, node, options.replace_after);
                     }
+                    let (late, stalled_for) = (pace.late_percent(now, node), pace.stalled_at(now, node));
                     self.events.push(match (leaves, is_silent, hangs, starves) {
                         (true, ..) => ControlEvent::LetGo { node },
                         (_, true, ..) => ControlEvent::NodeSilent { node, silent_for: now.since(heard_at) },
-                        (_, _, true, _) => ControlEvent::NodeHangs { node, stalled_for: pace.stalled_at(now, node) },
-                        (.., true) => {
-                            let late_percent = pace.late_percent(now, node).unwrap_or_default();
-                            ControlEvent::NodeStarves { node, late_percent }
-                        }
+                        (_, _, true, _) => ControlEvent::NodeHangs { node, stalled_for },
+                        (.., true) => ControlEvent::NodeStarves { node, late_percent: late.unwrap_or_default() },
                         _ => ControlEvent::StreamStalls { node },
                     });
                 }

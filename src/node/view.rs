@@ -36,6 +36,8 @@ pub struct View {
     pub up: SlotSet,
     /// Those of them that are told to stop.
     pub stopping: SlotSet,
+    /// Those that were let go: not up any more, but they answer what they have begun before they end.
+    pub let_go: SlotSet,
     /// Who leads, as far as this node knows.
     pub leader: Option<NodeId>,
     /// While no leader is known: from when on this node answers reads by itself, marked, and refuses writes.

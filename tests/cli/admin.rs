@@ -216,14 +216,14 @@ fn the_status_shows_who_hears_whom() {
         serde_json::json!({ "name": name, "role": "follower", "voter": true, "incarnation": "", "url": "",
             "term": 1, "last_index": 9, "commit_index": 8, "last_heard_ms": 3, "round_trip_us": 150, "primaries": 0,
             "in_sync": 0, "learning": 0, "keys": null, "memory_bytes": null, "peers": peers, "draining": name == "n2",
-            "workers_stalled_ms": null,
+            "workers_stalled_ms": null, "held_back": null,
             "verification": (name == "n1").then(|| serde_json::json!({ "verified_ms": 9000, "differences": 2, "repairs": 1 })) })
     };
     let hears =
         |name: &str| serde_json::json!([{ "name": name, "last_heard_ms": 12, "round_trip_us": 1234, "loss": 0.003 }]);
     let status = serde_json::json!({
         "name": "store", "cluster_id": "ab", "generation": 1, "node": "n1", "leader": "n1", "leader_url": null,
-        "term": 1, "quorum": true, "replicas": 2, "min_copies": 2, "healing": null,
+        "term": 1, "quorum": true, "replicas": 2, "min_copies": 2, "healing": null, "lost": [], "table_index": 0,
         "partitions": { "total": 8, "full": 8, "reduced": 0, "unavailable": 0, "lost": 0, "misplaced": 0 },
         "nodes": [node("n1", hears("n2")), node("n2", serde_json::json!([]))],
         "timing": { "adaptive": true, "heartbeat_ms": 20.0, "election_ms": 100.0, "lease_ms": 80.0, "down_ms": 90.0,

@@ -11,6 +11,12 @@ impl ControlState {
         self.slots_where(|entry| entry.up && entry.stopping)
     }
 
+    /// The slots whose registered identity was let go: it answers what it has begun, and ends.
+    #[must_use]
+    pub fn let_go(&self) -> SlotSet {
+        self.slots_where(|entry| !entry.up && entry.stopping)
+    }
+
     /// Whether `slot` leads nothing, and nobody has still to hear that it leads something no more.
     #[must_use]
     pub fn leads_nothing(&self, slot: Slot) -> bool {

@@ -278,14 +278,18 @@ impl ShardCore {
     }
 
     /// What was handed to a node that is dead now is handed to another, if it was a read; what became of a write is not
-    /// known.
+    /// known. Who was let go still answers what it has begun: writes wait for that, until its slot's next life is registered.
     pub(super) fn reroute_from_dead(&mut self, now: Instant) {
         let view = Arc::clone(&self.view);
-        let is_gone = |to: NodeId| view.registered(to.slot) != Some(to) || !view.up.contains(to.slot);
+        let is_gone = |to: NodeId, work: &Work| {
+            let is_known = view.registered(to.slot) == Some(to);
+            let answers = view.let_go.contains(to.slot) && work.request.operation.is_write();
+            !is_known || !view.up.contains(to.slot) && !answers
+        };
         let gone: Vec<RequestId> = self
             .in_flight
             .iter()
-            .filter(|(_, in_flight)| matches!(in_flight, InFlight::Forwarded { to, .. } if is_gone(*to)))
+            .filter(|(_, in_flight)| matches!(in_flight, InFlight::Forwarded { to, work } if is_gone(*to, work)))
             .map(|(id, _)| *id)
             .collect();
         for id in gone {
