@@ -584,3 +584,27 @@ fn a_leader_that_is_not_registered_yet_is_no_witness_for_its_earlier_life() {
     }
     assert!(led_by_newcomer > 1, "the situation came about {led_by_newcomer} times");
 }
+
+/// A life announces itself, and ends; the next one is taken in. While that one stands still, what the earlier one said comes,
+/// seconds late, and the leader takes the slot for free.
+#[test]
+fn a_late_word_of_a_life_that_has_ended_does_not_keep_the_present_one_out() {
+    for seed in 0..6 {
+        let mut world = formed(3, 100 + seed);
+        let leader = world.leader().expect("one leads");
+        let slot = Slot((leader.0 + 1) % 3);
+        world.kill(slot);
+        world.run(Duration::from_millis(300));
+        world.network.lateness = 1_000_000;
+        world.start(slot);
+        world.run(Duration::from_millis(60));
+        world.kill(slot);
+        world.network.lateness = 0;
+        world.start(slot);
+        assert!(world.run_until(PATIENCE, is_whole), "seed {seed}");
+        world.pause(slot, Duration::from_millis(2500));
+        world.run(Duration::from_millis(2500));
+        assert!(world.run_until(PATIENCE, is_whole), "seed {seed}: the slot is somebody's who isn't there");
+        assert_eq!(world.complaints(), &[] as &[String], "seed {seed}");
+    }
+}

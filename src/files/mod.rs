@@ -9,7 +9,7 @@
 //! | `files/docs/a.txt` | a file's [`Manifest`], as JSON: an ordinary key, which listings and the feed show |
 //! | `files/docs/` | a folder that somebody made; one with files in it needs none |
 //! | reserved `files/{upload}/{index}` | one chunk of one upload |
-//! | reserved `uploads/{upload}` | an upload's [`record`]: what its chunks are good for |
+//! | reserved `uploads/{upload}` | an upload's record: what its chunks are good for |
 //!
 //! Reserved keys begin with [`crate::api::RESERVED`] and sort behind all others; listings and the feed leave them out unless they are
 //! asked for by that prefix.

@@ -98,6 +98,8 @@ struct Reign {
     /// Nodes that stop: the entry that says so.
     stopping: BTreeMap<NodeId, LogIndex>,
     node_states: BTreeMap<NodeId, (LogIndex, bool)>,
+    /// Learners, and since when they are.
+    learners: BTreeMap<NodeId, Instant>,
 }
 
 impl Supervisor {
@@ -213,6 +215,7 @@ impl Supervisor {
                 awaited: BTreeMap::new(),
                 stopping: BTreeMap::new(),
                 node_states: BTreeMap::new(),
+                learners: BTreeMap::new(),
             });
         }
     }
@@ -244,6 +247,7 @@ impl Supervisor {
         self.propose_changes(now, raft, state);
         self.admit_joiners(now, raft, state, options);
         self.promote_learners(now, raft);
+        self.drop_lost_learners(now, raft);
         self.demote_silent(now, raft, options);
         self.replace_absent(now, raft, state, options);
         self.see_off(now, raft, state, granter, options);

@@ -1,7 +1,7 @@
 //! What clients ask of one gateway, counted: how much, of what kind, with what outcome, how fast.
 //!
 //! Counting is on the way of every request, so it takes no lock and allocates nothing: a few relaxed additions to numbers
-//! that the thread mostly has for itself ([`SHARDS`] sets of them, summed up by whoever reads). The labels are words of
+//! that the thread mostly has for itself (a few sets of them, summed up by whoever reads). The labels are words of
 //! this program, so there are at most `routes × methods × statuses` numbers, whatever clients send.
 //!
 //! [`LogBudget`] keeps a failing cluster from filling its logs.

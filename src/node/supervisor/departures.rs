@@ -1,12 +1,17 @@
 //! Who goes: voters that have been silent for long, and nodes that an operator drains or removes.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use super::{Supervisor, propose};
 use crate::base::{Instant, LogIndex, NodeId, Options, Slot, SlotSet};
 use crate::control::{Command, ControlState, LeaseGranter, Roster};
 use crate::node::ControlEvent;
 use crate::raft::Raft;
+
+/// A learner that nobody has heard for so long isn't waited for: as long as a process without a leader waits at least before
+/// it starts anew as somebody else.
+const LEARNER_LOST_AFTER: Duration = Duration::from_secs(3);
 
 impl Supervisor {
     /// A voter that has been silent for `demote_after` loses its vote, if the rest are a majority of what remains. So
@@ -101,6 +106,22 @@ impl Supervisor {
             }
         } else if let Some(&learner) = membership.learners.iter().find(outside) {
             let _ = raft.propose_drop_learner(now, learner);
+        }
+    }
+
+    /// A learner that nobody hears is a member no more. It may be a life that has ended long ago, and whose announcement came
+    /// late: while it is a member, what is said to its slot is said to it, and the present life hears nothing. Whoever is
+    /// there after all announces itself again, or is told that it is out and starts anew.
+    pub(super) fn drop_lost_learners(&mut self, now: Instant, raft: &mut Raft) {
+        let Some(reign) = &mut self.reign else { return };
+        let learners = raft.membership().learners.clone();
+        reign.learners.retain(|node, _| learners.contains(node));
+        for learner in learners {
+            let since = *reign.learners.entry(learner).or_insert(now);
+            let heard_at = raft.peer_acked_at(learner).map_or(since, |acked| acked.max(since));
+            if now.since(heard_at) > LEARNER_LOST_AFTER && raft.propose_drop_learner(now, learner).is_ok() {
+                return;
+            }
         }
     }
 
