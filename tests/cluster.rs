@@ -290,6 +290,29 @@ fn health_says_who_leads() {
 }
 
 #[test]
+fn every_node_says_alike_where_a_key_lives() {
+    let cluster = Cluster::new();
+    let said: Vec<_> = (0..NODES).map(|node| cluster.ask(node, "GET /v1/locate/b%2F%C3%BCber", b"").json()).collect();
+    assert!(said.iter().all(|one| *one == said[0]), "{said:?}");
+    assert_eq!(said[0]["key"], "b/\u{fc}ber");
+    let text = |value: &serde_json::Value| value.as_str().map(str::to_owned);
+    let list = |field: &str| said[0][field].as_array().expect("a list").iter().filter_map(text).collect::<Vec<_>>();
+    let primary = text(&said[0]["primary"]).expect("somebody leads it");
+    assert!(list("in_sync").len() == 2 && list("in_sync").contains(&primary), "{said:?}");
+    assert_eq!(list("owners").first(), Some(&primary), "a cluster that has just begun is led as it should be");
+    // The map says the same of its partition.
+    let map = cluster.ask(0, "GET /v1/cluster/map", b"").json();
+    let number = said[0]["partition"].as_u64().expect("a number") as usize;
+    let state = &map["states"][map["partitions"][number].as_u64().expect("a place") as usize];
+    assert_eq!(map["nodes"][state["primary"].as_u64().expect("a place") as usize], said[0]["primary"]);
+    // The same key with a plain slash; what is no key; what isn't asked so.
+    assert_eq!(cluster.ask(1, "GET /v1/locate/b/%C3%BCber", b"").json(), said[0]);
+    for (head, status) in [("GET /v1/locate/", 400), ("GET /v1/locate/%FF", 400), ("PUT /v1/locate/a", 405)] {
+        assert_eq!(cluster.ask(2, head, b"").status, status, "{head}");
+    }
+}
+
+#[test]
 fn any_copy_may_answer_who_asks_for_no_more() {
     let cluster = Cluster::new();
     let mut stale = 0;

@@ -40,6 +40,6 @@ pub use once::{Done, Fingerprint, IdempotencyKey, Once};
 pub use request::{Consistency, Match, Operation, Precondition, PutMode, Request};
 pub use response::{Item, Page, Response, Value};
 pub use status::{
-    ClusterStatus, HealingStatus, HeldBackStatus, NodeStatus, PartitionCounts, PartitionMap, PartitionState,
+    ClusterStatus, HealingStatus, HeldBackStatus, Location, NodeStatus, PartitionCounts, PartitionMap, PartitionState,
     PeerStatus, Role, TimingStatus, TrafficStatus, VerificationStatus,
 };

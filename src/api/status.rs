@@ -211,6 +211,25 @@ pub struct PartitionMap {
     pub partitions: Vec<u16>,
 }
 
+/// Where a key lives: `/v1/locate/{key}`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Location {
+    /// The key.
+    pub key: String,
+    /// The number of its partition.
+    pub partition: u16,
+    /// The name of the node that leads it, and orders its writes; none while nobody can.
+    pub primary: Option<String>,
+    /// The names of those that hold every acknowledged write, the primary among them.
+    pub in_sync: Vec<String>,
+    /// The names of those that are being filled.
+    pub learners: Vec<String>,
+    /// The names of those that should hold it, the one that should lead it first.
+    pub owners: Vec<String>,
+    /// No copy is left.
+    pub lost: bool,
+}
+
 /// Who holds a partition.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PartitionState {

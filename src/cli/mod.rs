@@ -38,6 +38,7 @@ mod export;
 mod failure;
 mod import;
 mod list;
+mod locate;
 mod operation;
 mod output;
 mod pairs;
@@ -61,6 +62,7 @@ pub use export::Export;
 pub use failure::Failure;
 pub use import::Import;
 pub use list::List;
+pub use locate::Locate;
 pub use operation::Operating;
 pub use plan::Plan;
 pub use secret::Secret;
@@ -124,6 +126,8 @@ pub enum ClientCommand {
     Delete(Delete),
     /// List keys
     List(List),
+    /// Show where a key lives
+    Locate(Locate),
     /// Print changes as they happen
     Watch(Watch),
     /// Show the nodes, their roles and what they hold
@@ -161,6 +165,7 @@ impl ClientCommand {
             Self::Put(put) => put.run().await,
             Self::Delete(delete) => delete.run().await,
             Self::List(list) => list.run().await,
+            Self::Locate(locate) => locate.run().await,
             Self::Watch(watch) => watch.run().await,
             Self::Status(status) => status.run().await,
             Self::Plan(plan) => plan.run().await,

@@ -35,6 +35,11 @@ pub(super) fn key_path(key: &Key) -> String {
     format!("/v1/kv/{}", encode_segment(key.as_str()))
 }
 
+/// Where it is told where a key lives.
+pub(super) fn locate_path(key: &Key) -> String {
+    format!("/v1/locate/{}", encode_segment(key.as_str()))
+}
+
 /// The root of one gateway: `http://host:port` or `https://host:port`, perhaps with a path that a proxy in front of it wants.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct GatewayUrl {

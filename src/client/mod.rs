@@ -55,7 +55,7 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use serde::de::DeserializeOwned;
 
 use crate::api::json::{ItemJson, PageJson};
-use crate::api::{ClusterStatus, Consistency, ContentType, Key, Match, Precondition, PutMode, Value};
+use crate::api::{ClusterStatus, Consistency, ContentType, Key, Location, Match, Precondition, PutMode, Value};
 use crate::base::{Blob, Version};
 
 use address::{GatewayUrl, encode_query, key_path};
@@ -286,6 +286,14 @@ impl Client {
     /// Where no gateway answered in time, or one refused.
     pub async fn status(&self) -> Result<ClusterStatus, ClientError> {
         self.read_json("/v1/cluster".to_owned()).await
+    }
+
+    /// Where `key` lives, whether or not there is a value.
+    ///
+    /// # Errors
+    /// Where no gateway knew it in time.
+    pub async fn locate(&self, key: &Key) -> Result<Location, ClientError> {
+        self.read_json(address::locate_path(key)).await
     }
 
     /// Whether the first gateway's node is ready to serve; asks it once and nobody else.

@@ -66,7 +66,12 @@ where
 
 /// The key that a raw path names: everything after `/v1/kv/`, decoded once and otherwise untouched.
 fn key_of(path: &str, key_bytes_max: usize) -> Result<Key, Problem> {
-    let raw = path.strip_prefix("/v1/kv/").ok_or_else(Problem::no_such_path)?;
+    key_below("/v1/kv/", path, key_bytes_max)
+}
+
+/// The key that a raw path names below `root`.
+pub(super) fn key_below(root: &str, path: &str, key_bytes_max: usize) -> Result<Key, Problem> {
+    let raw = path.strip_prefix(root).ok_or_else(Problem::no_such_path)?;
     let decoded = percent_decode(raw, Plus::Itself).map_err(|at| {
         Problem::bad_key(format!("the % at {at} of the key is not followed by two hexadecimal digits"))
     })?;

@@ -8,8 +8,10 @@ use warp::http::header::{CONTENT_TYPE, HeaderValue};
 use warp::reply::Response;
 
 use super::dashboard;
+use super::kv::key_below;
 use super::problem::Problem;
 use super::routes::{Call, Reply, Shared, json, options};
+use crate::access::Role;
 use crate::api::{ClusterStatus, TrafficStatus};
 use crate::telemetry::traffic::LATENCY_BOUNDS_US;
 
@@ -18,12 +20,18 @@ const ALLOWED: &str = "GET, HEAD, OPTIONS";
 /// Where it is shown who holds which partition.
 const MAP: &str = "/v1/cluster/map";
 
+/// Below it is told where keys live.
+const LOCATE: &str = "/v1/locate/";
+
 /// How long the core may take to describe itself; it has everything at hand.
 pub(super) const STATUS_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Answers one request.
 pub(super) async fn handle(shared: &Shared, call: &Call) -> Reply {
     let path = call.path();
+    if path.starts_with(LOCATE) {
+        return locate(shared, call);
+    }
     if !matches!(path, "/" | "/v1/cluster" | MAP | "/metrics" | "/healthz" | "/readyz" | "/leaderz") {
         return Err(Problem::no_such_path());
     }
@@ -66,6 +74,19 @@ fn with_traffic(shared: &Shared, mut status: ClusterStatus) -> ClusterStatus {
         });
     }
     status
+}
+
+/// Where a key lives, whether or not there is one.
+fn locate(shared: &Shared, call: &Call) -> Reply {
+    match call.method {
+        Method::GET | Method::HEAD => {}
+        Method::OPTIONS => return Ok(options(ALLOWED)),
+        _ => return Err(Problem::method_not_allowed(ALLOWED)),
+    }
+    let key = key_below(LOCATE, call.path(), shared.options.key_bytes_max)?;
+    call.may_key(shared, Role::Read, key.as_bytes())?;
+    let located = shared.core.locate(&key);
+    located.map_or_else(|| Err(Problem::not_ready("this node knows no cluster yet")), |location| json(&location))
 }
 
 /// The answer to a health check.

@@ -1,4 +1,4 @@
-//! Who holds which partition, for people: what `/v1/cluster/map` shows.
+//! Who holds which partition, for people: what `/v1/cluster/map` and `/v1/locate/{key}` show.
 //!
 //! It is made of a [`View`], which whoever asks holds anyway, so the control core has nothing to do with it. Thousands of
 //! partitions share a few states: each state is written once, and each partition names the place of its own.
@@ -6,8 +6,9 @@
 use std::collections::BTreeMap;
 
 use super::View;
-use crate::api::{PartitionMap, PartitionState};
+use crate::api::{Key, Location, PartitionMap, PartitionState};
 use crate::base::{PartitionRecord, Slot, SlotSet};
+use crate::placement;
 
 impl View {
     /// The partition table; the nodes are called `names`, by slot.
@@ -28,6 +29,28 @@ impl View {
     }
 }
 
+impl View {
+    /// Where `key` lives; the nodes are called `names`, by slot. None while no cluster is known.
+    #[must_use]
+    pub fn locate(&self, key: &Key, names: &[String]) -> Option<Location> {
+        let partitions = u16::try_from(self.table.len()).ok().filter(|partitions| *partitions > 0)?;
+        let partition = placement::partition_of(key.as_bytes(), partitions);
+        let record = self.record(partition)?;
+        let owners = placement::owners(partition, self.roster.staying(), self.roster.replicas);
+        let name = |slot: Slot| names.get(slot.index()).cloned().unwrap_or_else(|| slot.to_string());
+        let all = |slots: SlotSet| slots.iter().map(name).collect();
+        Some(Location {
+            key: key.as_str().to_owned(),
+            partition: partition.0,
+            primary: record.primary.map(name),
+            in_sync: all(record.in_sync),
+            learners: all(record.learners),
+            owners: owners.iter().map(name).collect(),
+            lost: record.is_lost(),
+        })
+    }
+}
+
 fn state_of(record: &PartitionRecord) -> PartitionState {
     let numbers = |slots: SlotSet| slots.iter().map(|slot| slot.0).collect();
     PartitionState {
@@ -42,6 +65,28 @@ fn state_of(record: &PartitionRecord) -> PartitionState {
 mod tests {
     use super::*;
     use crate::base::{Epoch, LogIndex};
+    use crate::control::Roster;
+
+    #[test]
+    fn a_key_is_where_its_partition_is() {
+        let names = ["a", "b", "c"].map(str::to_owned);
+        let key = Key::new(b"greeting".to_vec()).expect("a key");
+        assert_eq!(View::default().locate(&key, &names), None, "no cluster is known");
+        let record = |primary: u8| PartitionRecord {
+            primary: Some(Slot(primary)),
+            in_sync: SlotSet::from_iter([Slot(primary), Slot(2)]),
+            ..PartitionRecord::default()
+        };
+        let partition = placement::partition_of(b"greeting", 4);
+        let table: Vec<_> = (0..4).map(|number| record(u8::from(number == partition.0))).collect();
+        let roster = Roster { slots: SlotSet::first(3), replicas: 2, ..Roster::default() };
+        let view = View { table: table.into(), roster, ..View::default() };
+        let found = view.locate(&key, &names).expect("there is a cluster");
+        assert_eq!((found.key.as_str(), found.partition, found.lost), ("greeting", partition.0, false));
+        assert_eq!((found.primary.as_deref(), &found.in_sync[..]), (Some("b"), &["b".to_owned(), "c".to_owned()][..]));
+        let owners = placement::owners(partition, SlotSet::first(3), 2);
+        assert_eq!(found.owners, owners.iter().map(|slot| names[slot.index()].clone()).collect::<Vec<_>>());
+    }
 
     #[test]
     fn partitions_that_are_alike_share_a_state() {

@@ -311,8 +311,7 @@ impl Supervisor {
             // Whoever answers over the stream plane is alive, and only its datagrams get lost. It gets no leases meanwhile,
             // so that can't go on for long.
             let answers = raft.peer_stream_heard_at(node).is_some_and(|at| now.since(at) <= timing.down);
-            let patience = if answers { timing.down * STREAM_PATIENCE } else { timing.down };
-            let is_silent = now.since(heard_at) > patience;
+            let is_silent = now.since(heard_at) > timing.down * if answers { STREAM_PATIENCE } else { 1 };
             // Where everybody's workers hang, nobody would serve better.
             let hangs = pace.hangs(now, node, &timing) && !witnesses.is_empty();
             let starves = pace.starves(node)

@@ -14,7 +14,8 @@ use std::sync::Arc;
 use tokio::sync::{broadcast, oneshot};
 
 use crate::api::{
-    AdminReport, AdminRequest, ClusterStatus, Error, FeedCursor, FeedEvent, FeedPart, PartitionMap, Request, Response,
+    AdminReport, AdminRequest, ClusterStatus, Error, FeedCursor, FeedEvent, FeedPart, Key, Location, PartitionMap,
+    Request, Response,
 };
 use crate::base::FollowerMode;
 
@@ -42,6 +43,11 @@ pub trait Core: Send + Sync + 'static {
     /// Who holds which partition, as this node knows.
     fn partition_map(&self) -> PartitionMap {
         PartitionMap::default()
+    }
+
+    /// Where `key` lives, as this node knows; none while it knows no cluster.
+    fn locate(&self, _key: &Key) -> Option<Location> {
+        None
     }
 
     /// Does what an operator wishes, or says what it would do.

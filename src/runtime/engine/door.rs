@@ -7,7 +7,9 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use super::{Engine, FEED_SHARD, Occupant};
-use crate::api::{AdminReport, AdminRequest, ClusterStatus, Error, FeedCursor, FeedPart, PartitionMap, Request};
+use crate::api::{
+    AdminReport, AdminRequest, ClusterStatus, Error, FeedCursor, FeedPart, Key, Location, PartitionMap, Request,
+};
 use crate::base::{Instant, ShardId};
 use crate::node::{Destination, Submitted};
 use crate::port::{Answer, BoxFuture, Core, FeedSubscription, Health, Leadership};
@@ -64,6 +66,10 @@ impl Core for Engine {
 
     fn partition_map(&self) -> PartitionMap {
         self.view.load().partition_map(&self.options.names)
+    }
+
+    fn locate(&self, key: &Key) -> Option<Location> {
+        self.view.load().locate(key, &self.options.names)
     }
 
     fn admin(&self, request: AdminRequest) -> BoxFuture<'_, Result<AdminReport, Error>> {
