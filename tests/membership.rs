@@ -608,3 +608,39 @@ fn a_late_word_of_a_life_that_has_ended_does_not_keep_the_present_one_out() {
         assert_eq!(world.complaints(), &[] as &[String], "seed {seed}");
     }
 }
+
+/// A node is to leave, and holds nothing any more; the leader dies before it takes that one's vote away. Its successor has heard
+/// nobody yet, and must not think that everybody is there: with that vote gone, too, the one that is left couldn't decide
+/// anything.
+#[test]
+fn a_new_leader_takes_no_vote_away_before_it_has_heard_who_is_left() {
+    let mut met = 0;
+    for seed in 0..8 {
+        let mut world = formed(3, 300 + seed);
+        let dies = world.leader().expect("one leads");
+        let leaves = Slot((dies.0 + 1) % 3);
+        fill(&mut world, dies);
+        world.wish(dies, AdminAction::RemoveNode { node: format!("n{}", leaves.0 + 1) });
+        let is_empty = |world: &World| {
+            let view = world.node(dies).expect("it runs").view();
+            view.roster.leaving.contains(leaves) && view.table.iter().all(|record| !record.members().contains(leaves))
+        };
+        for _ in 0..100_000 {
+            if is_empty(&world) {
+                break;
+            }
+            world.run(Duration::from_micros(50));
+        }
+        assert!(is_empty(&world), "seed {seed}: it still holds something");
+        world.kill(dies);
+        let leader = |world: &World| world.leader();
+        assert!(world.run_until(PATIENCE, |world| leader(world).is_some()), "seed {seed}");
+        met += usize::from(leader(&world) != Some(leaves));
+        world.run(Duration::from_secs(1));
+        world.start(dies);
+        world.run(Duration::from_secs(8));
+        assert!(world.run_until(PATIENCE, |world| leader(world).is_some()), "seed {seed}: nobody can lead any more");
+        assert_eq!(world.complaints(), &[] as &[String], "seed {seed}");
+    }
+    assert!(met > 0, "it was always the leaving one that led");
+}

@@ -28,15 +28,16 @@ impl Supervisor {
         let Some(silent) = others().find(|&node| silent_for(node) > options.demote_after) else { return };
         let rest: BTreeSet<NodeId> = membership.voters.iter().copied().filter(|&node| node != silent).collect();
         let silent_for = silent_for(silent);
-        if self.can_decide(now, raft, &rest, options) && raft.propose_voters(now, rest).is_ok() {
+        if Self::can_decide(now, raft, &rest, options) && raft.propose_voters(now, rest).is_ok() {
             self.events.push(ControlEvent::Demoted { node: silent, silent_for });
         }
     }
 
-    /// Whether most of `voters` are heard: no vote is taken away that the others could not do without.
-    fn can_decide(&self, now: Instant, raft: &Raft, voters: &BTreeSet<NodeId>, options: &Options) -> bool {
-        let Some(reign) = &self.reign else { return false };
-        let is_heard = |node: NodeId| now.since(reign.heard_at(node, raft)) < raft.timing().down;
+    /// Whether most of `voters` are heard: no vote is taken away that the others could not do without. A new leader has to have
+    /// heard them itself: who is only given time to be heard may be dead.
+    fn can_decide(now: Instant, raft: &Raft, voters: &BTreeSet<NodeId>, options: &Options) -> bool {
+        let is_heard =
+            |node: NodeId| raft.peer_acked_at(node).is_some_and(|acked| now.since(acked) < raft.timing().down);
         voters.iter().filter(|&&node| node == options.me || is_heard(node)).count() * 2 > voters.len()
     }
 
@@ -101,7 +102,7 @@ impl Supervisor {
         if let Some(&voter) = membership.voters.iter().find(outside) {
             let rest = membership.voters.iter().copied().filter(|&node| node != voter).collect();
             // Where others are dead at the moment, theirs might be the votes that are left.
-            if self.can_decide(now, raft, &rest, options) && raft.propose_voters(now, rest).is_ok() {
+            if Self::can_decide(now, raft, &rest, options) && raft.propose_voters(now, rest).is_ok() {
                 self.events.push(ControlEvent::Left { node: voter });
             }
         } else if let Some(&learner) = membership.learners.iter().find(outside) {
