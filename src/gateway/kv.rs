@@ -111,6 +111,17 @@ fn may_run(content_type: &HeaderValue) -> bool {
     !INERT.iter().any(|inert| essence.eq_ignore_ascii_case(inert))
 }
 
+/// The headers of something that was stored by somebody as of type `kept`.
+pub(super) fn insert_content_type(headers: &mut HeaderMap, kept: Option<&str>) {
+    let content_type = kept.and_then(|kept| HeaderValue::from_str(kept).ok());
+    if content_type.as_ref().is_some_and(may_run) {
+        headers.insert(CONTENT_SECURITY_POLICY, SANDBOX);
+    }
+    headers.insert(CONTENT_TYPE, content_type.unwrap_or(OCTETS));
+    // The content type is what the writer said; a browser must not guess another one and run it.
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+}
+
 /// A value as HTTP: whole, in part, or just the news that the client has it already.
 fn value_response(value: Value, method: &Method, headers: &HeaderMap, condition: &Precondition) -> Reply {
     let current = Some(value.version);
@@ -138,14 +149,8 @@ fn value_response(value: Value, method: &Method, headers: &HeaderMap, condition:
     };
     answer.insert(ETAG, entity_tag(value.version));
     if body.is_some() {
-        let content_type = value.content_type.as_ref().and_then(|kept| HeaderValue::from_str(kept.as_str()).ok());
-        if content_type.as_ref().is_some_and(may_run) {
-            answer.insert(CONTENT_SECURITY_POLICY, SANDBOX);
-        }
-        answer.insert(CONTENT_TYPE, content_type.unwrap_or(OCTETS));
+        insert_content_type(&mut answer, value.content_type.as_ref().map(ContentType::as_str));
         answer.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
-        // The content type is what the writer said; a browser must not guess another one and run it.
-        answer.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     }
     if let Some(expires_in_ms) = value.expires_in_ms {
         answer.insert(EXPIRES_IN, HeaderValue::from(expires_in_ms));

@@ -31,6 +31,8 @@ async fn a_file_lives_and_dies() {
     assert_eq!((answer.status, &*answer.body, answer.header("etag")), (200, &b"hello"[..], &*etag));
     assert_eq!((answer.header("content-type"), answer.header("content-length")), ("text/x; a=b", "5"));
     assert_eq!((answer.header("accept-ranges"), answer.header("x-content-type-options")), ("bytes", "nosniff"));
+    // A page among the files would have the dashboard's origin.
+    assert_eq!(answer.header("content-security-policy"), "default-src 'none'; sandbox");
     let answer = client.ask("HEAD /v1/files/docs%2Fa.txt", b"").await;
     assert_eq!((answer.status, answer.header("content-length"), answer.header("etag")), (200, "5", &*etag));
     let answer = client.ask("PUT /v1/files/docs/a.txt", b"").await;

@@ -7,9 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::stream;
 use tokio::sync::mpsc;
-use warp::http::header::{
-    ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderValue, X_CONTENT_TYPE_OPTIONS,
-};
+use warp::http::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, ETAG, HeaderValue};
 use warp::http::{HeaderMap, Method, StatusCode};
 use warp::reply::{Reply as _, Response};
 
@@ -18,7 +16,7 @@ use crate::access::Grant;
 use crate::files::{CHUNK_BYTES, Download, Entry, FileError, IN_FLIGHT_MAX};
 use crate::gateway::body::Reservation;
 use crate::gateway::conditional::{Selection, tag_conditions, tag_selection, tag_value};
-use crate::gateway::kv::{DEGRADED, OCTETS, TRUE};
+use crate::gateway::kv::{DEGRADED, TRUE, insert_content_type};
 use crate::gateway::problem::Problem;
 use crate::gateway::routes::{Call, Reply, Shared};
 
@@ -53,12 +51,9 @@ pub(super) fn answer(shared: &Arc<Shared>, call: &Call, store: CoreStore, entry:
         Selection::Outside => return Err(Problem::range_not_satisfiable(manifest.size)),
     };
     if !is_known {
-        let kept = manifest.content_type.as_deref().and_then(|kind| HeaderValue::from_str(kind).ok());
-        headers.insert(CONTENT_TYPE, kept.unwrap_or(OCTETS));
+        insert_content_type(&mut headers, manifest.content_type.as_deref());
         headers.insert(CONTENT_LENGTH, HeaderValue::from(range.end - range.start));
         headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
-        // The content type is what the writer said; a browser must not guess another one and run it.
-        headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     }
     let mut response = if range.is_empty() || call.method == Method::HEAD {
         Response::default()
