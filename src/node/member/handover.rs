@@ -40,11 +40,16 @@ impl Member {
         let is_heard = |node: &NodeId| {
             self.raft.peer_acked_at(*node).is_some_and(|acked| now.since(acked) < self.raft.timing().election)
         };
-        // One that stops would have to hand over at once.
-        let goes = |node: NodeId| self.state.stopping().contains(node.slot) || self.supervisor.is_stopping(node);
-        let others = self.raft.membership().voters.iter().copied().filter(|&node| node != self.me && !goes(node));
+        let others = self.raft.membership().voters.iter().copied().filter(|&node| node != self.me && !self.goes(node));
         let others = others.filter(|&node| !self.pace.starves(node));
         others.filter(is_heard).max_by_key(|&node| (stays(node), self.raft.match_index(node), std::cmp::Reverse(node)))
+    }
+
+    /// Whether `node` is told to stop: it would have to hand over at once, or has ended by now. A hand-over that nobody
+    /// answers costs the leader its leadership in the end, since only a new term makes the forced election void.
+    fn goes(&self, node: NodeId) -> bool {
+        let stops = self.state.stopping().union(self.state.let_go());
+        stops.contains(node.slot) && self.state.node(node.slot).node == Some(node) || self.supervisor.is_stopping(node)
     }
 
     /// Begins to hand over to the voter `to`.
@@ -57,6 +62,9 @@ impl Member {
         }
         if !self.raft.is_ready_leader() {
             return Err("this node doesn't lead, or has only just begun to".to_owned());
+        }
+        if self.goes(to) {
+            return Err("the other node is told to stop".to_owned());
         }
         let leases_end_at = self.granter.all_end_at().max(self.leases.ends_at()).max(now);
         self.handover = Some(Handover { to, leases_end_at, has_begun: false });
