@@ -63,7 +63,10 @@ impl Replica {
             return;
         }
         let Some(Office { primary, context, record, .. }) = self.office(now) else { return };
-        if primary.evict(context, record, mute) {
+        // Where nobody else is there, those who are mute take each other's places: one after another, and not without end.
+        if now.since(primary.giving.changed_at()) >= context.options.resend_after
+            && primary.evict(context, record, mute)
+        {
             self.propose(out);
         }
     }
