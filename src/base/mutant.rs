@@ -29,6 +29,8 @@ pub enum Mutant {
     EvictedDontCount,
     /// A primary whose own stream may be dead evicts others.
     EvictWithoutProof,
+    /// Members that are mute take each other's places without end.
+    MuteTakeTurns,
     /// Leadership is handed over while leases run.
     TransferKeepsLeases,
     /// A node is declared dead while its lease runs.
@@ -154,9 +156,10 @@ mod switch {
 
     impl Mutant {
         /// Every one of them but those below, with the rule of the protocol (section D of its design) that it breaks, and what it does.
-        pub const ALL: [(Self, &'static str, &'static str); 56] = [
+        pub const ALL: [(Self, &'static str, &'static str); 57] = [
             (Self::EvictedDontCount, "D.8", "A primary counts without a member that it has proposed to evict."),
             (Self::EvictWithoutProof, "D.21", "A primary whose own stream may be dead evicts others."),
+            (Self::MuteTakeTurns, "D.26", "Members that are mute take each other's places without end."),
             (Self::DeathWithoutMajority, "D.21", "A leader that hears no majority declares nodes dead."),
             (Self::StalledStreamLives, "D.20", "A node whose stream stands still keeps its partitions."),
             (Self::LeaseWhileResigning, "D.14", "A node that is to resign what it leads is granted a lease."),

@@ -17,6 +17,9 @@ use crate::placement;
 #[cfg(feature = "sim")]
 use crate::replica::Replica;
 
+/// Rounds in which a node's parts hand each other their outputs after one input. A dozen do.
+const ROUNDS_MAX: u32 = 1000;
+
 /// Who inside a node a message of the stream plane is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Destination {
@@ -275,9 +278,11 @@ impl Node {
         self.shards.iter().for_each(ShardCore::check_invariants);
     }
 
-    /// Carries outputs from part to part until nothing is left to carry.
+    /// Carries outputs from part to part until nothing is left to carry. Panics where parts answer each other without end: a
+    /// leader that decides alone obeys its own shards in the same moment.
     fn drain(&mut self, now: Instant) {
-        loop {
+        for round in 0.. {
+            assert!(round < ROUNDS_MAX, "{}: its parts answer each other without end", self.control.me());
             let mut carried = false;
             while let Some(output) = self.control.poll_output() {
                 carried = true;

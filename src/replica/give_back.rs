@@ -31,8 +31,6 @@ const AGAIN_AFTER: Duration = Duration::from_secs(2);
 /// How far a primary is with giving its partition back.
 #[derive(Clone, Debug)]
 pub struct Giving {
-    /// When the record changed last.
-    since: Instant,
     /// Not before; and not before then either where the node stops.
     not_before: Instant,
     hurried_not_before: Instant,
@@ -49,12 +47,7 @@ struct UnderWay {
 impl Giving {
     /// The record has changed: whatever was proposed is decided, and it has to be calm anew.
     pub fn new(now: Instant) -> Self {
-        Self { since: now, not_before: now + CALM_FOR, hurried_not_before: now, under_way: None }
-    }
-
-    /// When the record changed last.
-    pub const fn changed_at(&self) -> Instant {
-        self.since
+        Self { not_before: now + CALM_FOR, hurried_not_before: now, under_way: None }
     }
 
     /// Whether no new writes are ordered.
@@ -70,7 +63,7 @@ impl Giving {
     /// It came to nothing: writes are ordered again.
     pub fn give_up(&mut self, now: Instant) {
         let hurried_not_before = now + HURRIED_AGAIN_AFTER;
-        *self = Self { since: self.since, not_before: now + AGAIN_AFTER, hurried_not_before, under_way: None };
+        *self = Self { not_before: now + AGAIN_AFTER, hurried_not_before, under_way: None };
     }
 }
 

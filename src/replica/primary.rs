@@ -28,6 +28,8 @@ pub struct Primary {
     pub(super) proposed: SlotSet,
     /// Members that are too late, and were proposed to leave it. Until that is decided their acks are required.
     pub(super) evicted: SlotSet,
+    /// Who is known to be mute elsewhere is evicted at once, but not again before this.
+    pub(super) may_evict_mute_at: Instant,
     /// Whether it has proposed that the former primary be let go.
     pub(super) dismisses: bool,
     pub(super) giving: Giving,
@@ -206,6 +208,7 @@ impl Replica {
             members: Vec::new(),
             proposed: SlotSet::EMPTY,
             evicted: SlotSet::EMPTY,
+            may_evict_mute_at: now,
             dismisses: false,
             giving: Giving::new(now),
             proposed_under: self.record.change,

@@ -3,6 +3,8 @@
 mod give_back;
 mod learners;
 #[cfg(feature = "sim")]
+mod mute;
+#[cfg(feature = "sim")]
 mod verify;
 
 use std::collections::VecDeque;

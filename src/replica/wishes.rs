@@ -7,6 +7,7 @@
 use super::members::StreamContext;
 use super::primary::{Office, Primary};
 use super::{Output, Replica};
+use crate::base::mutant::{Mutant, is_broken};
 use crate::base::{InSyncChange, Instant, PartitionRecord, SlotSet};
 
 impl Primary {
@@ -63,10 +64,11 @@ impl Replica {
             return;
         }
         let Some(Office { primary, context, record, .. }) = self.office(now) else { return };
-        // Where nobody else is there, those who are mute take each other's places: one after another, and not without end.
-        if now.since(primary.giving.changed_at()) >= context.options.resend_after
-            && primary.evict(context, record, mute)
-        {
+        // Where nobody else is there, those who are mute take each other's places: each has as long to answer as anybody has
+        // to be asked again, so that this doesn't go round without end in one moment.
+        let is_too_soon = now < primary.may_evict_mute_at && !is_broken(Mutant::MuteTakeTurns);
+        if !is_too_soon && primary.evict(context, record, mute) {
+            primary.may_evict_mute_at = now + context.options.resend_after;
             self.propose(out);
         }
     }

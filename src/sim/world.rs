@@ -25,6 +25,8 @@ pub const NAME: &str = "simulated";
 const DRIFT_MAX: u64 = 1000;
 /// Things that may be under way at once. A few thousand are, at the worst of times.
 const AGENDA_MAX: usize = 200_000;
+/// Things that may happen while the clock stands still. Some dozens do.
+const AT_ONCE_MAX: u32 = 20_000;
 
 /// What a world is made of.
 #[derive(Clone, Debug)]
@@ -75,6 +77,8 @@ pub struct World {
     pub(super) nodes: Vec<Process>,
     agenda: BinaryHeap<Reverse<(Instant, u64, Happening)>>,
     serial: u64,
+    /// So many things have happened since the clock moved.
+    at_once: u32,
     /// Answers to what was asked by [`World::submit`].
     pub(super) answers: BTreeMap<(Slot, ShardId, RequestId), Option<Answer>>,
     pub(super) consensus: Consensus,
@@ -122,6 +126,7 @@ impl World {
             nodes: Vec::new(),
             agenda: BinaryHeap::new(),
             serial: 0,
+            at_once: 0,
             answers: BTreeMap::new(),
             consensus: Consensus::default(),
             data: Data::new(options.nodes, options.partitions),
@@ -316,7 +321,11 @@ impl World {
                 break;
             }
             let Some(Reverse((at, _, happening))) = self.agenda.pop() else { break };
+            self.at_once = if at > self.now { 0 } else { self.at_once + 1 };
             self.now = self.now.max(at);
+            if self.at_once > AT_ONCE_MAX {
+                self.complain(format!("{AT_ONCE_MAX} things happened in one moment, the last of them {happening:?}"));
+            }
             self.happen(happening);
         }
         self.now = end;
