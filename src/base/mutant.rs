@@ -159,7 +159,7 @@ mod switch {
         pub const ALL: [(Self, &'static str, &'static str); 57] = [
             (Self::EvictedDontCount, "D.8", "A primary counts without a member that it has proposed to evict."),
             (Self::EvictWithoutProof, "D.21", "A primary whose own stream may be dead evicts others."),
-            (Self::MuteTakeTurns, "D.26", "Members that are mute take each other's places without end."),
+            (Self::MuteTakeTurns, "C.4", "Members that are mute take each other's places without end."),
             (Self::DeathWithoutMajority, "D.21", "A leader that hears no majority declares nodes dead."),
             (Self::StalledStreamLives, "D.20", "A node whose stream stands still keeps its partitions."),
             (Self::LeaseWhileResigning, "D.14", "A node that is to resign what it leads is granted a lease."),
