@@ -334,6 +334,27 @@ fn survivors_of_a_lost_majority_go_on_when_an_operator_says_so() {
 }
 
 #[test]
+fn survivors_that_campaign_seldom_because_links_were_slow_are_not_forgotten() {
+    let mut world = formed(5, 22);
+    (world.network.delay_min, world.network.delay_jitter) = (Duration::from_millis(200), Duration::from_millis(100));
+    world.run(Duration::from_secs(8));
+    let election =
+        |world: &World| world.node(Slot(4)).and_then(|node| node.control().raft()).map(|raft| raft.timing().election);
+    let seldom = election(&world).filter(|election| *election > Duration::from_millis(800));
+    assert!(seldom.is_some(), "the times are {:?}", election(&world));
+    world.network.calm();
+    (0..3).map(Slot).for_each(|dead| world.kill(dead));
+    world.run(Duration::from_secs(8));
+    // Whenever it is asked: the word of the other one is up to a campaign old.
+    for _ in 0..40 {
+        let plan = AdminRequest { action: AdminAction::UnsafeRecover, dry_run: true };
+        let plan = world.request(Slot(4), &plan, PATIENCE).expect("an answer").expect("it could be done");
+        assert!(plan.steps[0].starts_with("survivors: n4, n5;"), "{:?}", plan.steps);
+        world.run(Duration::from_millis(70));
+    }
+}
+
+#[test]
 fn a_node_that_only_stood_still_while_others_recovered_by_force_starts_anew() {
     let mut world = formed(3, 9);
     let paused = Slot(0);

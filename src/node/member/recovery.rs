@@ -23,13 +23,17 @@ use crate::raft::{LogPosition, Membership, Raft, Snapshot};
 /// committed without them. Epochs are indices, so every epoch of the old generation lies behind.
 const RECOVERY_GAP: u64 = 1 << 32;
 
-/// A voter that was heard from within this time survives.
+/// A voter that was heard from within this time survives, and where the timing is slow, within that of two campaigns.
 const SURVIVOR_HEARD_FOR: Duration = Duration::from_secs(1);
+
 impl Member {
     /// The voters that are alive, this one included, each with the end of its log.
     fn survivors(&self, now: Instant) -> Vec<(NodeId, LogPosition)> {
         let voters = self.raft.membership().all_voters();
-        let heard = self.heard.iter().flatten().filter(|heard| now.since(heard.at) < SURVIVOR_HEARD_FOR);
+        // On slow links they campaign seconds apart. Who is forgotten loses what nobody else has.
+        let timing = self.raft.timing();
+        let heard_for = SURVIVOR_HEARD_FOR.max((timing.election + timing.election_jitter) * 2);
+        let heard = self.heard.iter().flatten().filter(|heard| now.since(heard.at) < heard_for);
         let others = heard.filter(|heard| heard.node != self.me && voters.contains(&heard.node));
         let own = LogPosition { index: self.raft.last_index(), term: self.raft.last_term() };
         let others = others.filter_map(|&Heard { node, last, .. }| Some((node, last?)));

@@ -12,7 +12,8 @@ use crate::node::Submitted;
 use crate::sim::scenario::put;
 use crate::sim::world::World;
 
-/// For so long the dead are silent before they count as gone: longer than the latest datagram is late, and than a word counts.
+/// For so long the dead are silent before they count as gone: longer than the latest datagram is late, and than a word counts
+/// where links are fast. Where they are slow a word counts for two campaigns.
 const LOST_FOR: Duration = Duration::from_secs(4);
 /// Within which time a survivor does it, and the others follow.
 const RECOVERED_WITHIN: Duration = Duration::from_secs(5);
@@ -37,7 +38,12 @@ pub(super) fn recover(world: &mut World, rng: &mut Rng) -> bool {
             world.kill(slot);
         }
     }
-    world.run(LOST_FOR);
+    let campaigns = survivors.iter().filter_map(|slot| {
+        let timing = world.node(*slot)?.control().raft()?.timing();
+        Some(timing.election + timing.election_jitter)
+    });
+    let lost_for = LOST_FOR.max(campaigns.max().unwrap_or_default() * 3);
+    world.run(lost_for);
     let asked = survivors[rng.below(survivors.len() as u64) as usize];
     let request = AdminRequest { action: AdminAction::UnsafeRecover, dry_run: false };
     let report = world.request(asked, &request, RECOVERED_WITHIN);
