@@ -310,3 +310,13 @@ fn nonsensical_check(rng: &mut Rng, key: Key, version: Version) -> Check {
         }
     }
 }
+
+#[test]
+fn a_learner_that_is_greeted_before_its_record_comes_answers_at_once() {
+    let mut net = Net::new(3, &[0, 1], 2);
+    net.change(|record| (record.in_sync, record.learners, record.counting) = (set(&[0]), set(&[2]), set(&[2])));
+    net.tell(0);
+    net.write(0, 1, put("a", "v"));
+    net.deliver();
+    assert_eq!(net.replies(), [(1, written(CLOCK, true, 2))], "its record has still to come");
+}
