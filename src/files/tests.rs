@@ -305,6 +305,24 @@ fn a_rename_moves_a_name_and_no_chunk() {
 }
 
 #[test]
+fn two_renames_of_one_file_leave_nobody_without_chunks() {
+    let store = MapStore::default();
+    run(put(&store, "b", b"0123456789")).expect("it is stored");
+    let mut asker = store.asker();
+    let (from, to) = (path("b"), path("c"));
+    let mut slow = Box::pin(rename(&mut asker, &from, &to));
+    while store.keys("files/c").is_empty() {
+        assert!(step(slow.as_mut()).is_pending(), "it writes the new manifest and goes on from there");
+    }
+    run(rename(&mut store.asker(), &path("b"), &path("a"))).expect("the old name is still there");
+    run(slow).expect("the old name went, and the new one is there");
+    run(put(&store, "a", b"new")).expect("it is replaced");
+    let files = check_tidy(&store);
+    assert_eq!(files["a"], b"new");
+    assert_eq!(files["c"], b"0123456789");
+}
+
+#[test]
 fn a_refused_upload_takes_its_chunks_along_at_once() {
     let store = MapStore::default();
     run(put(&store, "a", b"stays")).expect("it is stored");
@@ -436,7 +454,7 @@ async fn perform(store: MapStore, act: Act, fill: u8) -> Result<(), FileError> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 10_000, ..ProptestConfig::default() })]
 
     /// One after the other, each but the last whole: what was acknowledged is there, and what was cut off in the middle has
     /// happened or hasn't.

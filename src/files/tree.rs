@@ -4,7 +4,7 @@ use super::FileError;
 use super::list::list;
 use super::manifest::{Conditions, Entry, Marker};
 use super::path::{FilePath, FolderPath, TreePath};
-use super::record::{self, ATTEMPTS_MAX, Record, State};
+use super::record::{self, ATTEMPTS_MAX, State};
 use super::store::{Asker, Set, Store};
 use crate::api::{Item, Key};
 
@@ -185,22 +185,20 @@ async fn move_marker<S: Store>(
 /// 1. each upload's record names both paths, or is being deleted, which ends this;
 /// 2. the old manifest still is what it was;
 /// 3. the uploads of a file that stands under the new name are retired, and its manifest is replaced;
-/// 4. no upload is being deleted still: else this process stood still for long, and takes the new name back;
-/// 5. the old manifest goes, unless somebody has written a new one meanwhile: then that file came after the rename;
-/// 6. the records forget the old path.
+/// 4. every record still names the new path, and none is being deleted: else this process stood still for so long that a
+///    collector came by, and takes the new name back;
+/// 5. the old manifest goes, unless somebody has written a new one meanwhile: then that file came after the rename. Where
+///    another rename was faster, the file has the new names of both;
+/// 6. the records forget the old path ([`record::end_move`]), those that nobody else has touched.
 async fn rename_file<S: Store>(
     asker: &mut Asker<S>,
     from: &FilePath,
     to: &FilePath,
     entry: Entry,
 ) -> Result<(), FileError> {
+    let mut moves = Vec::new();
     for segment in &entry.manifest.segments {
-        record::change(asker, segment.upload, |record| match record {
-            Some(record) if record.state == State::Deleting => Err(FileError::Busy),
-            Some(record) => record.with_path(from)?.with_path(to).map(Some),
-            None => Record::new(State::Settled, from).with_path(to).map(Some),
-        })
-        .await?;
+        moves.push(record::begin_move(asker, segment.upload, from, to).await?);
     }
     let current = asker.entry(from).await?;
     if current.is_none_or(|current| current.version != entry.version) {
@@ -216,24 +214,15 @@ async fn rename_file<S: Store>(
     let Set::Done { version, .. } = set else { return Err(FileError::Busy) };
     for segment in &entry.manifest.segments {
         let record = record::read(asker, segment.upload).await?;
-        if record.is_none_or(|(record, _)| record.state == State::Deleting) {
+        if record.is_none_or(|(record, _)| record.state == State::Deleting || !record.names(to)) {
             asker.unset(to.key(), version).await?;
             return Err(FileError::Busy);
         }
     }
-    if asker.unset(from.key(), entry.version).await? == Set::Lost {
-        return Ok(());
-    }
-    for segment in &entry.manifest.segments {
+    let is_moved = asker.unset(from.key(), entry.version).await? != Set::Lost;
+    for moving in moves {
         // A tidier record saves a collector a look; nothing depends on it.
-        let _ = record::change(asker, segment.upload, |record| match record {
-            Some(record) if matches!(record.state, State::Settled | State::Uploading) => {
-                let paths = vec![to.as_str().to_owned()];
-                Ok(Some(Record { paths, ..record.become_state(State::Settled) }))
-            }
-            _ => Ok(None),
-        })
-        .await;
+        let _ = record::end_move(asker, moving, to, is_moved).await;
     }
     Ok(())
 }
