@@ -282,6 +282,26 @@ fn what_is_no_manifest_is_refused_with_words() {
 }
 
 #[test]
+fn what_the_survivors_of_a_quorum_do_not_know_may_be_somewhere() {
+    let store = MapStore::default();
+    run(put(&store, "a/b", b"x")).expect("it is stored");
+    store.map().is_degraded = true;
+    assert_eq!(names(&store, "a"), ["b"]);
+    assert_eq!(run(read(&store, "a/b")).as_deref(), Ok(&b"x"[..]));
+    let refused = [
+        run(stat(&mut store.asker(), &tree_path("c"))).map(|_| ()),
+        run(stat(&mut store.asker(), &tree_path("c/"))).map(|_| ()),
+        run(list(&mut store.asker(), &folder("c"), None, 5)).map(|_| ()),
+        run(remove_folder(&mut store.asker(), &folder("c"))).map(|_| ()),
+        run(delete(&mut store.asker(), &path("c"), &Conditions::default())).map(|_| ()),
+        run(rename(&mut store.asker(), &path("c"), &path("d"))),
+    ];
+    for refused in refused {
+        assert!(matches!(refused, Err(FileError::Store(Error::NoQuorum(_)))), "{refused:?}");
+    }
+}
+
+#[test]
 fn a_rename_moves_a_name_and_no_chunk() {
     let store = MapStore::default();
     run(put(&store, "a", b"0123456789")).expect("it is stored");
