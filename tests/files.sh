@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
-# One large file through a real node, by HTTP and by FTP, and what it took of memory; then the clients that people have.
+# One large file through a real node, by HTTP and by FTP, and what each took of memory; then the clients that people have.
 #
 #     bash tests/files.sh [MEBIBYTES] [JUMPGATE]
 #
-# 64 MiB without an argument; the node holds the file once, so give it no more than half of the machine's memory. JUMPGATE is the
+# 64 MiB without an argument; the node holds the file twice, so give it no more than a quarter of the machine's memory. JUMPGATE is the
 # program (target/release/jumpgate, or target/debug/jumpgate).
 #
 #   curl -T, curl              the file comes back as it went in
 #   memory                     the peak of the node's resident memory, less the file and what the node takes without it
 #   curl -r, -z                a part of it
-#   curl ftp://, python, lftp  the same file, and folders, over FTP; those that are installed
+#   curl ftp://                the same file out, and in again under another name, and what that took of memory
+#   curl, python, lftp         files and folders over FTP; those that are installed
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -84,6 +85,12 @@ cmp -s <(tail -c +1000001 "$work/file") "$work/part" || fail "the rest gave othe
 
 curl -fsS "$ftp/large.bin" -o "$work/back"
 same "$work/back" "curl over FTP"
+curl -fsS -T "$work/file" "$ftp/second.bin"
+beyond=$(($(memory_kib VmHWM) - before - 2 * mebibytes * 1024))
+say "the same out and in by FTP: beyond the two files, $((beyond / 1024)) MiB in all"
+[ "$beyond" -le "$overhead_kib_max" ] || fail "that is more than $((overhead_kib_max / 1024)) MiB"
+curl -fsS "$http/second.bin" -o "$work/back"
+same "$work/back" "curl, of what FTP brought,"
 curl -fsS --ftp-create-dirs -T "$work/cluster.toml" "$ftp/deep/er/cluster.toml"
 curl -fsS -a -T "$work/cluster.toml" "$ftp/deep/er/cluster.toml"
 curl -fsS "$http/deep/er/cluster.toml" | cmp -s - <(cat "$work/cluster.toml" "$work/cluster.toml") || fail "curl -a appended otherwise"

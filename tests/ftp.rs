@@ -3,15 +3,25 @@
 
 #![cfg(feature = "ftp")]
 
+#[path = "support/feed.rs"]
+#[allow(dead_code, reason = "other tests ask for more")]
+mod feed;
 #[path = "support/http.rs"]
+#[allow(dead_code, reason = "other tests ask for more")]
 mod http;
+#[path = "ftp/limits.rs"]
+mod limits;
+#[path = "ftp/secured.rs"]
+mod secured;
 
-use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{self, BufRead as _, BufReader, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use feed::Viewer;
 use http::{Answer, Http};
 use jumpgate::base::Slot;
 use jumpgate::config::{Config, Ports, TimingConfig};
@@ -54,7 +64,7 @@ impl Cluster {
             started.expect("they start")
         };
         let cluster = Self { servers, ports, ftp, runtime };
-        for node in 0..nodes {
+        for node in 0..if config.speaks_http() { nodes } else { 0 } {
             let mut client = Http::new(cluster.ports[node].gateway);
             let end = Instant::now() + PATIENCE;
             while !client.ask("GET /readyz", b"").is_ok_and(|answer| answer.status == 200) {
@@ -87,18 +97,53 @@ impl Drop for Cluster {
     }
 }
 
+/// A folder of this test alone.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new(name: &str) -> Self {
+        let folder = std::env::temp_dir().join(format!("jumpgate-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).expect("a folder");
+        Self(folder)
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn stream(port: u16) -> TcpStream {
+    let stream = TcpStream::connect(("127.0.0.1", port)).expect("it listens");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    stream
+}
+
 /// A client that sends what it is told.
-struct Ftp {
-    control: BufReader<TcpStream>,
+struct Ftp<S = TcpStream> {
+    control: BufReader<S>,
 }
 
 impl Ftp {
     fn connect(port: u16) -> Self {
-        let stream = TcpStream::connect(("127.0.0.1", port)).expect("it listens");
-        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
-        let mut ftp = Self { control: BufReader::new(stream) };
+        let mut ftp = Self::new(stream(port));
         assert_eq!(ftp.reply().expect("a greeting").0, 220);
         ftp
+    }
+}
+
+impl<S: Read + Write> Ftp<S> {
+    fn new(stream: S) -> Self {
+        Self { control: BufReader::new(stream) }
+    }
+
+    fn into_stream(self) -> S {
+        self.control.into_inner()
     }
 
     fn send(&mut self, bytes: &[u8]) {
@@ -126,19 +171,25 @@ impl Ftp {
         self.reply().unwrap_or_else(|error| panic!("{command}: {error}"))
     }
 
-    /// A data connection.
-    fn passive(&mut self) -> TcpStream {
+    /// Where a data connection is waited for.
+    fn passive_port(&mut self) -> u16 {
         let (code, text) = self.ask("EPSV");
         assert_eq!(code, 229, "{text}");
-        let port = text.split('|').nth(3).and_then(|port| port.parse().ok()).expect("a port");
-        let stream = TcpStream::connect(("127.0.0.1", port)).expect("it listens");
-        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
-        stream
+        text.split('|').nth(3).and_then(|port| port.parse().ok()).expect("a port")
+    }
+
+    /// A data connection.
+    fn passive(&mut self) -> TcpStream {
+        stream(self.passive_port())
     }
 
     /// Sends `bytes` for a command; gives the code of what became of it.
     fn give(&mut self, command: &str, bytes: &[u8]) -> u16 {
-        let mut data = self.passive();
+        let data = self.passive();
+        self.give_by(data, command, bytes)
+    }
+
+    fn give_by(&mut self, mut data: TcpStream, command: &str, bytes: &[u8]) -> u16 {
         let (code, text) = self.ask(command);
         if code != 150 {
             return code;
@@ -151,7 +202,11 @@ impl Ftp {
 
     /// What comes for a command, and the code of what became of it.
     fn take(&mut self, command: &str) -> (u16, Vec<u8>) {
-        let mut data = self.passive();
+        let data = self.passive();
+        self.take_by(data, command)
+    }
+
+    fn take_by(&mut self, mut data: TcpStream, command: &str) -> (u16, Vec<u8>) {
         let (code, text) = self.ask(command);
         if code != 150 {
             return (code, Vec::new());
@@ -240,7 +295,6 @@ fn commands_out_of_order_and_odd_names_get_a_reply_and_nothing_else() {
         assert_eq!(stranger.ask(command).0, 530, "{command} before a login");
     }
     assert_eq!(stranger.ask("PASS x").0, 503);
-    let mut ftp = cluster.ftp(0);
     let is_refusal = |code: u16| (400..600).contains(&code);
     let long = "k".repeat(2000);
     for command in [
@@ -263,9 +317,11 @@ fn commands_out_of_order_and_odd_names_get_a_reply_and_nothing_else() {
         &format!("MKD {long}"),
         "RNFR nothing",
     ] {
-        let (code, text) = ftp.ask(command);
+        // Each in a session of its own: one whose parameter can't be read is the last that is read.
+        let (code, text) = cluster.ftp(0).ask(command);
         assert!(is_refusal(code), "{command:?}: {text}");
     }
+    let mut ftp = cluster.ftp(0);
     for name in ["a\u{1}b", "a\tb", &long, "/"] {
         let code = ftp.give(&format!("STOR {name}"), b"x");
         assert!(is_refusal(code), "{name:?}: {code}");
@@ -286,6 +342,23 @@ fn commands_out_of_order_and_odd_names_get_a_reply_and_nothing_else() {
 }
 
 #[test]
+fn the_feed_tells_of_what_is_done_over_ftp() {
+    let cluster = Cluster::start(3, |_| {});
+    let mut viewer = Viewer::open(cluster.ports[2].gateway, "?prefix=files/&values=true").expect("the feed is there");
+    let mut ftp = cluster.ftp(0);
+    assert_eq!(ftp.give("STOR docs/a.txt", b"hello"), 226);
+    let event = viewer.next();
+    assert_eq!((event.kind.as_str(), event.key.as_deref()), ("put", Some("files/docs/a.txt")), "{event:?}");
+    assert_eq!(ftp.ask("RNFR docs/a.txt").0, 350);
+    assert_eq!(ftp.ask("RNTO b.txt").0, 250);
+    // Of two keys, either may come first.
+    let mut events = [viewer.next(), viewer.next()].map(|event| (event.kind, event.key.unwrap_or_default()));
+    events.sort();
+    let expected = [("delete", "files/docs/a.txt"), ("put", "files/b.txt")];
+    assert_eq!(events, expected.map(|(kind, key)| (kind.to_owned(), key.to_owned())));
+}
+
+#[test]
 fn whoever_speaks_before_the_greeting_is_cut_off() {
     let cluster = Cluster::start(1, |_| {});
     assert_eq!(cluster.http(0, "PUT /v1/files/a", b"stays").status, 201);
@@ -303,9 +376,8 @@ fn whoever_speaks_before_the_greeting_is_cut_off() {
 
 #[test]
 fn a_token_is_the_password() {
-    let folder = std::env::temp_dir().join(format!("jumpgate-ftp-{}", std::process::id()));
-    std::fs::create_dir_all(&folder).expect("a folder");
-    let tokens = folder.join("tokens");
+    let folder = Scratch::new("ftp-tokens");
+    let tokens = folder.path("tokens");
     let line = |name: &str, role: &str, prefix: &str| {
         format!("{name} {role} blake3:{} {prefix}\n", blake3::hash(name.as_bytes()).to_hex())
     };
@@ -326,13 +398,16 @@ fn a_token_is_the_password() {
     assert_eq!(app.give("STOR b", b"x"), 550);
     assert_eq!(app.ask("MKD other").0, 550);
     assert_eq!(app.lines("NLST app"), ["a"]);
+    assert_eq!(app.ask("CWD /app").0, 250);
+    assert_eq!(app.lines("NLST"), ["a"]);
+    assert_eq!(app.ask("SIZE a").0, 213);
+    assert_eq!(app.ask("DELE /b").0, 550);
     assert_eq!(app.take("LIST /").0, 550, "there is more than it may see");
     let (mut reader, code) = login("reader");
     assert_eq!(code, 230);
     assert_eq!(reader.take("RETR app/a"), (226, b"x".to_vec()));
     assert_eq!(reader.give("STOR app/a", b"y"), 550);
     assert_eq!(reader.ask("DELE app/a").0, 550);
-    let _ = std::fs::remove_dir_all(&folder);
 }
 
 #[test]
@@ -344,12 +419,30 @@ fn without_a_leader_a_client_is_told_to_try_again() {
     cluster.runtime.block_on(async {
         futures_util::future::join_all(others.into_iter().map(Server::stop)).await;
     });
-    let is_for_a_moment = |code: u16| matches!(code, 450 | 451);
-    let (code, text) = ftp.ask("MKD b");
-    assert!(is_for_a_moment(code), "{text}");
-    let code = ftp.give("STOR a", b"after");
-    assert!(is_for_a_moment(code), "{code}");
-    let code = ftp.give("APPE unknown", b"after");
-    assert!(is_for_a_moment(code), "{code}");
+    // Each waits for a while before it gives up; they do so at once.
+    let acts: [fn(&mut Ftp) -> u16; 6] = [
+        |ftp| ftp.ask("MKD b").0,
+        |ftp| ftp.give("STOR a", b"after"),
+        |ftp| ftp.give("APPE unknown", b"after"),
+        |ftp| ftp.ask("DELE a").0,
+        |ftp| {
+            let code = ftp.ask("RNFR a").0;
+            if code == 350 { ftp.ask("RNTO c").0 } else { code }
+        },
+        |ftp| ftp.ask("RMD docs").0,
+    ];
+    let clients: Vec<Ftp> = acts.iter().map(|_| cluster.ftp(0)).collect();
+    let run = |(act, mut client): (fn(&mut Ftp) -> u16, Ftp)| {
+        std::thread::spawn(move || {
+            let code = act(&mut client);
+            (code, client.ask("NOOP").0)
+        })
+    };
+    let running: Vec<_> = acts.into_iter().zip(clients).map(run).collect();
+    for (nth, running) in running.into_iter().enumerate() {
+        let (code, after) = running.join().expect("a reply");
+        assert!(matches!(code, 450 | 451), "{nth}: {code}");
+        assert_eq!(after, 200, "the session goes on");
+    }
     assert_eq!(ftp.ask("NOOP").0, 200, "the session goes on");
 }

@@ -6,7 +6,7 @@
 use super::FileError;
 use super::manifest::Manifest;
 use super::path::FolderPath;
-use super::store::{Asker, Store};
+use super::store::{self, Asker, Store};
 use crate::api::{Item, Key, RESERVED};
 
 /// Keys that one request asks for: with their values, which are some hundred bytes each.
@@ -67,7 +67,11 @@ pub async fn list<S: Store>(
             _ => next,
         });
     }
-    if exists { Ok(listing) } else { Err(FileError::NotFound) }
+    match exists {
+        true => Ok(listing),
+        false if listing.degraded => Err(store::unknown()),
+        false => Err(FileError::NotFound),
+    }
 }
 
 /// The entry that a key of the folder is, or lies in.

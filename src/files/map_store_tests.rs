@@ -27,6 +27,8 @@ pub(super) struct Map {
     pub(super) fails_after: Option<(usize, bool)>,
     /// What they fail with; as if the asker were gone where it isn't set.
     pub(super) failure: Option<Error>,
+    /// Answers are those of the survivors of a quorum.
+    pub(super) is_degraded: bool,
     /// Chunks that are being written or read at this moment, and the most that ever were.
     in_flight: usize,
     pub(super) in_flight_max: usize,
@@ -101,6 +103,7 @@ impl Map {
         let current = |map: &Self, key: &Key| map.values.get(key).map(|(_, version, _)| *version);
         match operation {
             Operation::Get { key, .. } => Ok(match self.values.get(&key).cloned() {
+                None if self.is_degraded => Response::NotFoundDegraded,
                 None => Response::NotFound,
                 Some((bytes, version, content_type)) => {
                     let (expires_in_ms, stale, degraded) = (None, false, false);
@@ -145,7 +148,7 @@ impl Map {
                     .collect();
                 let more = within.next().is_some();
                 let next_after = items.last().filter(|_| more).map(|item| item.key.clone());
-                Ok(Response::Page(Page { items, next_after, degraded: false }))
+                Ok(Response::Page(Page { items, next_after, degraded: self.is_degraded }))
             }
         }
     }

@@ -37,7 +37,8 @@
 //!    that the record names, and deletes the chunks only if no manifest there names the upload; otherwise it settles the
 //!    record.
 //! 4. A rename writes the second path into the records *before* the second manifest, and gives up where a record is being
-//!    deleted. No chunk is copied.
+//!    deleted. No chunk is copied. The first path is taken out of a record only where nobody else has touched that since;
+//!    otherwise the record becomes `Retired`, and a collector finds out where the upload is named.
 //!
 //! So chunks of a file that was replaced stay for a minute at least, and a reader who has begun has that long to go on; one that
 //! takes longer is told that the file has changed ([`FileError::Changed`]).

@@ -91,10 +91,15 @@ impl Record {
         Self { state, beat: self.beat + 1, ..self.clone() }
     }
 
+    /// Whether a manifest at `path` may name its upload.
+    pub(super) fn names(&self, path: &FilePath) -> bool {
+        self.paths.iter().any(|known| known == path.as_str())
+    }
+
     /// The same with one more path.
     pub(super) fn with_path(&self, path: &FilePath) -> Result<Self, FileError> {
         let mut next = self.become_state(self.state);
-        if !next.paths.iter().any(|known| known == path.as_str()) {
+        if !next.names(path) {
             if next.paths.len() >= PATHS_MAX {
                 return Err(FileError::Busy);
             }
@@ -102,6 +107,16 @@ impl Record {
         }
         Ok(next)
     }
+}
+
+/// A rename, as the record of one upload knows it.
+#[derive(Debug)]
+pub(super) struct Move {
+    upload: UploadId,
+    /// Of the record that [`begin_move`] has written.
+    version: Version,
+    /// Before that it was settled and named the old path alone.
+    is_alone: bool,
 }
 
 /// The record of `upload` and its version.
@@ -132,6 +147,65 @@ pub(super) async fn change<S: Store>(
         }
     }
     Err(FileError::Busy)
+}
+
+/// The file at `from` will be at `to`: the record of `upload` names both from now on.
+pub(super) async fn begin_move<S: Store>(
+    asker: &mut Asker<S>,
+    upload: UploadId,
+    from: &FilePath,
+    to: &FilePath,
+) -> Result<Move, FileError> {
+    for _ in 0..ATTEMPTS_MAX {
+        let current = read(asker, upload).await?;
+        let (next, is_alone) = match &current {
+            Some((record, _)) if record.state == State::Deleting => return Err(FileError::Busy),
+            Some((record, _)) => {
+                let is_alone = record.state == State::Settled && record.paths == [from.as_str()];
+                (record.with_path(from)?.with_path(to)?, is_alone)
+            }
+            None => (Record::new(State::Settled, from).with_path(to)?, false),
+        };
+        let (bytes, kind) = next.to_value();
+        let version = current.map(|(_, version)| version);
+        if let Set::Done { version, .. } = asker.set(upload.key(), bytes, kind, version).await? {
+            return Ok(Move { upload, version, is_alone });
+        }
+    }
+    Err(FileError::Busy)
+}
+
+/// The file is at `to` and, where `is_moved`, this rename has removed it from its old path.
+///
+/// The old path is forgotten only where nobody else can be about to name the upload there, or anywhere: where the record named
+/// that path alone before, and has not changed since [`begin_move`] wrote it. With another rename of the same file this went wrong:
+///
+/// 1. two begin, from `b` to `c` and from `b` to `a`: the record names all three;
+/// 2. both write their manifests, at `c` and `a`, and one of them removes that at `b`;
+/// 3. that one makes the record name `a` alone: nobody knows any more that `c` names the upload;
+/// 4. the file `a` is replaced, a collector looks there, finds the upload named nowhere, and deletes the chunks of `c`.
+///
+/// In all other cases the record is marked for a collector, which looks at every path once nobody touches it any more.
+pub(super) async fn end_move<S: Store>(
+    asker: &mut Asker<S>,
+    moving: Move,
+    to: &FilePath,
+    is_moved: bool,
+) -> Result<(), FileError> {
+    let Move { upload, version, is_alone } = moving;
+    if is_alone && is_moved {
+        let (bytes, kind) = Record { beat: 2, ..Record::new(State::Settled, to) }.to_value();
+        if asker.set(upload.key(), bytes, kind, Some(version)).await? != Set::Lost {
+            return Ok(());
+        }
+    }
+    change(asker, upload, |record| match record {
+        Some(record) if matches!(record.state, State::Settled | State::Uploading) => {
+            Ok(Some(record.become_state(State::Retired)))
+        }
+        _ => Ok(None),
+    })
+    .await
 }
 
 /// The file at `path` may not name `upload` any more after this.

@@ -2,7 +2,7 @@
 
 use super::FileError;
 use super::manifest::Entry;
-use super::path::FilePath;
+use super::path::{FilePath, FolderPath};
 use crate::api::{
     Consistency, ContentType, Done, Error, Key, Match, Once, Operation, Page, Precondition, PutMode, Response, Value,
 };
@@ -59,9 +59,7 @@ impl<S: Store> Asker<S> {
         match self.store.ask(operation, None).await? {
             Response::Value(value) => Ok(Some(value)),
             Response::NotFound => Ok(None),
-            Response::NotFoundDegraded => {
-                Err(Error::NoQuorum("the nodes that are left know of no such file".to_owned()).into())
-            }
+            Response::NotFoundDegraded => Err(unknown()),
             _ => Err(FileError::Unexpected),
         }
     }
@@ -84,6 +82,12 @@ impl<S: Store> Asker<S> {
             Response::Page(page) => Ok(page),
             _ => Err(FileError::Unexpected),
         }
+    }
+
+    /// Whether there are keys below a folder's. Where only survivors of a quorum could be asked, "none" is no answer.
+    pub(super) async fn is_there(&mut self, folder: &FolderPath) -> Result<bool, FileError> {
+        let page = self.page(folder.key().as_bytes(), None, 1, false).await?;
+        if page.items.is_empty() && page.degraded { Err(unknown()) } else { Ok(!page.items.is_empty()) }
     }
 
     /// Puts a value where one of this version stands, or none.
@@ -144,6 +148,11 @@ pub(super) async fn delete_chunk<S: Store>(store: S, key: Key) -> Result<(), Fil
         Response::Deleted { .. } | Response::NotFound => Ok(()),
         _ => Err(FileError::Unexpected),
     }
+}
+
+/// What is said instead of "there is none" where that isn't known.
+pub(super) fn unknown() -> FileError {
+    Error::NoQuorum("the nodes that are left know of no such file or folder".to_owned()).into()
 }
 
 fn precondition(current: Option<Version>) -> Precondition {

@@ -282,6 +282,26 @@ fn what_is_no_manifest_is_refused_with_words() {
 }
 
 #[test]
+fn what_the_survivors_of_a_quorum_do_not_know_may_be_somewhere() {
+    let store = MapStore::default();
+    run(put(&store, "a/b", b"x")).expect("it is stored");
+    store.map().is_degraded = true;
+    assert_eq!(names(&store, "a"), ["b"]);
+    assert_eq!(run(read(&store, "a/b")).as_deref(), Ok(&b"x"[..]));
+    let refused = [
+        run(stat(&mut store.asker(), &tree_path("c"))).map(|_| ()),
+        run(stat(&mut store.asker(), &tree_path("c/"))).map(|_| ()),
+        run(list(&mut store.asker(), &folder("c"), None, 5)).map(|_| ()),
+        run(remove_folder(&mut store.asker(), &folder("c"))).map(|_| ()),
+        run(delete(&mut store.asker(), &path("c"), &Conditions::default())).map(|_| ()),
+        run(rename(&mut store.asker(), &path("c"), &path("d"))),
+    ];
+    for refused in refused {
+        assert!(matches!(refused, Err(FileError::Store(Error::NoQuorum(_)))), "{refused:?}");
+    }
+}
+
+#[test]
 fn a_rename_moves_a_name_and_no_chunk() {
     let store = MapStore::default();
     run(put(&store, "a", b"0123456789")).expect("it is stored");
@@ -302,6 +322,24 @@ fn a_rename_moves_a_name_and_no_chunk() {
     run(rename(&mut store.asker(), &path("d"), &path("g/h"))).expect("a folder is moved");
     assert_eq!(names(&store, "g/h"), ["e/", "m/"]);
     assert_eq!(check_tidy(&store).keys().collect::<Vec<_>>(), ["b", "g/h/e/f"]);
+}
+
+#[test]
+fn two_renames_of_one_file_leave_nobody_without_chunks() {
+    let store = MapStore::default();
+    run(put(&store, "b", b"0123456789")).expect("it is stored");
+    let mut asker = store.asker();
+    let (from, to) = (path("b"), path("c"));
+    let mut slow = Box::pin(rename(&mut asker, &from, &to));
+    while store.keys("files/c").is_empty() {
+        assert!(step(slow.as_mut()).is_pending(), "it writes the new manifest and goes on from there");
+    }
+    run(rename(&mut store.asker(), &path("b"), &path("a"))).expect("the old name is still there");
+    run(slow).expect("the old name went, and the new one is there");
+    run(put(&store, "a", b"new")).expect("it is replaced");
+    let files = check_tidy(&store);
+    assert_eq!(files["a"], b"new");
+    assert_eq!(files["c"], b"0123456789");
 }
 
 #[test]
@@ -436,7 +474,7 @@ async fn perform(store: MapStore, act: Act, fill: u8) -> Result<(), FileError> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 10_000, ..ProptestConfig::default() })]
 
     /// One after the other, each but the last whole: what was acknowledged is there, and what was cut off in the middle has
     /// happened or hasn't.

@@ -4,8 +4,8 @@ use super::FileError;
 use super::list::list;
 use super::manifest::{Conditions, Entry, Marker};
 use super::path::{FilePath, FolderPath, TreePath};
-use super::record::{self, ATTEMPTS_MAX, Record, State};
-use super::store::{Asker, Set, Store};
+use super::record::{self, ATTEMPTS_MAX, State};
+use super::store::{self, Asker, Set, Store};
 use crate::api::{Item, Key};
 
 /// Entries that a folder may have, in all its depth, to be renamed: each is a rename of its own.
@@ -31,7 +31,7 @@ pub async fn stat<S: Store>(asker: &mut Asker<S>, path: &TreePath) -> Result<Sta
         return Ok(Stat::File(Box::new(entry)));
     }
     let folder = path.clone().folder();
-    if folder.is_root() || is_there(asker, &folder).await? { Ok(Stat::Folder) } else { Err(FileError::NotFound) }
+    if folder.is_root() || asker.is_there(&folder).await? { Ok(Stat::Folder) } else { Err(FileError::NotFound) }
 }
 
 /// Deletes a file. Gives on how many nodes that is done.
@@ -69,7 +69,7 @@ pub async fn create_folder<S: Store>(
     if asker.entry(&file).await?.is_some() {
         return Err(FileError::Conflict("a file has this name".to_owned()));
     }
-    if is_there(asker, folder).await? {
+    if asker.is_there(folder).await? {
         return Err(exists());
     }
     let (bytes, kind) = Marker { modified_ms }.to_value();
@@ -89,7 +89,9 @@ pub async fn remove_folder<S: Store>(asker: &mut Asker<S>, folder: &FolderPath) 
     }
     let key = folder.key();
     let page = asker.page(key.as_bytes(), None, 2, false).await?;
-    let Some(marker) = page.items.first() else { return Err(FileError::NotFound) };
+    let Some(marker) = page.items.first() else {
+        return Err(if page.degraded { store::unknown() } else { FileError::NotFound });
+    };
     if marker.key != key || page.items.len() > 1 {
         return Err(FileError::NotEmpty);
     }
@@ -113,7 +115,7 @@ pub async fn rename<S: Store>(asker: &mut Asker<S>, from: &FilePath, to: &FilePa
         return rename_file(asker, from, to, entry).await;
     }
     let (from_folder, to_folder) = (from.as_folder(), to.as_folder());
-    if !is_there(asker, &from_folder).await? {
+    if !asker.is_there(&from_folder).await? {
         return Err(FileError::NotFound);
     }
     if to_folder.as_str().starts_with(from_folder.as_str()) {
@@ -127,7 +129,7 @@ pub async fn rename<S: Store>(asker: &mut Asker<S>, from: &FilePath, to: &FilePa
         return Err(FileError::Conflict("a file has the new name".to_owned()));
     }
     check_above(asker, to).await?;
-    if is_there(asker, &to_folder).await? && !list(asker, &to_folder, None, 1).await?.entries.is_empty() {
+    if asker.is_there(&to_folder).await? && !list(asker, &to_folder, None, 1).await?.entries.is_empty() {
         return Err(FileError::Conflict("the folder of the new name isn't empty".to_owned()));
     }
     rename_folder(asker, &from_folder, &to_folder).await
@@ -185,22 +187,20 @@ async fn move_marker<S: Store>(
 /// 1. each upload's record names both paths, or is being deleted, which ends this;
 /// 2. the old manifest still is what it was;
 /// 3. the uploads of a file that stands under the new name are retired, and its manifest is replaced;
-/// 4. no upload is being deleted still: else this process stood still for long, and takes the new name back;
-/// 5. the old manifest goes, unless somebody has written a new one meanwhile: then that file came after the rename;
-/// 6. the records forget the old path.
+/// 4. every record still names the new path, and none is being deleted: else this process stood still for so long that a
+///    collector came by, and takes the new name back;
+/// 5. the old manifest goes, unless somebody has written a new one meanwhile: then that file came after the rename. Where
+///    another rename was faster, the file has the new names of both;
+/// 6. the records forget the old path ([`record::end_move`]), those that nobody else has touched.
 async fn rename_file<S: Store>(
     asker: &mut Asker<S>,
     from: &FilePath,
     to: &FilePath,
     entry: Entry,
 ) -> Result<(), FileError> {
+    let mut moves = Vec::new();
     for segment in &entry.manifest.segments {
-        record::change(asker, segment.upload, |record| match record {
-            Some(record) if record.state == State::Deleting => Err(FileError::Busy),
-            Some(record) => record.with_path(from)?.with_path(to).map(Some),
-            None => Record::new(State::Settled, from).with_path(to).map(Some),
-        })
-        .await?;
+        moves.push(record::begin_move(asker, segment.upload, from, to).await?);
     }
     let current = asker.entry(from).await?;
     if current.is_none_or(|current| current.version != entry.version) {
@@ -216,24 +216,15 @@ async fn rename_file<S: Store>(
     let Set::Done { version, .. } = set else { return Err(FileError::Busy) };
     for segment in &entry.manifest.segments {
         let record = record::read(asker, segment.upload).await?;
-        if record.is_none_or(|(record, _)| record.state == State::Deleting) {
+        if record.is_none_or(|(record, _)| record.state == State::Deleting || !record.names(to)) {
             asker.unset(to.key(), version).await?;
             return Err(FileError::Busy);
         }
     }
-    if asker.unset(from.key(), entry.version).await? == Set::Lost {
-        return Ok(());
-    }
-    for segment in &entry.manifest.segments {
+    let is_moved = asker.unset(from.key(), entry.version).await? != Set::Lost;
+    for moving in moves {
         // A tidier record saves a collector a look; nothing depends on it.
-        let _ = record::change(asker, segment.upload, |record| match record {
-            Some(record) if matches!(record.state, State::Settled | State::Uploading) => {
-                let paths = vec![to.as_str().to_owned()];
-                Ok(Some(Record { paths, ..record.become_state(State::Settled) }))
-            }
-            _ => Ok(None),
-        })
-        .await;
+        let _ = record::end_move(asker, moving, to, is_moved).await;
     }
     Ok(())
 }
@@ -241,7 +232,7 @@ async fn rename_file<S: Store>(
 /// Refuses where no file can have this path: something above it is a file, or it is a folder.
 pub(super) async fn check_room<S: Store>(asker: &mut Asker<S>, path: &FilePath) -> Result<(), FileError> {
     check_above(asker, path).await?;
-    if is_there(asker, &path.as_folder()).await? {
+    if asker.is_there(&path.as_folder()).await? {
         return Err(FileError::Conflict("a folder has this name".to_owned()));
     }
     Ok(())
@@ -254,11 +245,6 @@ async fn check_above<S: Store>(asker: &mut Asker<S>, path: &FilePath) -> Result<
         }
     }
     Ok(())
-}
-
-/// Whether a folder has anything in it, or was made.
-async fn is_there<S: Store>(asker: &mut Asker<S>, folder: &FolderPath) -> Result<bool, FileError> {
-    Ok(!asker.page(folder.key().as_bytes(), None, 1, false).await?.items.is_empty())
 }
 
 /// The path whose manifest or marker has this key.

@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use unftp_core::storage::{Error, ErrorKind, FEATURE_RESTART, Fileinfo, Metadata, Result, StorageBackend};
 
 use super::login::Visitor;
-use super::{Shared, TIMEOUT};
+use super::{PAUSE_MAX, Shared, TIMEOUT};
 use crate::access::Role;
 use crate::api::{self, Retry};
 use crate::base::limits;
@@ -25,8 +25,6 @@ use crate::gateway::files::{CoreStore, Uploading, millis_now, now};
 const ENTRIES_MAX: usize = 100_000;
 /// Bytes that are read at once.
 const READ_BYTES: usize = 64 << 10;
-/// How long a client may pause in the middle of a transfer.
-const PAUSE_MAX: Duration = Duration::from_secs(60);
 
 /// The tree, for one session.
 pub(super) struct Backend {
@@ -52,14 +50,18 @@ impl Backend {
     /// The path that a client means, if it may do there what takes `needed`.
     fn path(&self, visitor: &Visitor, path: &Path, needed: Role) -> Result<TreePath> {
         let path = resolve(path, self.shared.options.gateway.key_bytes_max)?;
-        let guard = &self.shared.options.gateway.guard;
-        let is_good = guard.access().confirms(&visitor.grant);
-        let may = match &path {
-            TreePath::File(file) => visitor.grant.may_key(needed, file.as_str().as_bytes()),
+        let may_below = |folder: &FolderPath| visitor.grant.may_below(needed, folder.as_str().as_bytes()).is_ok();
+        let path = match path {
+            TreePath::File(file) if visitor.grant.may_key(needed, file.as_str().as_bytes()).is_ok() => {
+                Some(TreePath::File(file))
+            }
+            // FTP writes a folder like a file. Who may do something in it needs no right to a file of that name.
+            TreePath::File(file) => Some(file.as_folder()).filter(may_below).map(TreePath::Folder),
             // Whoever is limited to a part of the tree still walks through what is above it.
-            TreePath::Folder(_) => visitor.grant.may(needed),
+            TreePath::Folder(folder) => visitor.grant.may(needed).is_ok().then_some(TreePath::Folder(folder)),
         };
-        if is_good && may.is_ok() { Ok(path) } else { Err(ErrorKind::PermissionDenied.into()) }
+        self.confirm(visitor)?;
+        path.ok_or_else(|| ErrorKind::PermissionDenied.into())
     }
 
     fn file(&self, visitor: &Visitor, path: &Path, needed: Role) -> Result<FilePath> {
@@ -69,9 +71,15 @@ impl Backend {
     /// The same for a folder, and all that is in it.
     fn folder(&self, visitor: &Visitor, path: &Path, needed: Role) -> Result<FolderPath> {
         let path = resolve(path, self.shared.options.gateway.key_bytes_max)?.folder();
-        let is_good = self.shared.options.gateway.guard.access().confirms(&visitor.grant);
+        self.confirm(visitor)?;
         let may = visitor.grant.may_below(needed, path.as_str().as_bytes());
-        if is_good && may.is_ok() { Ok(path) } else { Err(ErrorKind::PermissionDenied.into()) }
+        may.map(|()| path).map_err(|_| ErrorKind::PermissionDenied.into())
+    }
+
+    /// Refuses a client whose token was taken back since it logged in.
+    fn confirm(&self, visitor: &Visitor) -> Result<()> {
+        let is_good = self.shared.options.gateway.guard.access().confirms(&visitor.grant);
+        if is_good { Ok(()) } else { Err(ErrorKind::PermissionDenied.into()) }
     }
 
     fn transfer(&self) -> Result<OwnedSemaphorePermit> {
@@ -181,9 +189,7 @@ impl StorageBackend<Visitor> for Backend {
             let mut sent = 0;
             while let Some(piece) = download.next().await {
                 let piece = piece.map_err(refusal)?;
-                if !self.shared.options.gateway.guard.access().confirms(&user.grant) {
-                    return Err(Error::from(ErrorKind::PermissionDenied));
-                }
+                self.confirm(user)?;
                 match timeout(PAUSE_MAX, output.write_all(&piece)).await {
                     Ok(written) => written?,
                     Err(_) => return Err(Error::new(ErrorKind::ConnectionClosed, "the client reads too slowly")),
@@ -250,8 +256,11 @@ impl StorageBackend<Visitor> for Backend {
     }
 
     async fn cwd<P: AsRef<Path> + Send + fmt::Debug>(&self, user: &Visitor, path: P) -> Result<()> {
-        let path = TreePath::Folder(self.path(user, path.as_ref(), Role::Read)?.folder());
-        match self.stat(&path).await {
+        let path = resolve(path.as_ref(), self.shared.options.gateway.key_bytes_max)?.folder();
+        self.confirm(user)?;
+        // Whoever is limited to a part of the tree still walks through what is above it.
+        user.grant.may(Role::Read).map_err(|_| Error::from(ErrorKind::PermissionDenied))?;
+        match self.stat(&TreePath::Folder(path)).await {
             Ok(_) => Ok(()),
             Err(FileError::NotFound) => Err(ErrorKind::PermanentDirectoryNotAvailable.into()),
             Err(error) => Err(refusal(error)),

@@ -1,6 +1,7 @@
 //! Who an FTP client is: the password is the token, the user's name is anything.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
@@ -15,6 +16,8 @@ use crate::gateway::Guard;
 /// first to the second.
 pub(super) struct Login {
     guard: Arc<Guard>,
+    /// Where the client is; libunftp knows only where the relay is.
+    peer: IpAddr,
     granted: Mutex<Option<Grant>>,
 }
 
@@ -25,8 +28,8 @@ pub(super) struct Visitor {
 }
 
 impl Login {
-    pub(super) const fn new(guard: Arc<Guard>) -> Self {
-        Self { guard, granted: Mutex::new(None) }
+    pub(super) const fn new(guard: Arc<Guard>, peer: IpAddr) -> Self {
+        Self { guard, peer, granted: Mutex::new(None) }
     }
 }
 
@@ -34,7 +37,7 @@ impl Login {
 impl Authenticator for Login {
     async fn authenticate(&self, _: &str, credentials: &Credentials) -> Result<Principal, AuthenticationError> {
         let token = credentials.password.as_deref().filter(|password| !password.is_empty());
-        let grant = self.guard.judge(credentials.source_ip, token.map(str::as_bytes), false);
+        let grant = self.guard.judge(self.peer, token.map(str::as_bytes), false);
         let grant = grant.map_err(|_| AuthenticationError::BadPassword)?;
         let username = grant.name().unwrap_or("anonymous").to_owned();
         *self.granted.lock().unwrap_or_else(PoisonError::into_inner) = Some(grant);

@@ -1,10 +1,10 @@
 //! FTP, on every node: the tree of [`crate::files`] for those who have an FTP client and nothing else.
 //!
 //! The protocol is libunftp's. What is ours: who may connect and how many (this file), who they are (`login`), what their
-//! commands do (`backend`), and where data connections are opened (`passive`).
+//! commands do (`backend`), where data connections are opened (`passive`), and how much a client may send (`relay`).
 //!
 //! ```text
-//! accept ─▶ a permit is free ─▶ silent until the greeting ─▶ libunftp, a server for this connection alone
+//! accept ─▶ a permit is free ─▶ silent until the greeting ─▶ relay ─▶ libunftp, a server for this connection alone
 //!                 └─ none is ─▶ 421, closed      └─ it isn't ─▶ closed
 //! ```
 //!
@@ -19,24 +19,27 @@
 mod backend;
 mod login;
 mod passive;
+mod relay;
 
-use std::net::{Shutdown, SocketAddr};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use libunftp::ServerBuilder;
-use libunftp::options::{FtpsRequired, SiteMd5};
+use libunftp::options::{FtpsRequired, PassiveHost, SiteMd5};
+use libunftp::{Server, ServerBuilder, ServerError};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use unftp_core::auth::UserDetailProvider;
 
 use self::backend::Backend;
-use self::login::Login;
+use self::login::{Login, Visitor};
 use self::passive::Passive;
 use super::GatewayOptions;
 use crate::port::Core;
@@ -51,6 +54,8 @@ const IDLE_SECONDS: u64 = 300;
 const SILENCE: Duration = Duration::from_millis(50);
 /// How long the file's request to the store may take each.
 const TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a client may pause in the middle of a transfer, or not read what it asked for.
+const PAUSE_MAX: Duration = Duration::from_secs(60);
 /// The pause after a failed accept.
 const BACK_OFF: Duration = Duration::from_millis(100);
 const GREETING: &str = "jumpgate: the files of this cluster";
@@ -78,6 +83,8 @@ pub(super) struct Shared {
     core: Arc<dyn Core>,
     options: FtpOptions,
     transfers: Arc<Semaphore>,
+    /// Data connections.
+    relays: TaskTracker,
     /// Stop whatever you are doing.
     abort: CancellationToken,
 }
@@ -88,7 +95,8 @@ impl Ftp {
     pub async fn serve(listener: TcpListener, core: Arc<dyn Core>, options: FtpOptions, shutdown: CancellationToken) {
         let sessions = Arc::new(Semaphore::new(SESSIONS_MAX.min(options.gateway.connections_max)));
         let transfers = Arc::new(Semaphore::new(TRANSFERS_MAX));
-        let shared = Arc::new(Shared { core, options, transfers, abort: CancellationToken::new() });
+        let (relays, abort) = (TaskTracker::new(), CancellationToken::new());
+        let shared = Arc::new(Shared { core, options, transfers, relays, abort });
         let tracker = TaskTracker::new();
         loop {
             let accepted = tokio::select! {
@@ -111,8 +119,13 @@ impl Ftp {
             }
         }
         let all = u32::try_from(TRANSFERS_MAX).unwrap_or(u32::MAX);
-        let done = timeout(shared.options.gateway.drain_timeout, shared.transfers.acquire_many(all)).await;
-        if done.is_err() {
+        shared.relays.close();
+        let transfers_end = async {
+            let _all = shared.transfers.acquire_many(all).await;
+            // What was read from the store may still be on its way to the client.
+            shared.relays.wait().await;
+        };
+        if timeout(shared.options.gateway.drain_timeout, transfers_end).await.is_err() {
             tracing::warn!("the drain time-out has passed; FTP transfers are cut off");
         }
         shared.abort.cancel();
@@ -128,39 +141,48 @@ async fn serve(shared: Arc<Shared>, stream: TcpStream, peer: SocketAddr, closing
         tracing::debug!(%peer, "somebody who doesn't wait for the greeting is no FTP client");
         return;
     }
-    // libunftp ends a session when its connection ends, and offers no other way.
-    let control = match stream.into_std().and_then(|stream| Ok((stream.try_clone()?, TcpStream::from_std(stream)?))) {
-        Ok((control, stream)) => (control, stream),
+    let taken = async { Ok::<_, io::Error>((stream.local_addr()?.ip(), relay::pair().await?)) };
+    let (local, (ours, theirs)) = match taken.await {
+        Ok(taken) => taken,
         Err(error) => return tracing::debug!(%peer, %error, "a connection could not be taken over"),
     };
-    let (control, stream) = control;
-    let local = stream.local_addr().map(|address| address.ip());
-    let login = Arc::new(Login::new(Arc::clone(&shared.options.gateway.guard)));
-    let provider: Arc<dyn unftp_core::auth::UserDetailProvider<User = login::Visitor> + Send + Sync> =
-        Arc::<Login>::clone(&login);
-    let for_backend = Arc::clone(&shared);
+    let server = match session(&shared, local, peer.ip()) {
+        Ok(server) => server,
+        Err(error) => return tracing::warn!(%error, "an FTP session can't be served"),
+    };
+    let carrying = async {
+        tokio::select! {
+            () = relay::carry_control(stream, ours) => {}
+            () = closing.cancelled() => {}
+        }
+    };
+    // libunftp ends a session when its connection ends, and offers no other way.
+    let _ = tokio::join!(server.service(theirs), carrying);
+}
+
+/// A server for one session, of the client at `peer` that has connected to `local`.
+fn session(shared: &Arc<Shared>, local: IpAddr, peer: IpAddr) -> Result<Server<Backend, Visitor>, ServerError> {
+    let login = Arc::new(Login::new(Arc::clone(&shared.options.gateway.guard), peer));
+    let provider: Arc<dyn UserDetailProvider<User = Visitor> + Send + Sync> = Arc::<Login>::clone(&login);
+    let for_backend = Arc::clone(shared);
     let generator = Box::new(move || Backend::new(Arc::clone(&for_backend)));
+    let ports = shared.options.passive_ports.clone();
+    let only_tls = shared.options.tls.is_some() && !shared.options.plain;
+    // PASV has no way to name an address of IPv6; clients take this one for that of the control connection.
+    let host = match local.to_canonical() {
+        IpAddr::V4(address) => address,
+        IpAddr::V6(_) => Ipv4Addr::UNSPECIFIED,
+    };
     let mut builder = ServerBuilder::with_user_detail_provider(generator, provider)
         .authenticator(login)
         .greeting(GREETING)
         .idle_session_timeout(IDLE_SECONDS)
         .sitemd5(SiteMd5::None)
-        .binder(Passive::new(local.ok(), shared.options.passive_ports.clone()));
+        .passive_host(PassiveHost::Ip(host))
+        .binder(Passive::new(local, peer, ports, only_tls, shared.relays.clone()));
     if let Some((certificate, key)) = &shared.options.tls {
-        let required = if shared.options.plain { FtpsRequired::None } else { FtpsRequired::All };
+        let required = if only_tls { FtpsRequired::All } else { FtpsRequired::None };
         builder = builder.ftps(certificate, key).ftps_required(required, required);
     }
-    let server = match builder.build() {
-        Ok(server) => server,
-        Err(error) => return tracing::warn!(%error, "an FTP session can't be served"),
-    };
-    let session = server.service(stream);
-    tokio::pin!(session);
-    tokio::select! {
-        _ = &mut session => {}
-        () = closing.cancelled() => {
-            let _ = control.shutdown(Shutdown::Both);
-            let _ = session.await;
-        }
-    }
+    builder.build()
 }
