@@ -2,6 +2,7 @@
 
 mod give_back;
 mod learners;
+mod reads;
 #[cfg(feature = "sim")]
 mod verify;
 
