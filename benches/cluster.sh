@@ -50,9 +50,25 @@ fill() {
         "$1" import --url "$leader" >"$scratch/import.log" 2>&1 || { cat "$scratch/import.log" >&2; exit 1; }
 }
 
-# Has wrk do $1 (get or put) for the time $2; sets `result`. Fails where a request did.
+# Writes down which of the first 6000 keys the leader is primary of, is a backup of, and holds no copy of: the files primary,
+# backup and away in `scratch`.
+find_places() {
+    local name most=$((keys < 6000 ? keys : 6000))
+    name=$(curl -s "$leader/v1/cluster" | grep -o '"leader":"[^"]*"' | cut -d'"' -f4)
+    curl -s -w '\n' "$leader/v1/locate/key-[0000000-$(printf %07d $((most - 1)))]" | awk -v name="$name" -v scratch="$scratch" '
+        {
+            match($0, /"key":"key-[0-9]+"/)
+            number = substr($0, RSTART + 11, RLENGTH - 12) + 0
+            place = $0 ~ "\"primary\":\"" name "\"" ? "primary" : $0 ~ "\"in_sync\":[^]]*\"" name "\"" ? "backup" : "away"
+            print number >(scratch "/" place)
+        }'
+}
+
+# Has wrk do $1 (get or put) for the time $2, to the keys whose numbers are in the file $3 where one is given; sets `result`.
+# Fails where a request did.
 load() {
-    result=$(wrk -t1 "-c$connections" "-d$2" --timeout 10 -s benches/http_load.lua "$leader" -- "$1" "$keys" | grep '^result')
+    result=$(wrk -t1 "-c$connections" "-d$2" --timeout 10 -s benches/http_load.lua "$leader" -- "$1" "$keys" ${3+"$3"} |
+        grep '^result')
     case $result in
         *" failed=0") ;;
         *) echo "requests failed: $result" >&2; return 1 ;;

@@ -2,18 +2,25 @@
 --
 --   wrk -t1 -c32 -d5s -s benches/http_load.lua http://127.0.0.1:7401 -- get 100000
 --
--- The arguments: what to do, and how many keys there are.
+-- The arguments: what to do, how many keys there are, and a file with numbers of keys, one a line, where only those are meant.
 
 local value = string.rep("v", 128)
 local operation, keys
+local chosen = {}
 
 function init(args)
    operation, keys = args[1], tonumber(args[2])
+   if args[3] then
+      for number in io.lines(args[3]) do
+         chosen[#chosen + 1] = tonumber(number)
+      end
+   end
    wrk.headers["Content-Type"] = "application/octet-stream"
 end
 
 function request()
-   local path = string.format("/v1/kv/key-%07d", math.random(0, keys - 1))
+   local number = #chosen > 0 and chosen[math.random(#chosen)] or math.random(0, keys - 1)
+   local path = string.format("/v1/kv/key-%07d", number)
    if operation == "get" then
       return wrk.format("GET", path)
    end

@@ -2,7 +2,9 @@
 # What a request costs the servers: three processes on loopback, 100,000 keys of 128 bytes, and wrk with 32 connections,
 # one request in flight on each, all of them to the leader.
 #
-#   benches/http_load.sh [-r ROUNDS] [-s SECONDS] [-k KEYS] [-c CONNECTIONS] [JUMPGATE...]
+#   benches/http_load.sh [-p] [-r ROUNDS] [-s SECONDS] [-k KEYS] [-c CONNECTIONS] [JUMPGATE...]
+#
+# With -p also apart by where a key lives: the leader is its primary, its backup, or holds no copy of it (away).
 #
 # JUMPGATE is a program to measure, target/release/jumpgate by default. Several are measured in turn, round by round, so
 # that whatever else the machine does meets all of them alike. Needs wrk (Debian: wrk) and curl.
@@ -12,9 +14,10 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-rounds=5 seconds=5 keys=100000 connections=32
-while getopts "r:s:k:c:" option; do
+rounds=5 seconds=5 keys=100000 connections=32 places=
+while getopts "pr:s:k:c:" option; do
     case $option in
+        p) places="primary backup away" ;;
         r) rounds=$OPTARG ;;
         s) seconds=$OPTARG ;;
         k) keys=$OPTARG ;;
@@ -46,11 +49,11 @@ sleeps() {
 }
 
 measure() {
-    local name=$1 operation=$2 before slept
+    local name=$1 operation=$2 place=${3-} before slept
     before=$(ticks) slept=$(sleeps)
-    load "$operation" "${seconds}s"
+    load "$operation" "${seconds}s" ${place:+"$scratch/$place"}
     # shellcheck disable=SC2001
-    echo "$name $operation $(($(ticks) - before)) $(($(sleeps) - slept)) $(sed 's/[a-z0-9_]*=//g; s/^result //' <<<"$result")" |
+    echo "$name $operation${place:+-$place} $(($(ticks) - before)) $(($(sleeps) - slept)) $(sed 's/[a-z0-9_]*=//g; s/^result //' <<<"$result")" |
         awk -v hertz="$(getconf CLK_TCK)" '{
             printf "%s %s %.1f %.2f %.0f %d %d\n", $1, $2, $3 / hertz * 1e6 / $5, $4 / $5, $5 / $6, $7, $8 }' |
         tee -a "$scratch/results" | column -t
@@ -78,6 +81,13 @@ for _ in $(seq "$rounds"); do
         fill "$program"
         measure "$name" get
         measure "$name" put
+        if [ -n "$places" ]; then
+            find_places
+            for place in $places; do
+                measure "$name" get "$place"
+                measure "$name" put "$place"
+            done
+        fi
         measure_idle "$name"
         stop_cluster
     done

@@ -279,6 +279,8 @@ fn broken_rules_are_noticed() {
         Mutant::OldHeartbeatCounts,
         Mutant::AckBeforeCopies,
         Mutant::ReadWithoutLease,
+        Mutant::LeaderReadsPending,
+        Mutant::LeaderReadsLearner,
         Mutant::ProposedDontCount,
         Mutant::ForgetOnce,
     ] {

@@ -71,6 +71,18 @@ counter! {
     Generation(u32)
 }
 
+impl Epoch {
+    /// Epochs, and log indices, by which a recovery by force is ahead of all that the survivors know: more than a majority that
+    /// is lost can have committed without them.
+    pub const RECOVERY_GAP: u64 = 1 << 32;
+
+    /// Whether a recovery by force lies between `before` and this epoch.
+    #[must_use]
+    pub const fn is_forced_after(self, before: Self) -> bool {
+        self.0.saturating_sub(before.0) >= Self::RECOVERY_GAP
+    }
+}
+
 /// A partition of the key space: 0 to the configured number of partitions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode, Serialize, Deserialize)]
 #[serde(transparent)]

@@ -143,6 +143,16 @@ pub enum Mutant {
     RepairOverNewer,
     /// A rotten record is shown though it is known to be rotten.
     ShowRotten,
+    /// A node that doesn't lead answers reads from its copy of a partition that another node leads.
+    FollowerReads,
+    /// A leader answers reads from a copy that isn't in sync.
+    LeaderReadsLearner,
+    /// A leader answers reads from its backup though an effect on the key isn't known to be committed.
+    LeaderReadsPending,
+    /// A leader answers from its backup whether a value has run out.
+    LeaderReadsExpiring,
+    /// A leader tells others what is decided before its own shards can know.
+    ToldBeforeShown,
 }
 
 #[cfg(feature = "sim")]
@@ -156,7 +166,7 @@ mod switch {
 
     impl Mutant {
         /// Every one of them but those below, with the rule of the protocol (section D of its design) that it breaks, and what it does.
-        pub const ALL: [(Self, &'static str, &'static str); 57] = [
+        pub const ALL: [(Self, &'static str, &'static str); 60] = [
             (Self::EvictedDontCount, "D.8", "A primary counts without a member that it has proposed to evict."),
             (Self::EvictWithoutProof, "D.21", "A primary whose own stream may be dead evicts others."),
             (Self::MuteTakeTurns, "C.4", "Members that are mute take each other's places without end."),
@@ -165,6 +175,17 @@ mod switch {
             (Self::LeaseWhileResigning, "D.14", "A node that is to resign what it leads is granted a lease."),
             (Self::TransferKeepsLeases, "D.16", "Leadership is handed over while leases run."),
             (Self::ReadWithoutLease, "D.14", "Reads are answered without a lease."),
+            (
+                Self::FollowerReads,
+                "D.17",
+                "A node that doesn't lead answers reads from its copy of a partition that another node leads.",
+            ),
+            (Self::LeaderReadsLearner, "D.17", "A leader answers reads from a copy that isn't in sync."),
+            (
+                Self::LeaderReadsPending,
+                "D.17",
+                "A leader answers reads from its backup though an effect on the key isn't known to be committed.",
+            ),
             (Self::RefuseWithoutLease, "D.17", "Conditional writes are refused without a lease."),
             (
                 Self::LeaseFromArrival,
@@ -272,6 +293,14 @@ mod switch {
                 "Who has given a partition back is dismissed before it is known to have stopped.",
             ),
             (Self::GivingKeepsWrites, "A primary that gives a partition back orders writes meanwhile."),
+        ];
+
+        /// Those of reads at the leader that the simulator can't see: one takes two clocks that are read in the same moment, and of
+        /// the other nothing is left where a node's parts are told one after the other in no time. The first is noticed in
+        /// `src/replica/tests/reads.rs`, the second in `tests/authentication/cores.rs`.
+        pub const OF_LEADER_READS: [(Self, &'static str); 2] = [
+            (Self::LeaderReadsExpiring, "A leader answers from its backup whether a value has run out."),
+            (Self::ToldBeforeShown, "A leader tells others what is decided before its own shards can know."),
         ];
 
         /// Those that `tests/timing.rs` notices: nothing goes wrong, it is only slow.

@@ -449,6 +449,10 @@ impl ControlCore {
         if let Phase::Member(member) = &mut self.phase {
             let mut out = Vec::new();
             let starts_anew = member.advance(now, &self.options, &self.load, &mut self.pulses, &mut out);
+            // First, so that nobody hears of a decision before this node's own shards can: a leader's read by their view.
+            if !is_broken(Mutant::ToldBeforeShown) {
+                self.tell_view(now);
+            }
             self.outputs.extend(out);
             if starts_anew {
                 self.start_anew(now);
@@ -457,7 +461,11 @@ impl ControlCore {
         let generation = self.member().map_or(Generation::ZERO, Member::generation);
         let outputs = &mut self.outputs;
         self.pulses.flush(self.me, generation, |to, bytes| outputs.push_back(ControlOutput::Datagram { to, bytes }));
-        self.tell_shards(now);
+        self.tell_view(now);
+        let until = self.member().map_or(Instant::ZERO, Member::lease_until);
+        if std::mem::replace(&mut self.lease_told, until) != until {
+            self.outputs.push_back(ControlOutput::Lease(until));
+        }
         if cfg!(debug_assertions) {
             self.check_invariants();
         }
@@ -506,8 +514,8 @@ impl ControlCore {
         *self.rejected.entry(reason).or_default() += 1;
     }
 
-    /// Gives out a new view or a longer lease, where there is one.
-    fn tell_shards(&mut self, now: Instant) {
+    /// Gives out a new view, where there is one.
+    fn tell_view(&mut self, now: Instant) {
         let is_new_phase =
             self.view.me != self.me || self.view.cluster != self.member().map_or(ClusterId::NONE, Member::cluster);
         let has_changed = match &mut self.phase {
@@ -517,11 +525,6 @@ impl ControlCore {
         if is_new_phase || has_changed {
             self.view = Arc::new(self.make_view(now));
             self.outputs.push_back(ControlOutput::View(Arc::clone(&self.view)));
-        }
-        let until = self.member().map_or(Instant::ZERO, Member::lease_until);
-        if until != self.lease_told {
-            self.lease_told = until;
-            self.outputs.push_back(ControlOutput::Lease(until));
         }
     }
 

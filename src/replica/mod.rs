@@ -528,6 +528,10 @@ impl Replica {
     fn fence(&mut self, epoch: Epoch, out: &mut Vec<Output>) {
         assert!(epoch > self.epoch, "epoch {epoch} doesn't fence {}", self.epoch);
         self.leave_office(out);
+        if epoch.is_forced_after(self.epoch) && self.following.filling.take().is_some() {
+            // Where no copy in sync has survived, a learner leads with what it has: nobody fills it any more.
+            self.table.end_scan();
+        }
         self.epoch = epoch;
         self.following.fence(self.applied.seq);
         self.verifying.end_round();

@@ -2,11 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use super::{NotServing, Replica, tail};
+use super::{NotServing, Replica, ReplicaRole, tail};
 use crate::api::{Key, Value};
 use crate::base::Instant;
 use crate::base::mutant::{Mutant, is_broken};
 use crate::store::{Record, Stored, Table};
+
+/// A backup that has more uncommitted than this hands reads on rather than look through all of it.
+const PENDING_LOOKED_AT_MAX: usize = 16;
 
 impl Replica {
     /// The committed value of `key`. Linearizable where the caller holds the partition's lease.
@@ -15,6 +18,32 @@ impl Replica {
     /// Where this replica doesn't serve, or not this key, because its record is rotten.
     pub fn read(&self, now: Instant, key: &Key) -> Result<Option<Value>, NotServing> {
         if self.is_serving() && !self.is_rotten(key) { Ok(self.read_applied(now, key, false)) } else { Err(NotServing) }
+    }
+
+    /// The committed value of `key` in a copy that orders nothing. Linearizable where the caller leads the cluster, its lease
+    /// holds, and by its newest record this copy is in sync (`docs/protocol.md`, section D, "Reads at the leader").
+    ///
+    /// # Errors
+    /// Where this isn't a whole backup; where an effect on the key may or may not be committed; and for what only the
+    /// primary decides: whether a record has run out, and what a rotten one should be.
+    pub fn read_backup(&self, now: Instant, key: &Key) -> Result<Option<Value>, NotServing> {
+        let is_whole = self.role == ReplicaRole::Backup && self.following.filling.is_none();
+        let is_newest = self.record.change == self.heard && self.record.epoch == self.epoch;
+        if !is_whole && !is_broken(Mutant::LeaderReadsLearner) || !is_newest {
+            return Err(NotServing);
+        }
+        let pending = self.tail.range(self.applied.seq.next()..=self.tail.last().seq);
+        let is_pending = self.tail.len() > PENDING_LOOKED_AT_MAX
+            || pending.into_iter().any(|(_, entry)| entry.effect.key() == Some(key));
+        if is_pending && !is_broken(Mutant::LeaderReadsPending) || self.is_rotten(key) {
+            return Err(NotServing);
+        }
+        match self.table.read(key) {
+            // Counted from when it came here, which was after it came to the primary, and by another clock.
+            Some(record) if record.expires_at().is_some() && !is_broken(Mutant::LeaderReadsExpiring) => Err(NotServing),
+            Some(_) => Ok(self.read_applied(now, key, false)),
+            None => Ok(None),
+        }
     }
 
     /// A value of `key` that was committed, perhaps replaced since; marked as stale.

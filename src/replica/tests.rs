@@ -4,6 +4,7 @@ mod give_back;
 mod learners;
 #[cfg(feature = "sim")]
 mod mute;
+mod reads;
 #[cfg(feature = "sim")]
 mod verify;
 

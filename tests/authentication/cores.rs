@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use jumpgate::base::mutant::{Mutant, with_broken};
 use jumpgate::base::{Blob, FollowerMode, Incarnation, Instant, LogIndex, NodeId, Options, Rng, Slot, Term, Timing};
 use jumpgate::codec::{Envelope, Keyring, NameHash, datagram};
 use jumpgate::node::message::{ControlMessage, PulseMessage};
@@ -19,6 +20,10 @@ struct Cores {
     /// Who hears and says nothing any more.
     silent: Option<usize>,
     now: Instant,
+    /// By core: how far the log is applied in the last view that it gave out.
+    shown: Vec<LogIndex>,
+    /// How often a leader told somebody of a decision before it gave out the view with it.
+    told_too_early: usize,
 }
 
 impl Cores {
@@ -31,7 +36,8 @@ impl Cores {
             core.handle_keyring(std::sync::Arc::clone(&keyring));
             core
         };
-        let mut cores = Self { cores: (0..3).map(core).collect(), silent: None, now };
+        let (shown, told_too_early) = (vec![LogIndex::ZERO; 3], 0);
+        let mut cores = Self { cores: (0..3).map(core).collect(), silent: None, now, shown, told_too_early };
         for _ in 0..5000 {
             cores.run(Duration::from_millis(1));
             if cores.cores.iter().all(|core| core.view().settings.is_some() && core.view().leader.is_some()) {
@@ -50,6 +56,7 @@ impl Cores {
         while let Some((from, output)) =
             (0..self.cores.len()).find_map(|at| self.cores[at].poll_output().map(|output| (at, output)))
         {
+            self.note(from, &output);
             let to = match &output {
                 ControlOutput::Datagram { to, .. } => Some(to.index()),
                 ControlOutput::Stream { to, .. } => Some(to.slot.index()),
@@ -67,6 +74,30 @@ impl Cores {
                 _ => {}
             }
         }
+    }
+
+    /// Compares what a core tells others is decided with what it has shown to its own shards.
+    fn note(&mut self, from: usize, output: &ControlOutput) {
+        let told = match output {
+            ControlOutput::View(view) => {
+                self.shown[from] = view.applied;
+                return;
+            }
+            ControlOutput::Stream { message: ControlMessage::Raft(StreamMessage::Append { commit, .. }), .. } => {
+                *commit
+            }
+            ControlOutput::Datagram { bytes, .. } => {
+                let keyring = Keyring::parse(SECRET).expect("it is long enough");
+                let decoded = datagram::decode::<Vec<PulseMessage>>(bytes, NameHash::of(NAME), &keyring);
+                let commits = decoded.expect("it is sound").payload.into_iter().map(|message| match message {
+                    PulseMessage::Raft(raft::PulseMessage::Heartbeat { commit, .. }) => commit,
+                    _ => LogIndex::ZERO,
+                });
+                commits.max().unwrap_or(LogIndex::ZERO)
+            }
+            _ => return,
+        };
+        self.told_too_early += usize::from(told > self.shown[from]);
     }
 
     /// The envelope of what core `from` says to core `to`.
@@ -114,6 +145,21 @@ fn options(slot: Slot) -> Options {
         unix_micros_at_zero: 0,
         seed: u64::from(slot.0),
     }
+}
+
+/// A leader answers reads by the view that its shards know. Whoever could act on a decision before must not have heard of it.
+#[test]
+fn a_leader_shows_a_decision_to_its_own_shards_before_it_tells_anybody() {
+    let told_too_early = || {
+        let mut cores = Cores::formed();
+        for _ in 0..2000 {
+            cores.run(Duration::from_millis(1));
+        }
+        assert!(cores.shown.iter().all(|shown| *shown > LogIndex(4)), "nothing was decided: {:?}", cores.shown);
+        cores.told_too_early
+    };
+    assert_eq!(told_too_early(), 0);
+    assert!(with_broken(Mutant::ToldBeforeShown, told_too_early) > 0);
 }
 
 #[test]

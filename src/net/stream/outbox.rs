@@ -128,6 +128,12 @@ impl Outbox {
         self.lock().bytes
     }
 
+    /// Whether what is queued is a single message.
+    pub(in crate::net) fn is_single(&self) -> bool {
+        let queue = self.lock();
+        queue.chunks.len() == 1 && queue.chunks.front().is_some_and(|chunk| chunk.messages == 1)
+    }
+
     /// Says that the peer was just heard, so that a writer that waits before it dials again doesn't wait longer. For
     /// when a peer comes back; not for each of its datagrams.
     pub fn hint_reachable(&self) {

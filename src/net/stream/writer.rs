@@ -262,8 +262,10 @@ impl Link {
                 // First, so that what was pushed before the shutdown is still written.
                 biased;
                 // Whoever pushed has woken this task next in line, before the tasks that were woken together with it and
-                // will push too. Letting them go first makes one frame, and one wake-up of the peer, of all of theirs.
-                () = self.outbox.filled() => yield_now().await,
+                // will push too. Letting them go first makes one frame, and one wake-up of the peer, of all of theirs. It
+                // also wakes another thread of the runtime, which finds nothing to do. So where several messages wait already,
+                // as after a frame that brought as many, they leave at once.
+                () = self.outbox.filled() => if self.outbox.is_single() { yield_now().await },
                 Some(reason) = reasons.next() => {
                     writer.finish().await;
                     return reason;

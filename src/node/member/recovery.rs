@@ -11,17 +11,13 @@ use std::time::Duration;
 use super::operators::{Awaited, Begun, report};
 use super::{Heard, Member, raft_options};
 use crate::api::{Error, Recovered};
-use crate::base::{Blob, Instant, LogIndex, NodeId, Options, PartitionId, Term};
+use crate::base::{Blob, Epoch, Instant, LogIndex, NodeId, Options, PartitionId, Term};
 use crate::codec;
 use crate::control::{Command, LeaseGranter, LeaseHolder, Recovery};
 use crate::node::message::ControlMessage;
 use crate::node::supervisor::Supervisor;
 use crate::node::{ControlEvent, ControlOutput};
 use crate::raft::{LogPosition, Membership, Raft, Snapshot};
-
-/// Entries by which a new generation's log is ahead of the survivors' longest: more than a majority that is lost can have
-/// committed without them. Epochs are indices, so every epoch of the old generation lies behind.
-const RECOVERY_GAP: u64 = 1 << 32;
 
 /// A voter that was heard from within this time survives, and where the timing is slow, within that of two campaigns.
 const SURVIVOR_HEARD_FOR: Duration = Duration::from_secs(1);
@@ -129,7 +125,8 @@ impl Member {
         }
         let last = self.raft.last_index();
         let count = survivors.len();
-        let begins_at = LogIndex(last.0 + RECOVERY_GAP);
+        // Epochs are indices, so every epoch of the old generation lies behind.
+        let begins_at = LogIndex(last.0 + Epoch::RECOVERY_GAP);
         self.state.apply(begins_at, &Command::Recover { survivors: survivors.clone() });
         let mut bytes = Vec::new();
         codec::encode_into(&self.state, &mut bytes).expect("the control state encodes");

@@ -1,17 +1,19 @@
 //! A shard: the partitions of this node whose number modulo the count of shards is its own.
 //!
 //! It takes clients' requests, messages of other nodes, views of the cluster and the passing of time. A request ends in one
-//! of five ways:
+//! of six ways:
 //!
 //! ```text
 //! request ──▶ route ──▶ my partition, I serve ──▶ read: answered in the call          (lease valid)
 //!                  │                        └──▶ write: to the replica, answered when committed
+//!                  ├──▶ somebody else's, I lead the cluster and my copy is in sync ─▶ read: answered in the call, or forwarded
 //!                  ├──▶ somebody else's      ──▶ forwarded (leader or primary), a bounded number of hops
 //!                  ├──▶ nobody's at the moment ─▶ waits for a newer view, a lease, a finished takeover, or its deadline
 //!                  └──▶ no leader for long     ─▶ read: from a surviving copy, marked; write: refused (`degraded`)
 //! ```
 //!
-//! Invariants: a read is answered from a partition only while the lease holds and its epoch has begun; every request is
+//! Invariants: a read is answered from a partition only while the lease holds, by its primary once its epoch has begun, or by
+//! the cluster's leader from a copy in sync (`docs/protocol.md`, section D, "Reads at the leader"); every request is
 //! answered once, at its deadline at the latest; what waits is bounded by `requests_max`.
 
 mod degraded;

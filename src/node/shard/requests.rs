@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{InFlight, Origin, SWEEP_EVERY, ShardCore, ShardOutput, Work};
-use crate::api::{Consistency, Error, Operation, Request, Response};
+use crate::api::{Consistency, Error, Operation, Request, Response, Value};
 use crate::base::mutant::{Mutant, is_broken};
 use crate::base::{Epoch, FollowerMode, Instant, NodeId, PartitionId, RequestId, limits};
 use crate::node::message::{AnswerMessage, Forward, PeerMessage, ShardMessage};
@@ -62,6 +62,9 @@ impl ShardCore {
         if primary == Some(self.view.me) && !self.view.is_degraded(now) {
             return self.execute(now, partition, work);
         }
+        if let Some(value) = self.read_as_leader(now, partition, &work.request.operation) {
+            return self.answered(work.origin, Ok(value.map_or(Response::NotFound, Response::Value)));
+        }
         if let Operation::Get { key, consistency: Consistency::Stale } = &work.request.operation
             && let Ok(value) = self.replicas[self.index(partition)].read_stale(now, key)
         {
@@ -77,6 +80,21 @@ impl ShardCore {
             }
             None => self.wait(work),
         }
+    }
+
+    /// What a read of a partition that another node leads comes to, where this node may tell: it leads the cluster, its lease
+    /// holds, and its own copy is in sync. Nobody can have been let into an in-sync set, or out of one, without it.
+    fn read_as_leader(&self, now: Instant, partition: PartitionId, operation: &Operation) -> Option<Option<Value>> {
+        let Operation::Get { key, consistency: Consistency::Linearizable } = operation else { return None };
+        let leads = self.view.is_leader() || is_broken(Mutant::FollowerReads);
+        let may_read = leads && self.holds_in_sync(partition) && now < self.lease_until;
+        if may_read { self.replicas[self.index(partition)].read_backup(now, key).ok() } else { None }
+    }
+
+    /// Whether this node's copy is in sync by the newest record that it knows.
+    fn holds_in_sync(&self, partition: PartitionId) -> bool {
+        let record = &self.view.table[partition.index()];
+        record.in_sync.contains(self.view.me.slot) || is_broken(Mutant::LeaderReadsLearner)
     }
 
     /// Whom to hand `work` to: a client's node to the leader, which routes it, or straight to the primary, as configured.

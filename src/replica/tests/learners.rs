@@ -320,3 +320,22 @@ fn a_learner_that_is_greeted_before_its_record_comes_answers_at_once() {
     net.deliver();
     assert_eq!(net.replies(), [(1, written(CLOCK, true, 2))], "its record has still to come");
 }
+
+#[test]
+fn a_learner_that_a_recovery_by_force_makes_primary_serves_what_it_has() {
+    let mut net = net_with_learner();
+    net.wire.clear();
+    net.write(0, 10, put("d", "live"));
+    net.wire.retain(|(_, to, _)| to.slot == Slot(2));
+    net.deliver();
+    net.wire.clear();
+    net.change(|record| {
+        record.epoch = Epoch(record.epoch.0 + Epoch::RECOVERY_GAP);
+        (record.primary, record.in_sync, record.learners) = (Some(Slot(2)), set(&[2]), set(&[]));
+    });
+    net.tell(2);
+    assert!(net.replicas[2].is_serving());
+    assert_eq!(net.read(2, "a"), None, "nobody sent it that");
+    net.pass(Duration::from_secs(1));
+    assert_eq!(net.read(2, "d"), Some(b"live".to_vec()));
+}
