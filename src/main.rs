@@ -20,6 +20,7 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Secret(secret) => secret.run(),
         Command::Token(token) => token.run(),
         Command::Cert(cert) => cert.run(),
+        Command::Completions(completions) => completions.run(),
         // A client spends its time waiting: two threads let it encode while it sends.
         Command::Client(command) => tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)

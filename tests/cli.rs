@@ -97,6 +97,18 @@ fn binary(seed: u8) -> Vec<u8> {
 }
 
 #[test]
+fn shells_learn_every_command() {
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let run = run_command(program(&["completions", shell]), b"");
+        assert_eq!(run.code, 0, "{}", run.stderr);
+        for word in ["unsafe-recover", "completions", "stale"] {
+            assert!(run.text().contains(word), "{shell} doesn't learn {word}");
+        }
+    }
+    assert_eq!(run_command(program(&["completions", "dos"]), b"").code, 2);
+}
+
+#[test]
 fn odd_keys_and_binary_values_survive_put_get_and_delete() {
     let gateway = MockGateway::start();
     for (nth, key) in ODD_KEYS.iter().enumerate() {

@@ -22,6 +22,7 @@
 //! | `secret` | `secret`: a new secret for a cluster |
 //! | `token` | `token`: a token for a client |
 //! | `cert` | `cert`: certificates for a cluster's nodes and gateways |
+//! | `completions` | `completions`: what shells need to complete commands |
 //! | `bench` | `bench`: load on a running cluster, and how long its answers took |
 //! | `drill` | `drill`: load on a cluster of containers, of which half dies |
 //! | `target` | the options that all client commands share |
@@ -32,6 +33,7 @@
 mod admin;
 mod bench;
 mod cert;
+mod completions;
 mod dev;
 mod drill;
 mod export;
@@ -56,6 +58,7 @@ use clap::{Parser, Subcommand};
 pub use admin::{Init, Node, NodeCommand, Transfer, UnsafeRecover};
 pub use bench::Bench;
 pub use cert::Cert;
+pub use completions::Completions;
 pub use dev::Dev;
 pub use drill::Drill;
 pub use export::Export;
@@ -110,6 +113,8 @@ pub enum Command {
     Token(Token),
     /// Make certificates for the nodes and gateways of a cluster
     Cert(Cert),
+    /// Write what a shell needs to complete commands and options
+    Completions(Completions),
     /// A command that talks to a running cluster.
     #[command(flatten)]
     Client(ClientCommand),
