@@ -6,15 +6,17 @@ mod admin;
 mod import;
 #[path = "cli/mock_gateway.rs"]
 mod mock_gateway;
+#[path = "support/scratch.rs"]
+mod scratch;
 #[path = "cli/terminal.rs"]
 mod terminal;
 
 use std::io::{BufRead as _, Write as _};
-use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use futures_util::SinkExt as _;
 use mock_gateway::{Canned, Entry, MockGateway};
+use scratch::Scratch;
 use tokio_tungstenite::tungstenite::Message;
 
 /// Keys that a careless client would lose on the way.
@@ -71,27 +73,6 @@ fn dead_url() -> String {
     format!("http://{}", listener.local_addr().expect("an address"))
 }
 
-/// A directory of its own for one test; gone at the end.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("jumpgate-cli-{name}-{}", std::process::id()));
-        std::fs::create_dir_all(&path).expect("a directory for the test");
-        Self(path)
-    }
-
-    fn file(&self, name: &str) -> String {
-        self.0.join(name).to_str().expect("a path of text").to_owned()
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
-
 fn binary(seed: u8) -> Vec<u8> {
     (0..=255).map(|byte: u8| byte.wrapping_add(seed)).collect()
 }
@@ -130,11 +111,11 @@ fn odd_keys_and_binary_values_survive_put_get_and_delete() {
 #[test]
 fn a_value_comes_from_an_argument_a_file_or_stdin() {
     let gateway = MockGateway::start();
-    let scratch = Scratch::new("sources");
-    std::fs::write(scratch.file("value"), b"from a file\n").expect("a file");
+    let scratch = Scratch::new();
+    std::fs::write(scratch.file_name("value"), b"from a file\n").expect("a file");
     succeed(&gateway, &["put", "argument", "as it is"], b"not this");
     succeed(&gateway, &["put", "negative", "-5"], b"");
-    succeed(&gateway, &["put", "file", "--file", &scratch.file("value")], b"not this");
+    succeed(&gateway, &["put", "file", "--file", &scratch.file_name("value")], b"not this");
     succeed(&gateway, &["put", "dash", "-"], b"from stdin");
     succeed(&gateway, &["put", "file-dash", "--file", "-"], b"from stdin too");
     succeed(&gateway, &["put", "--", "-key", "--value"], b"");
@@ -146,10 +127,10 @@ fn a_value_comes_from_an_argument_a_file_or_stdin() {
     assert_eq!(value("file-dash").as_deref(), Some("from stdin too"));
     assert_eq!(value("-key").as_deref(), Some("--value"));
 
-    let output = scratch.file("output");
+    let output = scratch.file_name("output");
     succeed(&gateway, &["get", "file", "--output", &output], b"");
     assert_eq!(std::fs::read(&output).expect("the file was written"), b"from a file\n");
-    assert_eq!(run(&gateway, &["put", "x", "--file", &scratch.file("missing")], b"").code, 1);
+    assert_eq!(run(&gateway, &["put", "x", "--file", &scratch.file_name("missing")], b"").code, 1);
 }
 
 #[test]
@@ -428,8 +409,8 @@ fn wrong_usage_has_its_own_exit_code() {
 
 #[test]
 fn serve_refuses_a_wrong_configuration_and_names_the_place() {
-    let scratch = Scratch::new("serve");
-    let file = scratch.file("cluster.toml");
+    let scratch = Scratch::new();
+    let file = scratch.file_name("cluster.toml");
     let printed = run_command(program(&["dev", "--print-config", "--nodes", "2"]), b"");
     assert_eq!(printed.code, 0, "{}", printed.stderr);
     let said = |text: &str, node: &str| {
@@ -442,7 +423,7 @@ fn serve_refuses_a_wrong_configuration_and_names_the_place() {
     assert!(stranger.contains("n9") && stranger.contains("n1, n2"), "{stranger}");
     let misspelt = said(&format!("colour = 1\n{}", printed.text()), "n1");
     assert!(misspelt.contains("cluster.toml:1: "), "{misspelt}");
-    let missing = run_command(program(&["serve", "--config", &scratch.file("none"), "--node", "n1"]), b"");
+    let missing = run_command(program(&["serve", "--config", &scratch.file_name("none"), "--node", "n1"]), b"");
     assert_eq!(missing.code, 2, "{}", missing.stderr);
 }
 

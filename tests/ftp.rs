@@ -11,13 +11,14 @@ mod feed;
 mod http;
 #[path = "ftp/limits.rs"]
 mod limits;
+#[path = "support/scratch.rs"]
+mod scratch;
 #[path = "ftp/secured.rs"]
 mod secured;
 
 use std::io::{self, BufRead as _, BufReader, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -27,6 +28,7 @@ use jumpgate::base::Slot;
 use jumpgate::config::{Config, Ports, TimingConfig};
 use jumpgate::files::CHUNK_BYTES;
 use jumpgate::server::{Server, Sockets};
+use scratch::Scratch;
 use tokio::runtime::Runtime;
 
 /// Longer than anything here takes on a machine that does ten other things; reaching it is a failure.
@@ -94,27 +96,6 @@ impl Drop for Cluster {
         self.runtime.block_on(async {
             futures_util::future::join_all(servers.into_iter().map(Server::stop)).await;
         });
-    }
-}
-
-/// A folder of this test alone.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn new(name: &str) -> Self {
-        let folder = std::env::temp_dir().join(format!("jumpgate-{name}-{}", std::process::id()));
-        std::fs::create_dir_all(&folder).expect("a folder");
-        Self(folder)
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.join(name)
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
     }
 }
 
@@ -376,8 +357,8 @@ fn whoever_speaks_before_the_greeting_is_cut_off() {
 
 #[test]
 fn a_token_is_the_password() {
-    let folder = Scratch::new("ftp-tokens");
-    let tokens = folder.path("tokens");
+    let folder = Scratch::new();
+    let tokens = folder.file("tokens");
     let line = |name: &str, role: &str, prefix: &str| {
         format!("{name} {role} blake3:{} {prefix}\n", blake3::hash(name.as_bytes()).to_hex())
     };

@@ -10,13 +10,13 @@ fn an_export_and_an_import_carry_everything_over() {
         old.store(key, &binary(nth as u8));
     }
     succeed(&old, &["put", "typed", "v", "--ttl", "1h", "--content-type", "image/png"], b"");
-    let scratch = Scratch::new("export");
-    let file = scratch.file("store.ndjson");
+    let scratch = Scratch::new();
+    let file = scratch.file_name("store.ndjson");
     let export = succeed(&old, &["export"], b"");
     assert!(export.stderr.contains("exported 15 keys"), "{}", export.stderr);
     succeed(&old, &["export", "--output", &file], b"");
     assert_eq!(std::fs::read(&file).expect("the export"), export.stdout, "two exports are the same bytes");
-    assert_eq!(std::fs::read_dir(&scratch.0).expect("the directory").count(), 1, "no partial file is left");
+    assert_eq!(std::fs::read_dir(scratch.folder()).expect("the directory").count(), 1, "no partial file is left");
 
     let import = succeed(&new, &["import", &file], b"");
     assert!(import.text().starts_with("imported 15 keys in "), "{import:?}");
@@ -34,8 +34,8 @@ fn an_export_and_an_import_carry_everything_over() {
 fn a_failed_export_leaves_no_file_that_looks_whole() {
     let gateway = MockGateway::start();
     (0..5).for_each(|nth| gateway.store(&format!("k{nth}"), b"v"));
-    let scratch = Scratch::new("partial");
-    let file = scratch.file("store.ndjson");
+    let scratch = Scratch::new();
+    let file = scratch.file_name("store.ndjson");
     gateway.answer_next(Canned::problem(500, None));
     let export = run(&gateway, &["export", "--output", &file], b"");
     assert_eq!(export.code, 1);
@@ -45,8 +45,8 @@ fn a_failed_export_leaves_no_file_that_looks_whole() {
 #[test]
 fn an_import_stops_at_the_first_bad_line_and_names_it() {
     let gateway = MockGateway::start();
-    let scratch = Scratch::new("bad-lines");
-    let file = scratch.file("bad.ndjson");
+    let scratch = Scratch::new();
+    let file = scratch.file_name("bad.ndjson");
     let lines = "{\"key\":\"one\",\"value\":\"MQ==\"}\n\n{\"key\":\"two\",\"value\":\"?\"}\n\
                  {\"key\":\"three\",\"value\":\"Mw==\"}\nnonsense\n";
     std::fs::write(&file, lines).expect("a file");
@@ -67,7 +67,7 @@ fn an_import_stops_at_the_first_bad_line_and_names_it() {
 
     let piped = run(&gateway, &["import"], b"nonsense\n");
     assert!(piped.stderr.contains("jumpgate: stdin:1: not a record"), "{}", piped.stderr);
-    assert_eq!(run(&gateway, &["import", &scratch.file("missing")], b"").code, 1);
+    assert_eq!(run(&gateway, &["import", &scratch.file_name("missing")], b"").code, 1);
 }
 
 #[test]
@@ -82,7 +82,7 @@ fn of_two_lines_with_one_key_the_later_wins() {
 
 /// A file of `count` records whose keys are numbers.
 fn numbered(scratch: &Scratch, count: usize) -> String {
-    let file = scratch.file("numbered.ndjson");
+    let file = scratch.file_name("numbered.ndjson");
     let lines: String = (0..count).map(|nth| format!("{{\"key\":\"{nth:05}\",\"value\":\"dg==\"}}\n")).collect();
     std::fs::write(&file, lines).expect("a file");
     file
@@ -90,7 +90,7 @@ fn numbered(scratch: &Scratch, count: usize) -> String {
 
 #[test]
 fn an_import_sends_batches_and_what_is_too_large_for_one_alone() {
-    let (gateway, scratch) = (MockGateway::start(), Scratch::new("batches"));
+    let (gateway, scratch) = (MockGateway::start(), Scratch::new());
     let import = succeed(&gateway, &["import", &numbered(&scratch, 5_000)], b"");
     assert!(import.text().starts_with("imported 5000 keys in "), "{import:?}");
     assert_eq!(gateway.contents().len(), 5_000);
@@ -111,7 +111,7 @@ fn an_import_sends_batches_and_what_is_too_large_for_one_alone() {
 
 #[test]
 fn a_batch_that_is_refused_as_a_whole_is_put_record_by_record() {
-    let (gateway, scratch) = (MockGateway::start(), Scratch::new("refused"));
+    let (gateway, scratch) = (MockGateway::start(), Scratch::new());
     gateway.answer_next(Canned::problem(413, Some("definite")));
     succeed(&gateway, &["import", &numbered(&scratch, 100)], b"");
     assert_eq!(gateway.contents().len(), 100);
@@ -130,7 +130,7 @@ fn a_batch_that_is_refused_as_a_whole_is_put_record_by_record() {
 #[test]
 fn each_record_of_a_batch_has_an_outcome_of_its_own() {
     let (scratch, results) = (
-        Scratch::new("outcomes"),
+        Scratch::new(),
         r#"{"results":[{"status":201,"version":1},
         {"status":504,"outcome":"unknown","detail":"it is not known whether it happened"},
         {"status":507,"outcome":"definite","detail":"the memory is full"}]}"#,

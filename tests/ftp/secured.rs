@@ -19,12 +19,12 @@ struct Made {
 }
 
 impl Made {
-    fn new(name: &str) -> Self {
-        let folder = Scratch::new(name);
+    fn new() -> Self {
+        let folder = Scratch::new();
         let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).expect("a certificate");
-        std::fs::write(folder.path("cert.pem"), made.cert.pem()).expect("a file");
-        std::fs::write(folder.path("key.pem"), made.signing_key.serialize_pem()).expect("a file");
-        std::fs::set_permissions(folder.path("key.pem"), std::fs::Permissions::from_mode(0o600)).expect("a mode");
+        std::fs::write(folder.file("cert.pem"), made.cert.pem()).expect("a file");
+        std::fs::write(folder.file("key.pem"), made.signing_key.serialize_pem()).expect("a file");
+        std::fs::set_permissions(folder.file("key.pem"), std::fs::Permissions::from_mode(0o600)).expect("a mode");
         let mut roots = RootCertStore::empty();
         roots.add(made.cert.der().clone()).expect("a certificate");
         let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -35,8 +35,8 @@ impl Made {
 
     fn cluster(&self, speaks_http: bool) -> Cluster {
         Cluster::start(1, |config| {
-            config.security.tls_cert = Some(self.folder.path("cert.pem"));
-            config.security.tls_key = Some(self.folder.path("key.pem"));
+            config.security.tls_cert = Some(self.folder.file("cert.pem"));
+            config.security.tls_key = Some(self.folder.file("key.pem"));
             config.gateway.http = Some(speaks_http);
         })
     }
@@ -56,7 +56,7 @@ impl Made {
 
 #[test]
 fn commands_and_files_go_through_tls() {
-    let made = Made::new("ftp-tls");
+    let made = Made::new();
     let cluster = made.cluster(true);
     let mut ftp = made.connect(&cluster);
     assert_eq!(ftp.ask("USER anybody").0, 331);
@@ -85,7 +85,7 @@ fn commands_and_files_go_through_tls() {
 
 #[test]
 fn nobody_shows_a_token_without_tls_where_plain_http_is_off() {
-    let made = Made::new("ftp-tls-only");
+    let made = Made::new();
     let cluster = made.cluster(false);
     let mut plain = Ftp::connect(cluster.ftp[0]);
     for command in ["USER anybody", "PASS anything", "LIST"] {

@@ -1,5 +1,8 @@
 //! Clusters of real processes: started, killed and started again, each test's on ports of its own.
 
+#[path = "scratch.rs"]
+mod scratch;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::net::{TcpListener, UdpSocket};
@@ -11,6 +14,8 @@ use std::time::{Duration, Instant};
 
 use jumpgate::api::{ClusterStatus, Role};
 use jumpgate::config::{Config, Ports, TimingConfig};
+
+pub use scratch::Scratch;
 
 use super::http::Http;
 
@@ -97,29 +102,6 @@ fn claim_block(block: u16) -> Option<TcpListener> {
     let claim = TcpListener::bind(("127.0.0.1", first)).ok()?;
     let is_free = |port| TcpListener::bind(("127.0.0.1", port)).is_ok() && UdpSocket::bind(("127.0.0.1", port)).is_ok();
     (first + 1..first + BLOCK_PORTS).all(is_free).then_some(claim)
-}
-
-/// A directory of its own for one test; gone at the end.
-pub struct Scratch(PathBuf);
-
-impl Scratch {
-    pub fn new() -> Self {
-        static NEXT: AtomicU16 = AtomicU16::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let path = std::env::temp_dir().join(format!("jumpgate-processes-{}-{number}", std::process::id()));
-        fs::create_dir_all(&path).expect("a directory for the test");
-        Self(path)
-    }
-
-    pub fn file(&self, name: &str) -> PathBuf {
-        self.0.join(name)
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
 }
 
 /// The program under test, where it isn't the one that cargo built for this one.
@@ -429,7 +411,7 @@ impl Cluster {
 
     /// What all lives of all nodes have logged, or (`out`) printed.
     pub fn texts(&self, extension: &str) -> Vec<String> {
-        let files = fs::read_dir(&self.scratch.0).into_iter().flatten().flatten().map(|entry| entry.path());
+        let files = fs::read_dir(self.scratch.folder()).into_iter().flatten().flatten().map(|entry| entry.path());
         let files = files.filter(|file| file.extension().is_some_and(|found| found == extension));
         files.map(|file| fs::read_to_string(file).unwrap_or_default()).collect()
     }
@@ -477,7 +459,7 @@ impl Drop for Cluster {
             eprintln!("---- n{}: {status:?}", node + 1);
         }
         let mut files: Vec<PathBuf> =
-            fs::read_dir(&self.scratch.0).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
+            fs::read_dir(self.scratch.folder()).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
         files.sort();
         for file in files.iter().filter(|file| file.extension().is_some_and(|end| end == "err" || end == "out")) {
             let text = fs::read_to_string(file).unwrap_or_default();
