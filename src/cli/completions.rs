@@ -1,10 +1,9 @@
 //! `jumpgate completions`: what a shell needs to complete this program's commands and options.
 
-use std::io::{self, Write as _};
-
 use clap::{Args, CommandFactory as _};
 use clap_complete::Shell;
 
+use super::output::Output;
 use super::{Arguments, Failure};
 
 /// The arguments of `completions`.
@@ -28,6 +27,8 @@ impl Completions {
     pub fn run(self) -> Result<(), Failure> {
         let mut script = Vec::new();
         clap_complete::generate(self.shell, &mut Arguments::command(), "jumpgate", &mut script);
-        io::stdout().write_all(&script).map_err(|error| Failure::Failed(format!("cannot write to stdout: {error}")))
+        let mut output = Output::new();
+        output.bytes(&script)?;
+        output.flush()
     }
 }
