@@ -23,6 +23,14 @@ pub struct Timing {
     pub down: Duration,
 }
 
+impl Timing {
+    /// The longest time without a leader before somebody campaigns, and then between two campaigns.
+    #[must_use]
+    pub fn campaigns_within(&self) -> Duration {
+        self.election + self.election_jitter
+    }
+}
+
 impl Default for Timing {
     fn default() -> Self {
         Self {

@@ -74,9 +74,8 @@ impl ControlCore {
     #[must_use]
     pub fn has_quorum(&self, now: Instant) -> bool {
         let Some(raft) = self.raft() else { return false };
-        let election = raft.timing().election + raft.timing().election_jitter;
         let contact = if raft.role() == RaftRole::Leader { raft.quorum_contact() } else { raft.leader_heard_at() };
-        contact.is_some_and(|contact| now.since(contact) <= election)
+        contact.is_some_and(|contact| now.since(contact) <= raft.timing().campaigns_within())
     }
 
     fn partition_counts(&self) -> PartitionCounts {

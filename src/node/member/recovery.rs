@@ -27,8 +27,7 @@ impl Member {
     fn survivors(&self, now: Instant) -> Vec<(NodeId, LogPosition)> {
         let voters = self.raft.membership().all_voters();
         // On slow links they campaign seconds apart. Who is forgotten loses what nobody else has.
-        let timing = self.raft.timing();
-        let heard_for = SURVIVOR_HEARD_FOR.max((timing.election + timing.election_jitter) * 2);
+        let heard_for = SURVIVOR_HEARD_FOR.max(self.raft.timing().campaigns_within() * 2);
         let heard = self.heard.iter().flatten().filter(|heard| now.since(heard.at) < heard_for);
         let others = heard.filter(|heard| heard.node != self.me && voters.contains(&heard.node));
         let own = LogPosition { index: self.raft.last_index(), term: self.raft.last_term() };

@@ -38,12 +38,9 @@ pub(super) fn recover(world: &mut World, rng: &mut Rng) -> bool {
             world.kill(slot);
         }
     }
-    let campaigns = survivors.iter().filter_map(|slot| {
-        let timing = world.node(*slot)?.control().raft()?.timing();
-        Some(timing.election + timing.election_jitter)
-    });
-    let lost_for = LOST_FOR.max(campaigns.max().unwrap_or_default() * 3);
-    world.run(lost_for);
+    let rafts = survivors.iter().filter_map(|slot| world.node(*slot)?.control().raft());
+    let campaigns_within = rafts.map(|raft| raft.timing().campaigns_within()).max().unwrap_or_default();
+    world.run(LOST_FOR.max(campaigns_within * 3));
     let asked = survivors[rng.below(survivors.len() as u64) as usize];
     let request = AdminRequest { action: AdminAction::UnsafeRecover, dry_run: false };
     let report = world.request(asked, &request, RECOVERED_WITHIN);
