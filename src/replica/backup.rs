@@ -44,6 +44,11 @@ impl Following {
     /// A new epoch: nothing of its primary is known yet, but that it has everything that was ever committed.
     pub fn fence(&mut self, applied: Seq) {
         self.primary = None;
+        self.detach(applied);
+    }
+
+    /// Nothing that the primary has sent counts any more, but what is known to be committed, up to `applied`.
+    pub fn detach(&mut self, applied: Seq) {
         self.matched = applied;
         self.attached = false;
         self.nudge_at = Instant::FAR;

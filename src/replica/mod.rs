@@ -548,8 +548,6 @@ impl Replica {
         self.ring.reset(Seq::ZERO, None);
         self.following.filling = None;
         // Who leads is known all the same: its greeting may come before the record that makes this replica a member.
-        let primary = self.following.primary;
-        self.following.fence(Seq::ZERO);
-        self.following.primary = primary;
+        self.following.detach(Seq::ZERO);
     }
 }

@@ -33,7 +33,7 @@ impl Replica {
             return Err(NotServing);
         }
         let pending = self.tail.range(self.applied.seq.next()..=self.tail.last().seq);
-        let is_pending = self.tail.len() > PENDING_LOOKED_AT_MAX
+        let is_pending = self.uncommitted() > PENDING_LOOKED_AT_MAX
             || pending.into_iter().any(|(_, entry)| entry.effect.key() == Some(key));
         if is_pending && !is_broken(Mutant::LeaderReadsPending) || self.is_rotten(key) {
             return Err(NotServing);
