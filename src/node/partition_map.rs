@@ -27,9 +27,7 @@ impl View {
         let partitions = self.table.iter().map(place).collect();
         PartitionMap { generation: self.generation.0, index: self.applied.0, nodes: names.to_vec(), states, partitions }
     }
-}
 
-impl View {
     /// Where `key` lives; the nodes are called `names`, by slot. None while no cluster is known.
     #[must_use]
     pub fn locate(&self, key: &Key, names: &[String]) -> Option<Location> {

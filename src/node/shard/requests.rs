@@ -63,12 +63,12 @@ impl ShardCore {
             return self.execute(now, partition, work);
         }
         if let Some(value) = self.read_as_leader(now, partition, &work.request.operation) {
-            return self.answered(work.origin, Ok(value.map_or(Response::NotFound, Response::Value)));
+            return self.answered(work.origin, Ok(found(value)));
         }
         if let Operation::Get { key, consistency: Consistency::Stale } = &work.request.operation
             && let Ok(value) = self.replicas[self.index(partition)].read_stale(now, key)
         {
-            return self.answered(work.origin, Ok(value.map_or(Response::NotFound, Response::Value)));
+            return self.answered(work.origin, Ok(found(value)));
         }
         if self.view.is_degraded(now) {
             return self.route_degraded(now, partition, work);
@@ -133,7 +133,7 @@ impl ShardCore {
         match work.request.operation {
             Operation::Get { ref key, .. } => {
                 let result = match self.replicas[index].read(now, key) {
-                    Ok(value) => Ok(value.map_or(Response::NotFound, Response::Value)),
+                    Ok(value) => Ok(found(value)),
                     Err(replica::NotServing) => return self.wait(work),
                 };
                 self.answered(work.origin, result)
@@ -358,4 +358,9 @@ impl ShardCore {
             }
         }
     }
+}
+
+/// What a read answers.
+fn found(value: Option<Value>) -> Response {
+    value.map_or(Response::NotFound, Response::Value)
 }
