@@ -5,6 +5,11 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use jumpgate::cli::{Arguments, Command, Failure};
 
+/// Values of all sizes come and go for months: what is free must not end up in pieces that nothing fits into.
+#[cfg(feature = "mimalloc")]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     match run(Arguments::parse()) {
         Ok(()) => ExitCode::SUCCESS,

@@ -132,6 +132,9 @@ const WELL_KNOWN: [&str; 5] = [
 pub struct ContentType(Blob);
 
 impl ContentType {
+    /// How many types [`ContentType::well_known_index`] knows.
+    pub const WELL_KNOWN: usize = WELL_KNOWN.len();
+
     /// The content type that `text` names; `None` where it is no header value or too long.
     #[must_use]
     pub fn new(text: &str) -> Option<Self> {

@@ -11,19 +11,24 @@
 /// # Panics
 /// Where `buckets` is 0.
 #[must_use]
-pub fn jump(mut key: u64, buckets: u32) -> u32 {
+pub fn jump(key: u64, buckets: u32) -> u32 {
     assert!(buckets > 0, "a bucket was looked for among 0");
-    let mut bucket = 0;
-    let mut next = 0;
-    // `next` is the number of buckets at which this key moves for the next time: it always exceeds `bucket`.
-    while next < u64::from(buckets) {
-        bucket = next;
+    // Less than `buckets`, so it fits; and the first jump is to 0.
+    jumps(key).take_while(|bucket| *bucket < u64::from(buckets)).last().unwrap_or(0) as u32
+}
+
+/// The buckets that `key` belongs to as buckets are added one by one: first 0, then each bucket that it moves to when that
+/// one is added, in rising order and without end.
+pub(super) fn jumps(mut key: u64) -> impl Iterator<Item = u64> {
+    let mut next = 0_u64;
+    std::iter::from_fn(move || {
+        let bucket = next;
         key = key.wrapping_mul(2_862_933_555_777_941_757).wrapping_add(1);
         // Divided by a random fraction in (0, 1]. The order of these operations is the paper's: another one would round
-        // differently and now and then send a key elsewhere.
-        next = ((bucket + 1) as f64 * ((1_u64 << 31) as f64 / ((key >> 33) + 1) as f64)) as u64;
-    }
-    bucket as u32
+        // differently and now and then send a key elsewhere. Beyond 2⁶⁴, which no caller reaches, it stays there.
+        next = (bucket.saturating_add(1) as f64 * ((1_u64 << 31) as f64 / ((key >> 33) + 1) as f64)) as u64;
+        Some(bucket)
+    })
 }
 
 #[cfg(test)]

@@ -4,21 +4,15 @@ use std::fmt;
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use super::jump;
+use super::jump::jumps;
 use crate::base::{PartitionId, Slot, SlotSet, limits};
 
-/// The seed of every partition's hash; salts are added to it. Another seed would put partitions elsewhere, so it stays for ever.
+/// The seed of every partition's hashes; salts are added to it. Another seed would put partitions elsewhere, so it stays for ever.
 ///
 /// A hash alone would spread 4096 partitions over 16 nodes with a standard deviation of 6 %. As the partitions are known
 /// in advance, the seed could be chosen: among the first two million multiples of 2³² it gives the narrowest spread of
 /// primaries for every cluster of 2 to 17 nodes at once.
 const PARTITION_SEED: u64 = 577_613 << 32;
-
-/// Salts that are tried for one owner. With half of the members taken already, which is as many as `replicas = "auto"`
-/// takes, one partition in four thousand million gets past this; then the next free member in order is taken.
-const SALTS_PER_OWNER_MAX: u64 = 32;
-
-const _: () = assert!(SALTS_PER_OWNER_MAX * limits::NODES_MAX as u64 <= 1 << 32);
 
 /// The owners of one partition, in order: the first is the primary where it is up and in sync, the others are backups.
 ///
@@ -37,6 +31,12 @@ impl Owners {
         debug_assert!(!self.contains(slot), "{slot} owns the same partition twice: {self:?}");
         self.slots[usize::from(self.length)] = slot;
         self.length += 1;
+    }
+
+    /// Puts `slot` at `place`, and those from there on one place further back.
+    fn insert(&mut self, place: usize, slot: Slot) {
+        self.push(slot);
+        self.slots[place..usize::from(self.length)].rotate_right(1);
     }
 
     /// The owners in order.
@@ -90,48 +90,42 @@ impl fmt::Debug for Owners {
 /// The owners of `partition` among `members`: `replicas` of them, or all members where there are fewer. No members, no
 /// owners.
 ///
-/// The partition's number is hashed with salt 0, 1, 2 …; each hash is sent through [`jump()`] over the slots up to the
-/// highest member; what comes out is taken unless it is taken already or isn't a member. So the owners for fewer copies
-/// are always the beginning of the owners for more, and a member that leaves moves only what it owned.
+/// Each partition has an order of all slots, and its owners are the first members in it. The order grows slot by slot:
+/// the slot after the first n goes to the front where [`jump()`] of n + 1 buckets says so, and else to any place behind
+/// the front, by another hash. So each slot is as likely in each place, and as slots keep their order whoever comes or goes:
 ///
-/// It always ends: an owner for whom `SALTS_PER_OWNER_MAX` salts in a row gave nothing new is the next free member, in
-/// order, after the last slot that was tried. (An earlier system salted until it found someone, and hung.)
+/// - the primary among n slots without gaps is the jump hash over n;
+/// - the owners for fewer copies are the beginning of the owners for more;
+/// - a member that comes takes only what it owns from then on, and one that goes moves only what it owned, wherever it sits;
+/// - one member *and* one copy more makes one copy more of each partition, and takes none away.
 ///
-/// One thing to know when members are chosen: with an unused slot directly below the highest member, taking the highest
-/// away shortens the row by more than one slot and moves more than it must. A new node belongs into the unused slot.
+/// So no change of members moves more than it must. (Salting a jump hash until it gives a member not taken yet spreads
+/// as well, but where the number of copies grows with the nodes it moves up to a fifth more.)
+///
+/// Its time grows with the highest slot.
 #[must_use]
 pub fn owners(partition: PartitionId, members: SlotSet, replicas: u8) -> Owners {
-    let wanted = members.len().min(usize::from(replicas));
-    let slots = members.iter().last().map_or(0, |highest| u32::from(highest.0) + 1);
-    let mut owners = Owners::NONE;
-    let mut free = members;
-    let mut salt = 0;
-    while owners.len() < wanted {
-        let salts_end = salt + SALTS_PER_OWNER_MAX;
-        let owner = loop {
-            let candidate = Slot(jump(hash_partition(partition, salt), slots) as u8);
-            salt += 1;
-            if free.contains(candidate) {
-                break candidate;
-            }
-            if salt == salts_end {
-                break next_after(candidate, free);
-            }
+    let mut order = Owners::NONE;
+    let mut fronts = jumps(hash_partition(partition, 0)).peekable();
+    for slot in 0..members.iter().last().map_or(0, |highest| highest.0 + 1) {
+        let place = if fronts.next_if_eq(&u64::from(slot)).is_some() {
+            0
+        } else {
+            1 + hash_partition(partition, u64::from(slot)) % u64::from(slot)
         };
-        free.remove(owner);
+        order.insert(place as usize, Slot(slot));
+    }
+    let mut owners = Owners::NONE;
+    for owner in order.iter().filter(|slot| members.contains(*slot)).take(usize::from(replicas)) {
         owners.push(owner);
     }
     owners
 }
 
+/// What is random about a partition, but always the same: with salt 0 who comes to the front of its order, with that of a
+/// slot where else that slot goes.
 fn hash_partition(partition: PartitionId, salt: u64) -> u64 {
     xxh3_64_with_seed(&partition.0.to_le_bytes(), PARTITION_SEED + salt)
-}
-
-/// The next slot of `free`, which isn't empty, above `slot`; from the start again where there is none.
-fn next_after(slot: Slot, free: SlotSet) -> Slot {
-    let above = free.iter().find(|member| *member > slot);
-    above.or_else(|| free.lowest()).expect("an owner is looked for only while fewer are taken than there are members")
 }
 
 /// The owners of every partition of a cluster: the target that rebalancing works towards.

@@ -5,7 +5,7 @@
 //! What *is* (who is primary now, who is in sync) is the Raft table's affair; rebalancing moves what is to the target.
 //!
 //! ```text
-//! key ──hash──▶ partition ──jump, re-salted until distinct──▶ owners: [primary, backup, backup …]
+//! key ──hash──▶ partition ──jump hash, and an order behind it──▶ owners: [primary, backup, backup …]
 //! ```
 //!
 //! | file | what it holds |

@@ -7,17 +7,21 @@
 //! later"; it never waits and never drops silently. A feed viewer who reads too slowly is cut off with a reason
 //! ([`FeedEnd::TooSlow`]) instead of slowing writers.
 
+mod feed;
+
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use tokio::sync::{broadcast, oneshot};
+use tokio::sync::oneshot;
 
 use crate::api::{
-    AdminReport, AdminRequest, ClusterStatus, Error, FeedCursor, FeedEvent, FeedPart, Key, Location, PartitionMap,
-    Request, Response,
+    AdminReport, AdminRequest, ClusterStatus, Error, FeedCursor, FeedPart, Key, Location, PartitionMap, Request,
+    Response,
 };
 use crate::base::FollowerMode;
+
+pub use feed::{FeedEnd, FeedItem, FeedSender, FeedSubscription};
 
 /// A future that gateways may hold across threads.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -122,67 +126,4 @@ pub struct Leadership {
     pub is_leader: bool,
     /// Where clients reach the leader (`http://host:port`), where known.
     pub leader_url: Option<Arc<str>>,
-}
-
-/// One change, as viewers are told it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FeedItem {
-    /// The change.
-    pub event: FeedEvent,
-    /// What a viewer gives back to go on after this change.
-    pub cursor: Arc<str>,
-}
-
-/// What a core tells its viewers: a change; nothing where it can't go on without a hole.
-pub type FeedNews = Option<Arc<FeedItem>>;
-
-/// One viewer's place in the feed.
-pub struct FeedSubscription {
-    events: broadcast::Receiver<FeedNews>,
-    cursor: Arc<str>,
-    /// Dropped with the subscription: how the core counts its viewers.
-    _viewer: Box<dyn std::any::Any + Send + Sync>,
-}
-
-/// Why a feed ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum FeedEnd {
-    /// The viewer fell behind by more than the node keeps.
-    #[error("the viewer is too slow: {missed} changes were not delivered; resume with the last cursor")]
-    TooSlow {
-        /// How many it missed.
-        missed: u64,
-    },
-    /// The node has missed changes itself, and can't get them any more.
-    #[error("this node has missed changes itself: resume with the last cursor")]
-    Interrupted,
-    /// The node is shutting down.
-    #[error("the node is shutting down: resume at another one with the last cursor")]
-    Closed,
-}
-
-impl FeedSubscription {
-    /// A subscription that reads from `events`, and goes on from `cursor`; `viewer` is dropped with it.
-    #[must_use]
-    pub fn new(events: broadcast::Receiver<FeedNews>, cursor: Arc<str>, viewer: impl Send + Sync + 'static) -> Self {
-        Self { events, cursor, _viewer: Box::new(viewer) }
-    }
-
-    /// Where the subscription begins: what a viewer gives back that has seen everything before it.
-    #[must_use]
-    pub const fn cursor(&self) -> &Arc<str> {
-        &self.cursor
-    }
-
-    /// The next change. Every subscription gets every change.
-    ///
-    /// # Errors
-    /// Where the feed ended for this viewer.
-    pub async fn next(&mut self) -> Result<Arc<FeedItem>, FeedEnd> {
-        match self.events.recv().await {
-            Ok(news) => news.ok_or(FeedEnd::Interrupted),
-            Err(broadcast::error::RecvError::Lagged(missed)) => Err(FeedEnd::TooSlow { missed }),
-            Err(broadcast::error::RecvError::Closed) => Err(FeedEnd::Closed),
-        }
-    }
 }

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tokio::sync::{Notify, broadcast, mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::clock::Clock;
@@ -19,11 +19,9 @@ use crate::base::{InSyncChange, Instant, NodeId, Options, RequestId, ShardId, Sl
 use crate::codec::{self, Envelope, frame};
 use crate::node::message::{AnswerMessage, NodeMessage, PeerMessage};
 use crate::node::{ControlEvent, Destination, Load, ShardCore, ShardOutput, View};
-use crate::port::{FeedItem, FeedNews};
+use crate::port::{FeedItem, FeedSender};
 use crate::telemetry::metrics::Rejections;
 
-/// Changes that are kept for the slowest viewer of the feed, before it is cut off.
-const FEED_EVENTS_MAX: usize = 1 << 14;
 /// The shard that says for its node whether there are viewers.
 const FEED_SHARD: ShardId = ShardId(0);
 /// A shard's timers that are due within one tick are looked at together: under load each write sets one, and waking up for
@@ -52,7 +50,7 @@ pub struct Engine {
     workers_at: AtomicU64,
     links: Arc<dyn Links>,
     control: mpsc::Sender<ControlInput>,
-    feed: broadcast::Sender<FeedNews>,
+    feed: FeedSender,
     feed_live: watch::Sender<bool>,
     viewers: Arc<AtomicUsize>,
     dropped: AtomicU64,
@@ -134,7 +132,7 @@ impl Engine {
             workers_at: AtomicU64::new(0),
             links,
             control,
-            feed: broadcast::channel(FEED_EVENTS_MAX).0,
+            feed: FeedSender::default(),
             feed_live: watch::channel(false).0,
             viewers: Arc::new(AtomicUsize::new(0)),
             dropped: AtomicU64::new(0),
@@ -397,12 +395,11 @@ impl Engine {
                 ShardOutput::EveryShard(message) => afterwards.every_shard.push(message),
                 ShardOutput::Answer(id, answer) => afterwards.answers.push((id, answer)),
                 ShardOutput::Event { event, cursor } => {
-                    // Nobody listening is no error.
-                    let _ = self.feed.send(Some(Arc::new(FeedItem { event, cursor })));
+                    self.feed.send(FeedItem { event, cursor });
                 }
                 ShardOutput::FeedCut => {
                     self.feed_live.send_replace(false);
-                    let _ = self.feed.send(None);
+                    self.feed.interrupt();
                 }
                 ShardOutput::FeedPart { request, result } => {
                     if let Some(resuming) = occupant.resuming.remove(&request) {

@@ -25,7 +25,7 @@ const SEED: u64 = 0x656e_7472_6f70_7921;
 /// The sums of a table's buckets.
 pub type Buckets = [u64; BUCKETS];
 
-/// The hash that a record is stored with: XXH3, 64 bits, of its key, version, value, content type and whether it runs out.
+/// The hash that a record is stored with: the upper 56 bits of XXH3 of its key, version, value, content type and whether it runs out.
 ///
 /// Left out is when it runs out: every replica counts that on its own clock. It isn't meant to resist somebody who
 /// chooses values; it finds bits that flipped and effects that went missing.
@@ -62,7 +62,8 @@ impl RecordHash {
         for (place, part) in bytes.chunks_exact_mut(8).zip(parts) {
             place.copy_from_slice(&part.to_le_bytes());
         }
-        Self(xxh3_64_with_seed(&bytes, SEED))
+        // A record's flags have the place of the other eight bits.
+        Self(xxh3_64_with_seed(&bytes, SEED) >> 8)
     }
 }
 

@@ -5,17 +5,16 @@
 //! memory that holds all of it.
 //!
 //! ```text
-//!   0  version            8 bytes, little-endian like the others
-//!   8  hash               8
-//!  16  key's length       2
-//!  18  flags              1   1: it runs out; 2: a content type follows; 4: it has a well-known one
-//!  19  content type       1   its length, or which well-known one it is
-//!  20  when it runs out   8   where it does
+//!   0  version, key's length    8 bytes, little-endian like the others: 53 bits and 11
+//!   8  hash, type, whether it   8 bytes: 56 bits, 7 and 1. The type is that of the content: 0 none, 1 a text that
+//!      runs out                   follows, 2 and more a well-known one
+//!  16  when it runs out         8 bytes, where it does
+//!      type's length            1 byte, where a text follows
 //!      key, content type, value
 //! ```
 //!
 //! A large value stays in the buffer that it came in, which tail, ring and socket share: copying it would cost more than
-//! the handles do.
+//! the handles do. So does a record whose numbers are too large for these bits, which no honest node makes.
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -23,14 +22,20 @@ use std::fmt;
 use super::Record;
 use super::digest::RecordHash;
 use crate::api::{ContentType, Key, Value};
-use crate::base::{Blob, Instant, Version};
+use crate::base::{Blob, Instant, Version, limits};
 
 /// A value of at most so many bytes is packed. To copy as many takes about as long as to share them.
 const PACKED_VALUE_BYTES_MAX: usize = 1024;
-const HEADER_BYTES: usize = 20;
+const HEADER_BYTES: usize = 16;
+const KEY_LENGTH_BITS: u32 = 11;
+const FLAG_BITS: u32 = 8;
 const EXPIRES: u8 = 1;
-const HAS_CONTENT_TYPE: u8 = 2;
-const WELL_KNOWN_TYPE: u8 = 4;
+/// The content type, beside [`EXPIRES`] in the flags: a text that follows, or the first of the well-known ones.
+const TYPE_FOLLOWS: u8 = 1 << 1;
+const TYPE_WELL_KNOWN: u8 = 2 << 1;
+
+const _: () = assert!(limits::KEY_BYTES_MAX < 1 << KEY_LENGTH_BITS);
+const _: () = assert!(ContentType::WELL_KNOWN < 126);
 
 /// What the allocator keeps of each piece of memory, and rounds it up by, about.
 const PIECE_BYTES: usize = 16;
@@ -71,28 +76,28 @@ impl Stored {
     /// The same under a hash that another copy gave it.
     #[must_use]
     pub fn with_hash(key: &Key, record: Record, hash: RecordHash) -> Self {
-        if record.value.len() > PACKED_VALUE_BYTES_MAX {
+        let fits = record.value.len() <= PACKED_VALUE_BYTES_MAX
+            && record.version.0 >> (u64::BITS - KEY_LENGTH_BITS) == 0
+            && hash.0 >> (u64::BITS - FLAG_BITS) == 0;
+        if !fits {
             return Self(Form::Shared(Box::new(Shared { key: key.clone(), record, hash })));
         }
         let Record { value, content_type, version, expires_at } = record;
-        let (kind_flags, kind, kind_text) = match &content_type {
-            None => (0, 0, ""),
-            Some(known) => match known.well_known_index() {
-                Some(index) => (HAS_CONTENT_TYPE | WELL_KNOWN_TYPE, index, ""),
-                None => (HAS_CONTENT_TYPE, byte_length(known.as_str()), known.as_str()),
+        let deadline = expires_at.map(|at| at.0.to_le_bytes());
+        let (kind, kind_text) = match &content_type {
+            None => (0, ""),
+            Some(kind) => match kind.well_known_index() {
+                Some(index) => (TYPE_WELL_KNOWN + (index << 1), ""),
+                None => (TYPE_FOLLOWS, kind.as_str()),
             },
         };
-        let key_length = u16::try_from(key.as_bytes().len()).expect("a key has at most 1024 bytes");
-        let deadline = expires_at.map(|at| at.0.to_le_bytes());
-        let deadline: &[u8] = deadline.as_ref().map_or(&[], |bytes| bytes);
-        let flags = kind_flags | if deadline.is_empty() { 0 } else { EXPIRES };
-        let parts: [&[u8]; 9] = [
-            &version.0.to_le_bytes(),
-            &hash.0.to_le_bytes(),
-            &key_length.to_le_bytes(),
-            &[flags],
-            &[kind],
-            deadline,
+        let kind_length = (kind == TYPE_FOLLOWS).then(|| [byte_length(kind_text)]);
+        let flags = kind | if deadline.is_some() { EXPIRES } else { 0 };
+        let parts: [&[u8]; 7] = [
+            &(version.0 << KEY_LENGTH_BITS | key.as_bytes().len() as u64).to_le_bytes(),
+            &(hash.0 << FLAG_BITS | u64::from(flags)).to_le_bytes(),
+            deadline.as_ref().map_or(&[], |bytes| bytes),
+            kind_length.as_ref().map_or(&[], |bytes| bytes),
             key.as_bytes(),
             kind_text.as_bytes(),
             &value,
@@ -105,7 +110,7 @@ impl Stored {
     #[must_use]
     pub fn key_bytes(&self) -> &[u8] {
         match &self.0 {
-            Form::Packed(bytes) => &packed_text(bytes)[..key_length(bytes)],
+            Form::Packed(bytes) => Packed::read(bytes).key,
             Form::Shared(shared) => shared.key.as_bytes(),
         }
     }
@@ -123,7 +128,7 @@ impl Stored {
     #[must_use]
     pub fn value(&self) -> &[u8] {
         match &self.0 {
-            Form::Packed(bytes) => &packed_text(bytes)[key_length(bytes) + kind_length(bytes)..],
+            Form::Packed(bytes) => Packed::read(bytes).value,
             Form::Shared(shared) => &shared.record.value,
         }
     }
@@ -141,7 +146,7 @@ impl Stored {
     #[must_use]
     pub fn version(&self) -> Version {
         match &self.0 {
-            Form::Packed(bytes) => Version(number(&bytes[..8])),
+            Form::Packed(bytes) => Version(number(bytes) >> KEY_LENGTH_BITS),
             Form::Shared(shared) => shared.record.version,
         }
     }
@@ -150,7 +155,7 @@ impl Stored {
     #[must_use]
     pub fn hash(&self) -> RecordHash {
         match &self.0 {
-            Form::Packed(bytes) => RecordHash(number(&bytes[8..16])),
+            Form::Packed(bytes) => RecordHash(number(&bytes[8..]) >> FLAG_BITS),
             Form::Shared(shared) => shared.hash,
         }
     }
@@ -159,9 +164,7 @@ impl Stored {
     #[must_use]
     pub fn expires_at(&self) -> Option<Instant> {
         match &self.0 {
-            Form::Packed(bytes) => {
-                (bytes[18] & EXPIRES != 0).then(|| Instant(number(&bytes[HEADER_BYTES..HEADER_BYTES + 8])))
-            }
+            Form::Packed(bytes) => (flags(bytes) & EXPIRES != 0).then(|| Instant(number(&bytes[HEADER_BYTES..]))),
             Form::Shared(shared) => shared.record.expires_at,
         }
     }
@@ -170,12 +173,11 @@ impl Stored {
     #[must_use]
     pub fn content_type(&self) -> Option<ContentType> {
         match &self.0 {
-            Form::Packed(bytes) if bytes[18] & HAS_CONTENT_TYPE == 0 => None,
-            Form::Packed(bytes) if bytes[18] & WELL_KNOWN_TYPE != 0 => ContentType::of_well_known(bytes[19]),
-            Form::Packed(bytes) => {
-                let text = &packed_text(bytes)[key_length(bytes)..key_length(bytes) + kind_length(bytes)];
-                ContentType::new(std::str::from_utf8(text).ok()?)
-            }
+            Form::Packed(bytes) => match flags(bytes) & !EXPIRES {
+                0 => None,
+                TYPE_FOLLOWS => ContentType::new(std::str::from_utf8(Packed::read(bytes).kind).ok()?),
+                well_known => ContentType::of_well_known((well_known - TYPE_WELL_KNOWN) >> 1),
+            },
             Form::Shared(shared) => shared.record.content_type.clone(),
         }
     }
@@ -271,7 +273,7 @@ impl Stored {
     #[cfg(feature = "sim")]
     pub(super) fn with_rotten_hash(mut self) -> Self {
         match &mut self.0 {
-            Form::Packed(bytes) => bytes[8] ^= 1,
+            Form::Packed(bytes) => bytes[9] ^= 1,
             Form::Shared(shared) => shared.hash.0 ^= 1,
         }
         self
@@ -282,23 +284,40 @@ fn byte_length(text: &str) -> u8 {
     u8::try_from(text.len()).expect("a content type has at most 255 bytes")
 }
 
-/// What follows the header of a packed record: key, content type, value.
-fn packed_text(bytes: &[u8]) -> &[u8] {
-    let header = if bytes[18] & EXPIRES == 0 { HEADER_BYTES } else { HEADER_BYTES + 8 };
-    &bytes[header..]
+/// What follows the header of a packed record, and its deadline.
+struct Packed<'a> {
+    key: &'a [u8],
+    /// The text of its content type, where that isn't a well-known one.
+    kind: &'a [u8],
+    value: &'a [u8],
 }
 
-fn key_length(bytes: &[u8]) -> usize {
-    usize::from(u16::from_le_bytes([bytes[16], bytes[17]]))
+impl<'a> Packed<'a> {
+    fn read(bytes: &'a [u8]) -> Self {
+        let flags = flags(bytes);
+        let mut text = &bytes[HEADER_BYTES..];
+        if flags & EXPIRES != 0 {
+            text = &text[8..];
+        }
+        let mut kind_length = 0;
+        if flags & !EXPIRES == TYPE_FOLLOWS {
+            kind_length = usize::from(text[0]);
+            text = &text[1..];
+        }
+        let (key, text) = text.split_at(number(bytes) as usize & ((1 << KEY_LENGTH_BITS) - 1));
+        let (kind, value) = text.split_at(kind_length);
+        Self { key, kind, value }
+    }
 }
 
-fn kind_length(bytes: &[u8]) -> usize {
-    if bytes[18] & (HAS_CONTENT_TYPE | WELL_KNOWN_TYPE) == HAS_CONTENT_TYPE { usize::from(bytes[19]) } else { 0 }
+fn flags(bytes: &[u8]) -> u8 {
+    bytes[8]
 }
 
+/// The first eight bytes as a number.
 fn number(bytes: &[u8]) -> u64 {
     let mut number = [0; 8];
-    number.copy_from_slice(bytes);
+    number.copy_from_slice(&bytes[..8]);
     u64::from_le_bytes(number)
 }
 
@@ -378,8 +397,21 @@ mod tests {
         assert_eq!(plain, 16 + 128 + RECORD_OVERHEAD_BYTES);
         assert!(plain * 10 <= (16 + 128) * 16, "{plain} bytes are more than 1.6 times what is stored");
         assert_eq!(of(None, Some("application/json")).bytes(), plain, "a common type takes no room");
-        assert_eq!(of(None, Some("x/y")).bytes(), plain + 3);
+        assert_eq!(of(None, Some("x/y")).bytes(), plain + 4);
         assert_eq!(of(Some(Instant(1)), None).bytes(), plain + 8 + 16 + DEADLINE_BYTES);
+    }
+
+    /// Another node's word, which may be wrong.
+    #[test]
+    fn numbers_that_are_too_large_to_be_packed_are_kept_all_the_same() {
+        let key: Key = "k".parse().expect("a key");
+        for number in [1 << 53, 1 << 56, u64::MAX] {
+            let record =
+                Record { value: Blob::from(vec![7]), content_type: None, version: Version(number), expires_at: None };
+            let stored = Stored::with_hash(&key, record, RecordHash(number));
+            assert_eq!((stored.version(), stored.hash()), (Version(number), RecordHash(number)));
+        }
+        assert_eq!(RecordHash::of_parts(b"k", b"v", None, Version(1), false).0 >> 56, 0);
     }
 
     #[test]

@@ -9,8 +9,8 @@ use jumpgate::api::{
     Key, NodeStatus, Operation, Page, PutMode, Request, Response, Value,
 };
 use jumpgate::base::{Blob, PartitionId, Version};
-use jumpgate::port::{Answer, BoxFuture, Core, FeedItem, FeedNews, FeedSubscription, Health, Leadership};
-use tokio::sync::{broadcast, oneshot, watch};
+use jumpgate::port::{Answer, BoxFuture, Core, FeedItem, FeedSender, FeedSubscription, Health, Leadership};
+use tokio::sync::{oneshot, watch};
 
 /// Events that a viewer may be behind.
 pub const FEED_EVENTS_MAX: usize = 64;
@@ -18,7 +18,7 @@ pub const FEED_EVENTS_MAX: usize = 64;
 /// The core.
 pub struct MockCore {
     state: Mutex<State>,
-    events: Mutex<Option<broadcast::Sender<FeedNews>>>,
+    events: Mutex<Option<FeedSender>>,
     /// Whether a subscription may be confirmed.
     pub feed_open: watch::Sender<bool>,
 }
@@ -59,7 +59,7 @@ impl MockCore {
         let state = State { leadership: Leadership { is_leader: true, ..Default::default() }, ..Default::default() };
         Arc::new(Self {
             state: Mutex::new(state),
-            events: Mutex::new(Some(broadcast::channel(FEED_EVENTS_MAX).0)),
+            events: Mutex::new(Some(FeedSender::new(FEED_EVENTS_MAX))),
             feed_open: watch::channel(true).0,
         })
     }
@@ -90,7 +90,7 @@ impl MockCore {
 
     fn send(&self, event: FeedEvent) {
         if let Some(events) = &*self.events.lock().expect("not poisoned") {
-            let _ = events.send(Some(Arc::new(FeedItem { event, cursor: cursor().into() })));
+            events.send(FeedItem { event, cursor: cursor().into() });
         }
     }
 
@@ -232,7 +232,7 @@ impl Core for MockCore {
             open.wait_for(|open| *open).await.map_err(|_| Error::Busy("the test is over".to_owned()))?;
             let events = self.events.lock().expect("not poisoned");
             let events = events.as_ref().ok_or_else(|| Error::Busy("the feed has ended".to_owned()))?;
-            Ok(FeedSubscription::new(events.subscribe(), cursor().into(), ()))
+            Ok(events.subscribe(cursor().into(), ()))
         })
     }
 

@@ -119,9 +119,8 @@ impl Core for Engine {
             let waited = tokio::time::timeout(FEED_LIVE_WITHIN, live.wait_for(|live| *live)).await;
             match waited {
                 // Events are handed out under the same lock: all before the cursor are out, none after it.
-                Ok(Ok(_)) => Ok(self.with_shard(FEED_SHARD, |occupant, _| {
-                    FeedSubscription::new(self.feed.subscribe(), occupant.shard.feed_cursor(), viewer)
-                })),
+                Ok(Ok(_)) => Ok(self
+                    .with_shard(FEED_SHARD, |occupant, _| self.feed.subscribe(occupant.shard.feed_cursor(), viewer))),
                 _ => Err(Error::NoQuorum("not every node sends its changes here yet".to_owned())),
             }
         })
