@@ -10,7 +10,7 @@ use jumpgate::sim::{World, WorldOptions, is_whole, judge_orders, misplaced};
 
 const PATIENCE: Duration = Duration::from_secs(15);
 /// Whoever waits for a node to be found silent waits longer than this: `down` and the rest of a lease.
-const UNNOTICED: Duration = Duration::from_millis(85);
+const UNNOTICED: Duration = Duration::from_millis(100);
 
 fn formed(nodes: usize, seed: u64) -> World {
     let mut world = World::new(WorldOptions { nodes, ..WorldOptions::default() }, seed);
@@ -115,7 +115,7 @@ fn clients_notice_a_node_that_is_let_go_while_it_leads() {
         let (asked, _) = with_broken(Mutant::LetGoWhileLeading, || stop_under_load(seed));
         !asked.errors.is_empty() || asked.longest >= UNNOTICED
     };
-    assert!((0..6).any(notice), "nobody noticed anything");
+    assert!((0..40).any(notice), "nobody noticed anything");
 }
 
 /// While one of three is dead, another one is told to stop; whether it is let go.

@@ -55,7 +55,8 @@ pub(super) enum Probe {
     HalfLostFollower,
     /// A node is drained. Soon it holds nothing.
     Drain,
-    /// The same, and leadership is handed over in the moment in which the node is to give up what it leads.
+    /// The same, and in the moment in which the node is to give up what it leads, leadership is handed over or the leader
+    /// doesn't hear the node.
     DrainAndHandOver,
     /// Viewers of the feed go away and come back: they are shown everything, whatever happens meanwhile.
     Viewers,

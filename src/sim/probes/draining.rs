@@ -22,14 +22,11 @@ pub(super) fn drain(probe: Probe, world: &mut World, rng: &mut Rng, leader: Slot
     // All that it leads is in full elsewhere, so that it goes in the next moment.
     let may_resign = |world: &World| decided(world, leader).is_some_and(|state| state.may_resign(drained));
     if world.run_until(DRAINED_WITHIN, may_resign) && probe == Probe::DrainAndHandOver {
-        // It hears late of what is decided: of both leaders it gets pulse messages only.
-        let nodes = world.options.nodes as u8;
-        let others = (0..nodes).map(Slot).filter(|slot| *slot != drained);
-        world.network.cuts.extend(others.map(|from| Cut { from, to: drained, pulse: false, stream: true }));
-        let heirs: Vec<Slot> = (0..nodes).map(Slot).filter(|slot| *slot != drained && *slot != leader).collect();
-        let heir = heirs[rng.below(heirs.len() as u64) as usize];
-        world.wish(leader, AdminAction::Transfer { to: Some(node_name(heir)) });
-        world.run(Duration::from_millis(150));
+        if rng.below(2) == 0 {
+            hand_over(world, rng, leader, drained);
+        } else {
+            lose_sight(world, rng, leader, drained);
+        }
         world.network.calm();
     }
     let holds_nothing = |world: &World| {
@@ -48,6 +45,33 @@ pub(super) fn drain(probe: Probe, world: &mut World, rng: &mut Rng, leader: Slot
     }
     world.run(Duration::from_millis(300));
     true
+}
+
+/// Leadership is handed over while `drained` hears late of what is decided: of both leaders it gets pulse messages only.
+fn hand_over(world: &mut World, rng: &mut Rng, leader: Slot, drained: Slot) {
+    let nodes = world.options.nodes as u8;
+    let others = (0..nodes).map(Slot).filter(|slot| *slot != drained);
+    world.network.cuts.extend(others.map(|from| Cut { from, to: drained, pulse: false, stream: true }));
+    let heirs: Vec<Slot> = (0..nodes).map(Slot).filter(|slot| *slot != drained && *slot != leader).collect();
+    let heir = heirs[rng.below(heirs.len() as u64) as usize];
+    world.wish(leader, AdminAction::Transfer { to: Some(node_name(heir)) });
+    world.run(Duration::from_millis(150));
+}
+
+/// `drained` isn't heard until its lease has ended, and is then; the entry by which it resigns comes late everywhere, and
+/// to itself last of all. It gives nothing away by itself meanwhile, since its wishes get lost.
+fn lose_sight(world: &mut World, rng: &mut Rng, leader: Slot, drained: Slot) {
+    let others = (0..world.options.nodes as u8).map(Slot).filter(|slot| *slot != drained);
+    let late: Vec<Cut> = others.map(|to| Cut { from: leader, to, pulse: false, stream: true }).collect();
+    let unheard = Cut { from: drained, to: leader, pulse: true, stream: true };
+    world.network.cuts.extend(late);
+    world.network.cut_both_ways(leader, drained, false, true);
+    world.network.cuts.push(unheard);
+    world.run(Duration::from_millis(60) + rng.duration(Duration::from_millis(120)));
+    world.network.cuts.retain(|cut| *cut != unheard);
+    world.run(Duration::from_millis(20) + rng.duration(Duration::from_millis(40)));
+    world.network.cuts.retain(|cut| cut.from == drained || cut.to == drained);
+    world.run(Duration::from_millis(60));
 }
 
 /// What the leader knows as decided.

@@ -54,6 +54,11 @@ pub(super) fn recover(world: &mut World, rng: &mut Rng) -> bool {
         other if !world.is_broken() => world.complain(format!("Recover: {asked} answers {other:?}")),
         _ => {}
     }
+    if rng.below(2) == 0 {
+        mute(world, rng, asked);
+        // Whoever is a stray stays one.
+        strays.into_iter().for_each(|stray| world.network.isolate(stray, true, true));
+    }
     let have_followed = |world: &World| {
         survivors.iter().all(|slot| generation(world, *slot) == Some(before.unwrap_or_default().next()))
             && survivors.iter().all(|slot| world.node(*slot).is_some_and(|node| node.view().leader.is_some()))
@@ -72,6 +77,17 @@ pub(super) fn recover(world: &mut World, rng: &mut Rng) -> bool {
     }
     world.run(Duration::from_millis(300));
     true
+}
+
+/// The other survivors are heard, and take nothing: one may decide alone, and has nobody else to turn to.
+fn mute(world: &mut World, rng: &mut Rng, asked: Slot) {
+    world.run(rng.duration(Duration::from_millis(20)));
+    world.network.isolate(asked, false, true);
+    for nth in 0..150 {
+        let _ = world.submit(asked, put(&format!("probe-{nth}"), "written while nobody takes it"));
+        world.run(Duration::from_millis(3));
+    }
+    world.network.calm();
 }
 
 /// Nothing is promised any more about the partitions of which no survivor has a copy; how many the others are. None where that
