@@ -110,7 +110,7 @@ impl Stored {
     #[must_use]
     pub fn key_bytes(&self) -> &[u8] {
         match &self.0 {
-            Form::Packed(bytes) => Packed::read(bytes).key,
+            Form::Packed(bytes) => &bytes[key_start(bytes)..key_end(bytes)],
             Form::Shared(shared) => shared.key.as_bytes(),
         }
     }
@@ -128,7 +128,7 @@ impl Stored {
     #[must_use]
     pub fn value(&self) -> &[u8] {
         match &self.0 {
-            Form::Packed(bytes) => Packed::read(bytes).value,
+            Form::Packed(bytes) => &bytes[key_end(bytes) + kind_length(bytes)..],
             Form::Shared(shared) => &shared.record.value,
         }
     }
@@ -175,7 +175,10 @@ impl Stored {
         match &self.0 {
             Form::Packed(bytes) => match flags(bytes) & !EXPIRES {
                 0 => None,
-                TYPE_FOLLOWS => ContentType::new(std::str::from_utf8(Packed::read(bytes).kind).ok()?),
+                TYPE_FOLLOWS => {
+                    let text = &bytes[key_end(bytes)..key_end(bytes) + kind_length(bytes)];
+                    ContentType::new(std::str::from_utf8(text).ok()?)
+                }
                 well_known => ContentType::of_well_known((well_known - TYPE_WELL_KNOWN) >> 1),
             },
             Form::Shared(shared) => shared.record.content_type.clone(),
@@ -284,37 +287,36 @@ fn byte_length(text: &str) -> u8 {
     u8::try_from(text.len()).expect("a content type has at most 255 bytes")
 }
 
-/// What follows the header of a packed record, and its deadline.
-struct Packed<'a> {
-    key: &'a [u8],
-    /// The text of its content type, where that isn't a well-known one.
-    kind: &'a [u8],
-    value: &'a [u8],
+/// Where the key of a packed record begins: behind the header, the deadline and its type's length.
+#[inline]
+fn key_start(bytes: &[u8]) -> usize {
+    let flags = flags(bytes);
+    HEADER_BYTES + 8 * usize::from(flags & EXPIRES) + usize::from(flags & !EXPIRES == TYPE_FOLLOWS)
 }
 
-impl<'a> Packed<'a> {
-    fn read(bytes: &'a [u8]) -> Self {
-        let flags = flags(bytes);
-        let mut text = &bytes[HEADER_BYTES..];
-        if flags & EXPIRES != 0 {
-            text = &text[8..];
-        }
-        let mut kind_length = 0;
-        if flags & !EXPIRES == TYPE_FOLLOWS {
-            kind_length = usize::from(text[0]);
-            text = &text[1..];
-        }
-        let (key, text) = text.split_at(number(bytes) as usize & ((1 << KEY_LENGTH_BITS) - 1));
-        let (kind, value) = text.split_at(kind_length);
-        Self { key, kind, value }
-    }
+#[inline]
+fn key_length(bytes: &[u8]) -> usize {
+    number(bytes) as usize & ((1 << KEY_LENGTH_BITS) - 1)
 }
 
+/// Where its content type begins, if that is a text, and else its value.
+#[inline]
+fn key_end(bytes: &[u8]) -> usize {
+    key_start(bytes) + key_length(bytes)
+}
+
+#[inline]
+fn kind_length(bytes: &[u8]) -> usize {
+    if flags(bytes) & !EXPIRES == TYPE_FOLLOWS { usize::from(bytes[key_start(bytes) - 1]) } else { 0 }
+}
+
+#[inline]
 fn flags(bytes: &[u8]) -> u8 {
     bytes[8]
 }
 
 /// The first eight bytes as a number.
+#[inline]
 fn number(bytes: &[u8]) -> u64 {
     let mut number = [0; 8];
     number.copy_from_slice(&bytes[..8]);
