@@ -91,8 +91,9 @@ impl fmt::Debug for Owners {
 /// owners.
 ///
 /// Each partition has an order of all slots, and its owners are the first members in it. The order grows slot by slot:
-/// the slot after the first n goes to the front where [`jump()`] of n + 1 buckets says so, and else to any place behind
-/// the front, by another hash. So each slot is as likely in each place, and as slots keep their order whoever comes or goes:
+/// the slot after the first n goes to the front where [`jump()`](super::jump()) of n + 1 buckets says so, and else to any
+/// place behind the front, by another hash. So each slot is as likely in each place, and as slots keep their order whoever
+/// comes or goes:
 ///
 /// - the primary among n slots without gaps is the jump hash over n;
 /// - the owners for fewer copies are the beginning of the owners for more;
