@@ -10,7 +10,9 @@ use jumpgate::sim::{World, WorldOptions, is_whole, judge_orders, misplaced};
 
 const PATIENCE: Duration = Duration::from_secs(15);
 /// Whoever waits for a node to be found silent waits longer than this: `down` and the rest of a lease.
-const UNNOTICED: Duration = Duration::from_millis(100);
+const UNNOTICED: Duration = Duration::from_millis(85);
+/// Of stops under load. In the last three a request is under way at the node when it goes.
+const SEEDS: [u64; 9] = [0, 1, 2, 3, 4, 5, 18, 23, 28];
 
 fn formed(nodes: usize, seed: u64) -> World {
     let mut world = World::new(WorldOptions { nodes, ..WorldOptions::default() }, seed);
@@ -100,7 +102,7 @@ fn stop_under_load(seed: u64) -> (Asked, World) {
 
 #[test]
 fn clients_notice_nothing_of_a_node_that_stops_in_order() {
-    for seed in 0..6 {
+    for seed in SEEDS {
         let (asked, world) = stop_under_load(seed);
         assert_eq!(world.complaints(), &[] as &[String], "seed {seed}");
         assert_eq!(asked.errors, [], "seed {seed}");
@@ -115,7 +117,7 @@ fn clients_notice_a_node_that_is_let_go_while_it_leads() {
         let (asked, _) = with_broken(Mutant::LetGoWhileLeading, || stop_under_load(seed));
         !asked.errors.is_empty() || asked.longest >= UNNOTICED
     };
-    assert!((0..40).any(notice), "nobody noticed anything");
+    assert!(SEEDS.into_iter().any(notice), "nobody noticed anything");
 }
 
 /// While one of three is dead, another one is told to stop; whether it is let go.

@@ -2,16 +2,18 @@
 
 use std::time::Duration;
 
-use jumpgate::api::{Consistency, Error, Key, Operation, Precondition, PutMode, Request, Response};
+use jumpgate::api::{AdminAction, Consistency, Error, Key, Operation, Precondition, PutMode, Request, Response};
 use jumpgate::base::mutant::{Mutant, with_broken};
-use jumpgate::base::{Blob, PartitionId, RequestId, ShardId, Slot, SlotSet};
+use jumpgate::base::{Blob, Options, PartitionId, RequestId, ShardId, Slot, SlotSet};
 use jumpgate::node::Submitted;
-use jumpgate::placement::{PlacementMap, partition_of};
+use jumpgate::placement::{PlacementMap, owners, partition_of};
 use jumpgate::replica::Replica;
 use jumpgate::sim::{Cut, World, WorldOptions, is_whole, judge_orders, misplaced};
 
 const PATIENCE: Duration = Duration::from_secs(15);
 const PARTITIONS: u16 = 16;
+/// `demote_after`, and time to decide.
+const SET_ASIDE_WITHIN: Duration = Duration::from_secs(4);
 
 fn formed(nodes: usize, seed: u64) -> World {
     formed_with(nodes, PARTITIONS, seed)
@@ -222,4 +224,40 @@ fn a_former_primary_that_does_not_know_yet_reads_no_longer_than_its_lease() {
             assert!(complaints.iter().any(|words| words.contains("answers reads of")), "{mutant:?}: {complaints:?}");
         }
     }
+}
+
+/// A partition is led by one who isn't its owner any more; while it gives that back, the roster changes.
+fn stand_in_gives_back(seed: u64) -> World {
+    let mut world = formed_with(7, 64, seed);
+    let leader = world.leader().expect("one leads");
+    // Those who own a partition are lost one after the other, so that only such are left who stood in for them.
+    let lost: Vec<Slot> = (1..=4).map(|nth| Slot((leader.0 + nth) % 7)).collect();
+    for slot in &lost {
+        world.kill(*slot);
+        world.run(SET_ASIDE_WITHIN);
+    }
+    lost.iter().for_each(|slot| world.start(*slot));
+    assert!(world.run_until(PATIENCE, is_whole), "not all came back");
+    let owners = |partition| owners(partition, SlotSet::first(7), Options::replicas_auto(7));
+    let is_fit = |slot, partition| owners(partition).iter().all(|owner| lost.contains(&owner)) && !lost.contains(&slot);
+    let (former, partition) = wait_for_giver(&mut world, lost[0], is_fit);
+    deafen(&mut world, former);
+    let is_other = |slot: &Slot| ![leader, former].contains(slot) && !lost.contains(slot);
+    let other = (0..7).map(Slot).find(is_other).unwrap_or_else(|| panic!("{former} gives {partition} back"));
+    let is_given = |world: &World| {
+        let record = world.node(leader).and_then(|node| node.view().record(partition).copied());
+        record.is_some_and(|record| record.former == Some(former))
+    };
+    assert!(world.run_until(Duration::from_millis(50), is_given));
+    world.wish(leader, AdminAction::Drain { node: format!("n{}", other.0 + 1) });
+    world.run(Duration::from_secs(1));
+    world
+}
+
+#[test]
+fn a_former_primary_that_owns_nothing_stays_until_it_is_known_to_have_stopped() {
+    let world = stand_in_gives_back(21);
+    assert_eq!(world.complaints(), &[] as &[String]);
+    let broken = with_broken(Mutant::FormerPrimaryDismissed, || stand_in_gives_back(21));
+    assert!(broken.complaints().iter().any(|words| words.contains("answers reads of")), "{:?}", broken.complaints());
 }
