@@ -57,7 +57,7 @@ pub(super) enum Probe {
     Drain,
     /// The same, and in the moment in which the node is to give up what it leads, leadership is handed over or the leader
     /// doesn't hear the node.
-    DrainAndHandOver,
+    DrainDisturbed,
     /// Viewers of the feed go away and come back: they are shown everything, whatever happens meanwhile.
     Viewers,
     /// A majority is lost at once, and the survivors go on by force.
@@ -79,7 +79,7 @@ const ALL: [Probe; 18] = [
     Probe::FollowerWithoutStream,
     Probe::DeafPrimary,
     Probe::Drain,
-    Probe::DrainAndHandOver,
+    Probe::DrainDisturbed,
     Probe::Viewers,
     Probe::Recover,
     Probe::Decay,
@@ -123,7 +123,7 @@ impl Probe {
             Self::LeadersInTurn => return self.lose_leaders(world, rng, leader),
             Self::FollowerWithoutStream => return self.lose_stream(world, leader, other),
             Self::DeafPrimary => return self.deafen(world, rng),
-            Self::Drain | Self::DrainAndHandOver => return draining::drain(self, world, rng, leader, other),
+            Self::Drain | Self::DrainDisturbed => return draining::drain(self, world, rng, leader, other),
             Self::Viewers => return viewing::view(world, rng),
             Self::Recover => return forcing::recover(world, rng),
             Self::Decay => return world.probe_decay(rng),
@@ -265,10 +265,7 @@ impl Probe {
         let time = Duration::from_millis(200) + rng.duration(Duration::from_millis(600));
         // What it leads it goes on writing to, as far as it may.
         let end = world.now + time;
-        for nth in 0..40 {
-            let _ = world.submit(follower, put(&format!("probe-{nth}"), "written by the lost one"));
-            world.run(Duration::from_millis(5));
-        }
+        keep_writing(world, follower, "written by the lost one", 40, Duration::from_millis(5));
         world.run(end.since(world.now));
         world.network.calm();
         world.run(Duration::from_millis(400));
@@ -297,6 +294,14 @@ fn run_patiently(world: &mut World, leader: Slot, is_there: impl Fn(&World) -> b
         if raft.is_none_or(|raft| begin + ELECTED_WITHIN + raft.timing().election * 8 <= world.now) {
             return false;
         }
+    }
+}
+
+/// Writes `text` at `slot`, so many times, one write every so often; what comes of that is for the checks to judge.
+fn keep_writing(world: &mut World, slot: Slot, text: &str, times: usize, every: Duration) {
+    for nth in 0..times {
+        let _ = world.submit(slot, put(&format!("probe-{nth}"), text));
+        world.run(every);
     }
 }
 

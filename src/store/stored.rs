@@ -173,7 +173,7 @@ impl Stored {
     #[must_use]
     pub fn content_type(&self) -> Option<ContentType> {
         match &self.0 {
-            Form::Packed(bytes) => match flags(bytes) & !EXPIRES {
+            Form::Packed(bytes) => match kind(bytes) {
                 0 => None,
                 TYPE_FOLLOWS => {
                     let text = &bytes[key_end(bytes)..key_end(bytes) + kind_length(bytes)];
@@ -290,8 +290,7 @@ fn byte_length(text: &str) -> u8 {
 /// Where the key of a packed record begins: behind the header, the deadline and its type's length.
 #[inline]
 fn key_start(bytes: &[u8]) -> usize {
-    let flags = flags(bytes);
-    HEADER_BYTES + 8 * usize::from(flags & EXPIRES) + usize::from(flags & !EXPIRES == TYPE_FOLLOWS)
+    HEADER_BYTES + 8 * usize::from(flags(bytes) & EXPIRES) + usize::from(kind(bytes) == TYPE_FOLLOWS)
 }
 
 #[inline]
@@ -307,12 +306,18 @@ fn key_end(bytes: &[u8]) -> usize {
 
 #[inline]
 fn kind_length(bytes: &[u8]) -> usize {
-    if flags(bytes) & !EXPIRES == TYPE_FOLLOWS { usize::from(bytes[key_start(bytes) - 1]) } else { 0 }
+    if kind(bytes) == TYPE_FOLLOWS { usize::from(bytes[key_start(bytes) - 1]) } else { 0 }
 }
 
 #[inline]
 fn flags(bytes: &[u8]) -> u8 {
     bytes[8]
+}
+
+/// Which content type it has: 0, [`TYPE_FOLLOWS`], or [`TYPE_WELL_KNOWN`] and more.
+#[inline]
+fn kind(bytes: &[u8]) -> u8 {
+    flags(bytes) & !EXPIRES
 }
 
 /// The first eight bytes as a number.

@@ -1,5 +1,5 @@
 //! What a node leads moves to others at the end of its lease, and not before: a node is drained, with its view of the log
-//! late and, sometimes, a change of leaders in the middle.
+//! late and, sometimes, a change of leaders in the middle, or a leader that doesn't hear it for a while.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ pub(super) fn drain(probe: Probe, world: &mut World, rng: &mut Rng, leader: Slot
     world.wish(leader, AdminAction::Drain { node: node_name(drained) });
     // All that it leads is in full elsewhere, so that it goes in the next moment.
     let may_resign = |world: &World| decided(world, leader).is_some_and(|state| state.may_resign(drained));
-    if world.run_until(DRAINED_WITHIN, may_resign) && probe == Probe::DrainAndHandOver {
+    if world.run_until(DRAINED_WITHIN, may_resign) && probe == Probe::DrainDisturbed {
         if rng.below(2) == 0 {
             hand_over(world, rng, leader, drained);
         } else {
@@ -62,9 +62,8 @@ fn hand_over(world: &mut World, rng: &mut Rng, leader: Slot, drained: Slot) {
 /// to itself last of all. It gives nothing away by itself meanwhile, since its wishes get lost.
 fn lose_sight(world: &mut World, rng: &mut Rng, leader: Slot, drained: Slot) {
     let others = (0..world.options.nodes as u8).map(Slot).filter(|slot| *slot != drained);
-    let late: Vec<Cut> = others.map(|to| Cut { from: leader, to, pulse: false, stream: true }).collect();
     let unheard = Cut { from: drained, to: leader, pulse: true, stream: true };
-    world.network.cuts.extend(late);
+    world.network.cuts.extend(others.map(|to| Cut { from: leader, to, pulse: false, stream: true }));
     world.network.cut_both_ways(leader, drained, false, true);
     world.network.cuts.push(unheard);
     world.run(Duration::from_millis(60) + rng.duration(Duration::from_millis(120)));

@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use super::keep_writing;
 use crate::api::{AdminAction, AdminRequest, Response};
 use crate::base::{Generation, NodeId, PartitionId, Rng, Slot};
 use crate::node::Submitted;
@@ -56,8 +57,6 @@ pub(super) fn recover(world: &mut World, rng: &mut Rng) -> bool {
     }
     if rng.below(2) == 0 {
         mute(world, rng, asked);
-        // Whoever is a stray stays one.
-        strays.into_iter().for_each(|stray| world.network.isolate(stray, true, true));
     }
     let have_followed = |world: &World| {
         survivors.iter().all(|slot| generation(world, *slot) == Some(before.unwrap_or_default().next()))
@@ -82,12 +81,10 @@ pub(super) fn recover(world: &mut World, rng: &mut Rng) -> bool {
 /// The other survivors are heard, and take nothing: one may decide alone, and has nobody else to turn to.
 fn mute(world: &mut World, rng: &mut Rng, asked: Slot) {
     world.run(rng.duration(Duration::from_millis(20)));
+    let before = world.network.cuts.clone();
     world.network.isolate(asked, false, true);
-    for nth in 0..150 {
-        let _ = world.submit(asked, put(&format!("probe-{nth}"), "written while nobody takes it"));
-        world.run(Duration::from_millis(3));
-    }
-    world.network.calm();
+    keep_writing(world, asked, "written while nobody takes it", 150, Duration::from_millis(3));
+    world.network.cuts = before;
 }
 
 /// Nothing is promised any more about the partitions of which no survivor has a copy; how many the others are. None where that
