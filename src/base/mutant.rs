@@ -83,6 +83,8 @@ pub enum Mutant {
     KeepConflicting,
     /// A heartbeat that was heard before counts again.
     OldHeartbeatCounts,
+    /// Heartbeats to a peer that is let in again in the same term are numbered from the start.
+    NumbersRestart,
     /// A write is acknowledged before the copies have it.
     AckBeforeCopies,
     /// A write is acknowledged though fewer copies than configured would hold it.
@@ -166,7 +168,7 @@ mod switch {
 
     impl Mutant {
         /// Every one of them but those below, with the rule of the protocol (section D of its design) that it breaks, and what it does.
-        pub const ALL: [(Self, &'static str, &'static str); 60] = [
+        pub const ALL: [(Self, &'static str, &'static str); 61] = [
             (Self::EvictedDontCount, "D.8", "A primary counts without a member that it has proposed to evict."),
             (Self::EvictWithoutProof, "D.21", "A primary whose own stream may be dead evicts others."),
             (Self::MuteTakeTurns, "C.4", "Members that are mute take each other's places without end."),
@@ -230,6 +232,11 @@ mod switch {
             ),
             (Self::KeepConflicting, "D.2 (log matching)", "Entries that differ from the leader's are kept."),
             (Self::OldHeartbeatCounts, "D.22", "A heartbeat that was heard before counts again."),
+            (
+                Self::NumbersRestart,
+                "D.22",
+                "Heartbeats to a peer that is let in again in the same term are numbered from the start.",
+            ),
             (Self::AckBeforeCopies, "D.6", "A write is acknowledged before the copies have it."),
             (Self::FewerCopies, "D.6", "A write is acknowledged though fewer copies than configured would hold it."),
             (Self::CountingDontAck, "D.6", "A write is acknowledged before the learners that count for it have it."),

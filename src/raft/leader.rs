@@ -26,6 +26,9 @@ pub(super) struct Leading {
     /// The first entry of its own term.
     pub(super) own_entry: LogIndex,
     pub(super) heartbeat_at: Instant,
+    /// The highest number of a heartbeat so far, to whomever. Who is let in again in the same term may have heard one as
+    /// high, and hears none that isn't higher.
+    pub(super) numbered: PulseSequence,
     /// Since when the entries after the commit index wait without the commit index having moved; none while there are
     /// no such entries.
     pub(super) pending_since: Option<Instant>,
@@ -59,6 +62,7 @@ impl Leading {
             grace_from: now,
             own_entry,
             heartbeat_at: now,
+            numbered: PulseSequence::ZERO,
             pending_since: None,
             pending_bytes,
             progress: BTreeMap::new(),
@@ -157,9 +161,11 @@ impl Raft {
             progress.maybe_resend(now, &timing);
             progress.maybe_ask_over_stream(now, &timing);
             let matched = progress.matched();
+            let sequence = progress.next_heartbeat(now);
+            leading.numbered = leading.numbered.max(sequence);
             let message = PulseMessage::Heartbeat {
                 term: self.term,
-                sequence: progress.next_heartbeat(now),
+                sequence,
                 matched,
                 commit: match is_broken(Mutant::CommitBeyondMatch) {
                     true => self.commit_index,
@@ -188,7 +194,8 @@ impl Raft {
             leading.progress.entry(node).or_insert_with(|| {
                 // A new peer doesn't wait for the next round.
                 leading.heartbeat_at = self.now;
-                Progress::new(next)
+                let restarts = is_broken(Mutant::NumbersRestart);
+                Progress::new(next, if restarts { PulseSequence::ZERO } else { leading.numbered })
             });
         }
     }

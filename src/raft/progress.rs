@@ -82,8 +82,9 @@ pub(super) struct Progress {
 }
 
 impl Progress {
-    /// A peer of which nothing is known, to whom entries from `next` on are offered first.
-    pub(super) const fn new(next: LogIndex) -> Self {
+    /// A peer of which nothing is known, to whom entries from `next` on are offered first. Its heartbeats have numbers after
+    /// `numbered`, and acks of earlier ones are no news.
+    pub(super) const fn new(next: LogIndex, numbered: PulseSequence) -> Self {
         Self {
             matched: LogPosition::ZERO,
             next,
@@ -91,9 +92,9 @@ impl Progress {
             in_flight: VecDeque::new(),
             commit_told: LogIndex::ZERO,
             stream_heard_at: None,
-            sequence: PulseSequence::ZERO,
+            sequence: numbered,
             heartbeats: VecDeque::new(),
-            acked_sequence: PulseSequence::ZERO,
+            acked_sequence: numbered,
             contact: None,
             acked_at: None,
             promise: Duration::ZERO,

@@ -1,6 +1,7 @@
 //! Changes of members (section 6 of the paper, chapter 4 of Ongaro's dissertation), and of the times.
 
 use super::lone::{Lone, entry};
+use crate::base::mutant::{Mutant, with_broken};
 use crate::base::{LogIndex, Timing};
 use crate::raft::testing::{Network, command, milliseconds, node, nodes, reborn};
 use crate::raft::{Entry, Membership, Payload, ProposeError, RaftRole};
@@ -118,6 +119,45 @@ fn a_learner_replaces_another_life_in_its_slot_and_can_be_dropped() {
     assert_eq!(lone.raft.membership().learners, [reborn(2, 2)].into());
 }
 
+/// Lets so many heartbeats pass, acked by the voters 2 and 3; the numbers of those to node 4.
+fn beat(lone: &mut Lone, times: usize) -> Vec<u64> {
+    let mut numbers = Vec::new();
+    for _ in 0..times {
+        for text in lone.wait(Timing::default().heartbeat) {
+            let Some((to, rest)) = text.split_once(" <- heartbeat #") else { continue };
+            let number = rest.split(' ').next().and_then(|number| number.parse().ok()).expect("a number");
+            match to {
+                "n4" => numbers.push(number),
+                _ => drop(lone.ack(to[1..].parse().expect("a node"), number, (1, 1))),
+            }
+        }
+    }
+    numbers
+}
+
+/// Node 4 leaves and is let in again by the same leader; the last number that it heard before, and the first after that.
+fn numbers_of_one_who_is_let_in_again() -> (u64, u64) {
+    let mut lone = leader_with_learner();
+    let before = beat(&mut lone, 10);
+    lone.raft.propose_drop_learner(lone.now, node(4)).expect("a learner");
+    lone.matched(2, 2, 3);
+    let while_it_leaves = beat(&mut lone, 40);
+    assert!(while_it_leaves.len() < 30, "it is told for a while that it has left: {while_it_leaves:?}");
+    let heard = *while_it_leaves.last().or(before.last()).expect("heartbeats");
+    lone.raft.propose_learner(lone.now, node(4)).expect("it isn't there");
+    lone.ack(4, heard, (1, 1));
+    assert_eq!(lone.raft.peer_acked_at(node(4)), None, "an ack of a heartbeat from before is no news");
+    (heard, beat(&mut lone, 5)[0])
+}
+
+#[test]
+fn who_is_let_in_again_gets_heartbeats_with_numbers_after_those_from_before() {
+    let (heard, next) = numbers_of_one_who_is_let_in_again();
+    assert!(next > heard, "#{next} after #{heard}");
+    let (heard, next) = with_broken(Mutant::NumbersRestart, numbers_of_one_who_is_let_in_again);
+    assert!(next <= heard, "#{next} after #{heard}");
+}
+
 #[test]
 fn who_is_to_vote_must_have_this_terms_log() {
     let mut lone = Lone::ready_leader(&[1, 2, 3]);
@@ -125,7 +165,7 @@ fn who_is_to_vote_must_have_this_terms_log() {
     lone.matched(2, 1, 2);
     let voters = nodes(&[1, 2, 3, 4]);
     assert_eq!(lone.raft.propose_voters(lone.now, voters.clone()), Err(ProposeError::NotReady));
-    lone.ack(4, 1, (1, 1));
+    lone.ack(4, 2, (1, 1));
     assert_eq!(lone.raft.propose_voters(lone.now, voters), Ok(LogIndex(3)));
 }
 
