@@ -60,6 +60,9 @@ const TAIL_EFFECTS_MAX: usize = 4096;
 /// Bytes under way from one shard to those whom it fills: a connection of a gigabyte a second is busy with them for a
 /// millisecond, which is what a live write may have to wait for.
 const FILLING_BYTES_MAX: u64 = 1 << 20;
+/// Bytes a second from one shard to those who get a copy while none is missing. A shard has a core, mostly, which can send
+/// ten times that; so clients hardly notice.
+const MOVING_BYTES_PER_SECOND: u64 = 32 << 20;
 /// How long a node may look for its cluster before it says that it does, and how often it says so again at the least.
 const COMPLAIN_AFTER: Duration = Duration::from_secs(5);
 const COMPLAIN_EVERY_MAX: Duration = Duration::from_secs(60);
@@ -423,6 +426,7 @@ fn options(config: &Config, slot: Slot) -> Options {
         requests_max: REQUESTS_MAX,
         tail_effects_max: TAIL_EFFECTS_MAX,
         filling_bytes_max: FILLING_BYTES_MAX,
+        moving_bytes_per_second: MOVING_BYTES_PER_SECOND,
         feed_effects_max: limits::FEED_EFFECTS_MAX,
         unix_micros_at_zero: since_epoch.as_micros() as u64,
         seed: rand::random(),

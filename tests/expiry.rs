@@ -84,6 +84,7 @@ fn options() -> Options {
         key_bytes_max: 1024,
         memory_bytes_max: 1 << 30,
         filling_bytes_max: 1 << 20,
+        moving_bytes_per_second: 16 << 20,
         requests_max: 64,
         tail_effects_max: 4096,
         feed_effects_max: 100,

@@ -45,6 +45,7 @@ fn options() -> Options {
         requests_max: 64,
         tail_effects_max: 64,
         filling_bytes_max: 1 << 20,
+        moving_bytes_per_second: 16 << 20,
         feed_effects_max: 1024,
         unix_micros_at_zero: 0,
         seed: 7,

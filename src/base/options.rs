@@ -104,6 +104,9 @@ pub struct Options {
     /// Bytes of records that one shard has under way to those whom it fills. What is to be sent beyond waits for acks, so that
     /// live replication, which goes the same way, doesn't stand in a long line.
     pub filling_bytes_max: u64,
+    /// Bytes of records that one shard sends in a second to those who get a copy though none is missing: where nodes come or
+    /// go, or take back what was theirs.
+    pub moving_bytes_per_second: u64,
     /// Committed effects that a shard's rings keep for viewers of the feed that come back.
     pub feed_effects_max: usize,
     /// Unix time, in microseconds, at [`super::Instant::ZERO`] of this process: where the hybrid clock starts.

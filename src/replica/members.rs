@@ -61,8 +61,9 @@ pub struct Filling {
     pub acked: Option<Key>,
     /// When its chunk, or the question whether it stands, is sent again. It has a timer of its own: the acks of a busy live stream say nothing of the scan.
     pub resend_at: Option<Instant>,
-    /// The next chunk waits until there is room for it; and one is under way.
+    /// It waits until there is room for the next chunk, or, before it was greeted, for all of it.
     pub waits: bool,
+    /// A chunk is under way, or the greeting for which there was room.
     pub is_under_way: bool,
     /// Bytes of the chunk that was sent last, and of those before, which it has acked.
     pub chunk_bytes: u64,
@@ -93,7 +94,26 @@ pub struct StreamContext<'a> {
     /// Its records that are rotten.
     pub verifying: &'a Verifying,
     /// Whether another chunk of a scan may be sent now.
-    pub has_scan_room: bool,
+    pub scan_room: ScanRoom,
+}
+
+/// Whether a primary may send more to those whom it fills.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ScanRoom {
+    /// There is room for another chunk.
+    pub has_room: bool,
+    /// A copy is missing that was there before. Otherwise a learner isn't even greeted before there is room: from then on it
+    /// takes the live stream, too.
+    pub is_hurried: bool,
+}
+
+/// What waits until a primary may send more to those whom it fills.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ScanWaits {
+    /// A scan that has begun.
+    ToGoOn,
+    /// One before its learner was greeted.
+    ToBegin,
 }
 
 impl Member {
@@ -119,7 +139,7 @@ impl Member {
 
     /// Whether it is a learner whose filling goes on, or is done.
     pub fn is_filled(&self) -> bool {
-        self.filling.as_ref().is_some_and(|filling| !filling.lapsed)
+        self.filling.as_ref().is_some_and(|filling| !filling.lapsed) && !self.waits_to_be_greeted()
     }
 
     /// Whether it still holds what it has acked, under the record of this change: a learner has to say so.
@@ -130,6 +150,7 @@ impl Member {
     /// Whether it has left something of its live stream unanswered for too long.
     pub fn is_late(&self, context: StreamContext<'_>) -> bool {
         let waits_since = match self.stream {
+            Stream::Greeting if self.waits_to_be_greeted() => None,
             Stream::Greeting => Some(self.since),
             Stream::Probing | Stream::Flowing => {
                 context.tail.entry(self.matched.next()).map(|entry| entry.received.max(self.since))
@@ -140,7 +161,7 @@ impl Member {
 
     /// A learner needs every effect after this one, applied or not, to be kept for it. `None`: nothing is kept.
     pub fn retained_from(&self) -> Option<Seq> {
-        let filling = self.filling.as_ref().filter(|filling| !filling.lapsed)?;
+        let filling = self.filling.as_ref().filter(|filling| !filling.lapsed && !self.waits_to_be_greeted())?;
         Some(if self.stream == Stream::Greeting { filling.previous.seq } else { self.matched })
     }
 
@@ -157,6 +178,29 @@ impl Member {
         self.reset();
         self.attach = attach;
         self.filling = Some(Filling { previous, ..Filling::default() });
+    }
+
+    /// A learner that was never greeted begins its filling: at once where it `is_urgent` or there is room for it. Otherwise
+    /// nothing is sent and nothing is kept for it. Whether it is to be greeted now.
+    pub fn begin_filling(
+        &mut self,
+        context: StreamContext<'_>,
+        is_urgent: bool,
+        (attach, previous): (AttachId, Position),
+    ) -> bool {
+        self.attach_anew(attach, previous);
+        self.since = context.now;
+        let ScanRoom { has_room, is_hurried } = context.scan_room;
+        let is_unhurried = !is_urgent && !is_hurried;
+        let Some(filling) = &mut self.filling else { return true };
+        filling.waits = is_unhurried && !has_room;
+        filling.is_under_way = is_unhurried && has_room;
+        !filling.waits
+    }
+
+    /// Whether it is a learner that was not greeted yet, because there is no room.
+    pub fn waits_to_be_greeted(&self) -> bool {
+        self.stream == Stream::Greeting && self.waits_to_scan()
     }
 
     fn reset(&mut self) {
@@ -248,7 +292,7 @@ impl Member {
     /// Sends the part of the scan that comes after what was acked.
     pub fn send_chunk(&mut self, context: StreamContext<'_>, table: &Table, out: &mut Vec<Output>) {
         let Some(filling) = &mut self.filling else { return };
-        filling.waits = !context.has_scan_room && !filling.is_under_way;
+        filling.waits = !context.scan_room.has_room && !filling.is_under_way;
         if filling.waits {
             filling.resend_at = Some(context.now + WAITS_AT_MOST);
             return;
@@ -406,7 +450,7 @@ impl Member {
 
     /// Sets the resend timer by what is outstanding; `anew` where an answer has just come.
     fn rest(&mut self, context: StreamContext<'_>, anew: bool) {
-        if self.matched >= context.tail.last().seq {
+        if self.matched >= context.tail.last().seq || self.waits_to_be_greeted() {
             self.resend_at = Instant::FAR;
         } else if anew || self.resend_at == Instant::FAR {
             self.resend_at = context.now + context.options.resend_after;

@@ -94,6 +94,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 
+pub use members::{ScanRoom, ScanWaits};
 pub use message::{AttachId, Check, Finding, Fingerprint, Message, ScannedRecord};
 pub use ring::{Ring, RingEntry, Stamp};
 pub use verify::{Damage, Fault};
@@ -156,7 +157,7 @@ impl ReplicaOptions {
             commit_notice_after: Duration::from_millis(5),
             propose_after: Duration::from_millis(300),
             evict_after: Duration::from_millis(500),
-            scan_chunk_bytes: 256 << 10,
+            scan_chunk_bytes: 64 << 10,
             prepare_bytes: 1 << 20,
             expire_max: 128,
         }
@@ -256,8 +257,8 @@ pub struct Replica {
     primary: Option<Box<Primary>>,
     following: Following,
     verifying: Verifying,
-    /// Whether another chunk may be sent to somebody who is filled.
-    has_scan_room: bool,
+    /// Whether more may be sent to those who are filled.
+    scan_room: ScanRoom,
 }
 
 impl Replica {
@@ -279,7 +280,7 @@ impl Replica {
             primary: None,
             following: Following::default(),
             verifying: Verifying::default(),
-            has_scan_room: true,
+            scan_room: ScanRoom { has_room: true, is_hurried: true },
         }
     }
 

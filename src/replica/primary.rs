@@ -37,7 +37,7 @@ pub struct Primary {
     /// The last uncommitted effect of each key that has one.
     pending: BTreeMap<Key, Seq>,
     waiting: VecDeque<Waiting>,
-    attach_last: AttachId,
+    pub(super) attach_last: AttachId,
     notice_at: Instant,
     pub(super) propose_at: Instant,
 }
@@ -171,7 +171,7 @@ impl Replica {
                 committed: self.applied.seq,
                 tail: &self.tail,
                 verifying: &self.verifying,
-                has_scan_room: self.has_scan_room,
+                scan_room: self.scan_room,
             },
             table: &self.table,
             record: &self.record,
@@ -257,10 +257,12 @@ impl Replica {
                 _ => Member::new(node, AttachId::default(), is_learner.then(Filling::default), now),
             };
             let is_new = member.stream == Stream::Greeting && member.resend_at == Instant::FAR;
+            let mut is_greeted = is_new;
             if is_new && is_learner {
-                member.attach_anew(primary.next_attach(), applied);
+                let filling = (primary.next_attach(), applied);
+                is_greeted = member.begin_filling(context, record.counting.contains(slot), filling);
             }
-            if is_new || (is_changed && member.is_filled()) {
+            if is_greeted || (is_changed && member.is_filled()) {
                 member.greet(context, record.change, version_max, out);
             }
             primary.members.push((slot, member));

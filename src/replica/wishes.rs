@@ -4,7 +4,7 @@
 //! Whoever was proposed counts from then on, and whoever is to leave counts until that is decided: between a wish and the
 //! record that answers it, both sets may be the one in force.
 
-use super::members::StreamContext;
+use super::members::{ScanRoom, ScanWaits, StreamContext};
 use super::primary::{Office, Primary};
 use super::{Output, Replica};
 use crate::base::mutant::{Mutant, is_broken};
@@ -87,22 +87,34 @@ impl Replica {
         self.primary.iter().flat_map(|primary| &primary.members).map(|(_, member)| member.scan_under_way()).sum()
     }
 
-    /// Whether a scan waits for room.
+    /// What waits for room: a scan that has begun, or only ones that haven't, or nothing.
     #[must_use]
-    pub fn waits_to_scan(&self) -> bool {
-        self.primary.iter().flat_map(|primary| &primary.members).any(|(_, member)| member.waits_to_scan())
+    pub fn waits_to_scan(&self) -> Option<ScanWaits> {
+        let waiting = self.primary.iter().flat_map(|primary| &primary.members).map(|(_, member)| member);
+        let mut waiting = waiting.filter(|member| member.waits_to_scan()).peekable();
+        waiting.peek()?;
+        let has_begun = waiting.any(|member| !member.waits_to_be_greeted());
+        Some(if has_begun { ScanWaits::ToGoOn } else { ScanWaits::ToBegin })
     }
 
     /// Says whether there is room for another chunk, until it is said again.
-    pub const fn set_scan_room(&mut self, has_room: bool) {
-        self.has_scan_room = has_room;
+    pub const fn set_scan_room(&mut self, room: ScanRoom) {
+        self.scan_room = room;
     }
 
     /// There is room for a scan that waits for it.
     pub fn go_on_scanning(&mut self, now: Instant, out: &mut Vec<Output>) {
-        let Some(Office { primary, context, table, .. }) = self.office(now) else { return };
-        if let Some((_, member)) = primary.members.iter_mut().find(|(_, member)| member.waits_to_scan()) {
+        let Some(Office { primary, context, table, record, applied, version_max }) = self.office(now) else { return };
+        let waiting = primary.members.iter_mut().map(|(_, member)| member).filter(|member| member.waits_to_scan());
+        let Some(member) = waiting.min_by_key(|member| member.waits_to_be_greeted()) else { return };
+        if !member.waits_to_be_greeted() {
             member.send_chunk(context, table, out);
+            return;
+        }
+        // `members` is borrowed here, so that `next_attach` can't be called.
+        primary.attach_last.0 += 1;
+        if member.begin_filling(context, false, (primary.attach_last, applied)) {
+            member.greet(context, record.change, version_max, out);
         }
     }
 

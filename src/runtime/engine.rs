@@ -541,6 +541,7 @@ mod tests {
             requests_max: 10,
             tail_effects_max: 10,
             filling_bytes_max: 1 << 20,
+            moving_bytes_per_second: 16 << 20,
             feed_effects_max: 10,
             unix_micros_at_zero: 0,
             seed: 1,

@@ -305,6 +305,8 @@ impl World {
             tail_effects_max: 256,
             // A chunk or two at a time.
             filling_bytes_max: 5000,
+            // Twenty partitions or so in a second.
+            moving_bytes_per_second: 400_000,
             feed_effects_max: 1024,
             unix_micros_at_zero: 1_700_000_000_000_000 + self.rng.below(3_600_000_000),
             seed: self.rng.bits(),

@@ -141,6 +141,7 @@ fn options(slot: Slot) -> Options {
         requests_max: 64,
         tail_effects_max: 64,
         filling_bytes_max: 1 << 20,
+        moving_bytes_per_second: 16 << 20,
         feed_effects_max: 1024,
         unix_micros_at_zero: 0,
         seed: u64::from(slot.0),

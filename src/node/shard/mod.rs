@@ -22,6 +22,7 @@ mod listings;
 mod mute;
 mod partitions;
 mod requests;
+mod scans;
 mod targets;
 mod verify;
 
@@ -38,7 +39,7 @@ use crate::base::mutant::{Mutant, is_broken};
 use crate::base::{Epoch, InSyncChange, Instant, NodeId, Options, PartitionId, RequestId, ShardId, SlotSet};
 use crate::replica::{self, Replica};
 use mute::Mute;
-use partitions::Scans;
+use scans::Scans;
 use targets::Targets;
 use verify::Verifier;
 
@@ -197,6 +198,7 @@ impl ShardCore {
         Self {
             id,
             verifier: Verifier::new(options.seed ^ u64::from(id.0)),
+            scans: Scans::new(options.filling_bytes_max, options.moving_bytes_per_second),
             view: Arc::new(View { me: options.me, ..View::default() }),
             options,
             lease_until: Instant::ZERO,
@@ -206,7 +208,6 @@ impl ShardCore {
             table_bytes: 0,
             table_keys: 0,
             filled_bytes: 0,
-            scans: Scans::default(),
             in_flight: BTreeMap::new(),
             waiting: VecDeque::new(),
             gathers: BTreeMap::new(),
@@ -386,7 +387,7 @@ impl ShardCore {
             && self.source.is_empty());
         let sweep_at = if is_busy { self.sweep_at } else { Instant::FAR };
         let rounds = self.targets.look_at().min(self.verifier.step_at);
-        timer.min(sweep_at).min(self.follower.ask_at).min(rounds)
+        timer.min(sweep_at).min(self.follower.ask_at).min(rounds).min(self.scans.go_on_at())
     }
 
     /// What the inputs caused.

@@ -1,48 +1,19 @@
 //! The shard's replicas: opened, told of the cluster, woken at their times, and their outputs carried on.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::{ShardCore, ShardOutput};
 use crate::api::Error;
-use crate::base::{Instant, PartitionId, Slot};
+use crate::base::{Instant, PartitionId, Slot, SlotSet};
 use crate::node::View;
 use crate::node::message::{PeerMessage, ShardMessage};
 use crate::replica::{self, Replica, ReplicaOptions};
 
-/// What is sent to those who are filled. Live effects go the same way behind it, so only so much is under way at a time.
-///
-/// Invariant: `under_way` is the sum over the shard's replicas.
-#[derive(Debug, Default)]
-pub(super) struct Scans {
-    under_way: u64,
-    /// Whose scan waits for room, in turn.
-    waiting: VecDeque<u16>,
-}
-
-impl Scans {
-    /// The replica at `index` had `before` under way.
-    fn note(&mut self, index: usize, before: u64, replica: &Replica) {
-        self.under_way = self.under_way - before + replica.scans_under_way();
-        if replica.waits_to_scan() && !self.waiting.contains(&(index as u16)) {
-            self.waiting.push_back(index as u16);
-        }
-    }
-
-    /// Panics where the sum isn't right.
-    pub(super) fn check_invariants(&self, replicas: &[Replica]) {
-        let sum: u64 = replicas.iter().map(Replica::scans_under_way).sum();
-        assert_eq!(self.under_way, sum, "bytes are under way to learners that are not accounted for");
-    }
-}
-
 impl ShardCore {
     /// Goes on with scans that wait, as far as there is room.
     pub(super) fn go_on_scanning(&mut self, now: Instant) {
-        while self.scans.under_way < self.options.filling_bytes_max
-            && let Some(index) = self.scans.waiting.pop_front()
-        {
-            let partition = self.partition(usize::from(index));
+        while let Some(index) = self.scans.next(now) {
+            let partition = self.partition(index);
             self.with_replica(now, partition, |replica, out| replica.go_on_scanning(now, out));
         }
     }
@@ -60,7 +31,7 @@ impl ShardCore {
         let before = replica.status();
         let withheld = replica.withholds_writes();
         let scans = replica.scans_under_way();
-        replica.set_scan_room(self.scans.under_way.saturating_sub(scans) < self.options.filling_bytes_max);
+        replica.set_scan_room(self.scans.room(index, scans));
         let ring = (replica.ring().pushed(), replica.ring().last(), replica.ring().bytes() as u64);
         act(replica, &mut out);
         if let Some(since) = replica.in_office_since() {
@@ -74,7 +45,7 @@ impl ShardCore {
         self.table_bytes = self.table_bytes + after.bytes as u64 - before.bytes as u64;
         let pushed = replica.ring().pushed() - ring.0;
         self.ring_bytes = self.ring_bytes + replica.ring().bytes() as u64 - ring.2;
-        self.scans.note(index, scans, replica);
+        self.scans.note(now, index, (scans, replica.scans_under_way()), replica.waits_to_scan());
         self.retry |= !before.serving && after.serving || withheld && !replica.withholds_writes();
         self.retry |= after.rotten < before.rotten;
         self.verifier.note(now, index, &before, &after);
@@ -99,6 +70,7 @@ impl ShardCore {
         match output {
             replica::Output::Send { to, message } => {
                 self.filled_bytes += message.filling_bytes();
+                self.scans.charge(&message);
                 if message.asks() {
                     self.mute.asked(now, to.slot);
                 }
@@ -138,14 +110,18 @@ impl ShardCore {
     /// Tells every replica its record, where that or who its members are has changed.
     pub(super) fn tell_replicas(&mut self, now: Instant, before: &View) {
         let view = Arc::clone(&self.view);
+        let wanted = view.settings.map_or(0, |settings| usize::from(settings.replicas));
+        // Most views change a few records, and there are thousands.
+        let slots = 0..before.registered.len().max(view.registered.len());
+        let slots = slots.map(|index| Slot(index as u8));
+        let replaced: SlotSet = slots.filter(|slot| before.registered(*slot) != view.registered(*slot)).collect();
         for index in 0..self.replicas.len() {
             let partition = self.partition(index);
             let Some(record) = view.record(partition).copied() else { continue };
-            let same_people =
-                record.members().iter().all(|slot: Slot| before.registered(slot) == view.registered(slot));
-            if before.record(partition) == Some(&record) && same_people {
+            if before.record(partition) == Some(&record) && record.members().intersection(replaced).is_empty() {
                 continue;
             }
+            self.scans.note_copies(index, before.record(partition), &record, wanted);
             let closed = self.source.closed();
             self.with_replica(now, partition, |replica, out| {
                 // Whoever takes office begins above what this shard has closed.
@@ -161,7 +137,7 @@ impl ShardCore {
         self.armed.clear();
         self.timers.clear();
         self.verifier.stop();
-        self.scans = Scans::default();
+        self.scans.forget();
         (self.table_bytes, self.table_keys) = (0, 0);
         self.lease_until = Instant::ZERO;
         self.source.clear();

@@ -339,3 +339,45 @@ fn a_learner_that_a_recovery_by_force_makes_primary_serves_what_it_has() {
     net.pass(Duration::from_secs(1));
     assert_eq!(net.read(2, "d"), Some(b"live".to_vec()));
 }
+
+/// Nobody is in a hurry, and whether there is room for a scan.
+fn set_room(net: &mut Net, has_room: bool) {
+    net.replicas[0].set_scan_room(ScanRoom { has_room, is_hurried: false });
+}
+
+#[test]
+fn a_learner_that_nobody_is_in_a_hurry_for_is_greeted_when_there_is_room() {
+    let mut net = Net::new(3, &[0, 1], 2);
+    net.write(0, 1, put("a", "old"));
+    net.settle();
+    set_room(&mut net, false);
+    net.change(|record| record.learners = set(&[2]));
+    net.tell_all();
+    assert_eq!((net.wire.len(), net.replicas[0].waits_to_scan()), (0, Some(ScanWaits::ToBegin)));
+    // Meanwhile nothing is sent to it, nothing is kept for it, and no timer rings.
+    for nth in 0..5 {
+        net.write(0, 10 + nth, put("b", "live"));
+        net.settle();
+    }
+    let primary = &net.replicas[0];
+    assert_eq!((primary.tail.len(), primary.next_deadline(), net.replicas[2].status().records), (0, Instant::FAR, 0));
+    set_room(&mut net, true);
+    net.run(0, |replica, now, out| replica.go_on_scanning(now, out));
+    assert!(matches!(net.wire.front(), Some((_, _, Message::AttachLearner { .. }))));
+    assert!(net.replicas[0].scans_under_way() > 0, "what it has room for it has room for at once");
+    net.deliver();
+    assert_eq!((net.replicas[2].status().records, net.proposals.len()), (2, 1));
+}
+
+#[test]
+fn a_learner_that_counts_is_greeted_though_there_is_no_room() {
+    let mut net = Net::new(3, &[0], 1);
+    set_room(&mut net, false);
+    net.change(|record| record.learners = set(&[1, 2]));
+    net.tell(0);
+    assert_eq!(net.wire.len(), 0);
+    net.change(|record| record.counting = set(&[2]));
+    net.tell(0);
+    let greeted: Vec<u8> = net.wire.iter().map(|(_, to, _)| to.slot.0).collect();
+    assert_eq!(greeted, [2]);
+}
