@@ -13,24 +13,19 @@ ARG PROFILE=release
 ENV CARGO_INCREMENTAL=0 CARGO_TERM_COLOR=never
 WORKDIR /build
 
-# The dependencies: a layer of its own, which changes with Cargo.toml and Cargo.lock only.
+# The dependencies: a layer of its own, which changes with Cargo.toml and Cargo.lock only. Benchmarks and examples aren't
+# built, so that their sources need not be here.
 COPY Cargo.toml Cargo.lock ./
-RUN mkdir -p src benches examples/faults \
-    && touch src/lib.rs benches/placement.rs benches/replication.rs \
-    && echo 'fn main() {}' | tee src/main.rs >examples/faults/main.rs \
+RUN awk '/^\[/ { skip = /^\[\[(bench|example)\]\]/ } !skip' Cargo.toml >without && mv without Cargo.toml \
+    && mkdir -p src && touch src/lib.rs && echo 'fn main() {}' >src/main.rs \
     && cargo build --locked --profile "$PROFILE" --bin jumpgate
 
 COPY src src
+COPY deploy/image-root.sh deploy/image-root.sh
 RUN touch src/lib.rs src/main.rs \
     && cargo build --locked --profile "$PROFILE" --bin jumpgate \
     && case "$PROFILE" in dev) folder=debug ;; *) folder=$PROFILE ;; esac \
-    && mkdir -p /image/usr/local/bin /image/etc/jumpgate /image/run/jumpgate /image/tmp \
-    && strip -o /image/usr/local/bin/jumpgate "target/$folder/jumpgate" \
-    && ldd /image/usr/local/bin/jumpgate | grep -o '/[^ ]*' | xargs -I{} cp -L --parents {} /image \
-    && echo 'jumpgate:x:65532:65532::/:/nonexistent' >/image/etc/passwd \
-    && echo 'jumpgate:x:65532:' >/image/etc/group \
-    && echo 'hosts: files dns' >/image/etc/nsswitch.conf \
-    && chown 65532:65532 /image/run/jumpgate && chmod 700 /image/run/jumpgate && chmod 1777 /image/tmp
+    && bash deploy/image-root.sh "target/$folder/jumpgate" /image
 
 FROM ${RUNTIME_IMAGE}
 LABEL org.opencontainers.image.title="jumpgate" \
