@@ -1,58 +1,107 @@
 #!/usr/bin/env bash
-# Breaks a running cluster of containers in five ways and looks whether its promises hold: `deploy/drill.sh`.
+# Breaks a running cluster in several ways and looks whether its promises hold: `deploy/drill.sh [OPTION] [STEP...]`.
 #
-# It needs bash, the Docker command line, a running Compose project (docker-compose.yml), and the program: `jumpgate` on
-# the path, or JUMPGATE=path; otherwise it is copied out of a container. Keys below drill/ are written and left behind.
+# The nodes are containers of a running Compose project (docker-compose.yml), or, where no Docker engine answers, processes
+# that the drill starts itself. It needs bash, and the program: `jumpgate` on the path, or JUMPGATE=path; otherwise it is
+# copied out of a container. Keys below drill/ are written and left behind.
+#
+#   --containers, --processes     choose
+#   --help                        this text
+#
+# Steps, in this order if none is named, but for those in brackets, which take longer:
+#
+#   kill                          half of the nodes at once, the leader not among them
+#   pause                         a node is stopped without its knowledge
+#   cut                           a node is off the network
+#   leader                        the leader is killed
+#   leaders-half                  half of the nodes at once, the leader among them
+#   roll                          all nodes are restarted in turn (deploy/rolling-restart.sh)
+#   [roll-drain]                  the same with --drain
+#   [scale]                       a sixth container joins and leaves again (containers only)
 #
 #   KEYS=5000                     records that are loaded and compared (1020 bytes each)
 #   AWAY=5                        for how many seconds a node stays paused or cut off
 #   PATIENCE=120                  seconds until all has to be in sync again
 #   COMPOSE_PROJECT_NAME=…        the project; the name of the repository's folder otherwise
-#   JUMPGATE_URL=…                the gateways, separated by commas
+#   NODES=5                       how many processes
+#   JUMPGATE_URL=…                the gateways of containers, separated by commas
 #
 # A loop writes one small key after the other all the time; "no write for" is the longest time between two that were
-# acknowledged. After each fault, and again after its repair, every record is exported and compared with what was loaded.
-# At the end every acknowledged key of the loop has to be there. Exit code 0 if all of it held, 1 if not.
+# acknowledged, and a write has failed when it could not be mended by trying again for 10 s. After each fault, and again after
+# its repair, every record is exported and compared with what was loaded. At the end every acknowledged key of the loop has to be there.
+# Exit code 0 if all of it held, 1 if not. Processes are hosts of their own in a network of their own where this user may make
+# one (unshare, nsenter, ip); otherwise they share loopback, and nobody is cut off.
 set -euo pipefail
-
-keys=${KEYS:-5000}
-away=${AWAY:-5}
-patience=${PATIENCE:-120}
-folder=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-project=${COMPOSE_PROJECT_NAME:-$(basename "$folder" | tr '[:upper:]' '[:lower:]' | tr -cd 'a-z0-9_-')}
-default_urls=http://127.0.0.1:7401,http://127.0.0.1:7402,http://127.0.0.1:7403,http://127.0.0.1:7404,http://127.0.0.1:7405
-export JUMPGATE_URL=${JUMPGATE_URL:-$default_urls}
-work=$(mktemp -d)
-writer=""
-broken=0
-table=""
-
-clean_up() {
-    : >"$work/stop"
-    if [ -n "$writer" ]; then wait "$writer" || true; fi
-    rm -rf "$work"
-}
-trap clean_up EXIT
 
 say() { printf '%s\n' "$*" >&2; }
 die() { say "drill: $*"; exit 1; }
 now() { date +%s%3N; }
 
-# The container of a node.
-container() {
-    docker ps -aq --filter "label=com.docker.compose.project=$project" --filter "label=com.docker.compose.service=$1"
-}
+folder=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+kind=""
+steps=()
+for argument in "$@"; do
+    case "$argument" in
+        --containers | --processes) kind=${argument#--} ;;
+        --help) sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}"; exit ;;
+        kill | pause | cut | leader | leaders-half | roll | roll-drain | scale) steps+=("$argument") ;;
+        *) say "drill: $argument is neither an option nor a step; --help lists them"; exit 2 ;;
+    esac
+done
+[ "${#steps[@]}" -gt 0 ] || steps=(kill pause cut leader leaders-half roll)
+if [ -z "$kind" ]; then
+    kind=containers
+    if ! docker info >/dev/null 2>&1; then
+        kind=processes
+        say "no Docker engine answers: containers are skipped, and the nodes are processes"
+    fi
+fi
 
-containers() { for node in "$@"; do container "$node"; done; }
+# A network of its own is made by starting anew in one.
+own_network=${DRILL_NETWORK:-no}
+if [ "$kind" = processes ] && [ -z "${DRILL_NETWORK:-}" ]; then
+    for own in "unshare --net" "unshare --user --map-root-user --net"; do
+        read -ra own <<<"$own"
+        if "${own[@]}" ip link add name probe type bridge 2>/dev/null; then
+            DRILL_NETWORK=yes exec "${own[@]}" bash "${BASH_SOURCE[0]}" --processes "${steps[@]}"
+        fi
+    done
+fi
+
+keys=${KEYS:-5000}
+away=${AWAY:-5}
+patience=${PATIENCE:-120}
+count=${NODES:-5}
+project=${COMPOSE_PROJECT_NAME:-$(basename "$folder" | tr '[:upper:]' '[:lower:]' | tr -cd 'a-z0-9_-')}
+program=${JUMPGATE:-$(command -v jumpgate || true)}
+nodes=()
+work=$(mktemp -d)
+writer=""
+broken=0
+table=""
+
+# shellcheck source=lib.sh
+source "$folder/deploy/lib.sh"
+# shellcheck source=nodes.sh
+source "$folder/deploy/nodes.sh"
+
+clean_up() {
+    : >"$work/stop"
+    if [ -n "$writer" ]; then wait "$writer" || true; fi
+    "${kind}_end"
+    rm -rf "$work"
+}
+trap clean_up EXIT
+
+# Does something to nodes: act VERB NODE...
+act() { "${kind}_$1" "${@:2}"; }
+jumpgate() { "$program" "$@"; }
 
 # Every record that was loaded, as the cluster has it now: key and value, a line each.
 records() { jumpgate export --prefix drill/data/ --timeout 30s 2>/dev/null | key_and_value; }
 key_and_value() { sed -n 's/^{"key":"\([^"]*\)","value":"\([^"]*\)".*/\1 \2/p'; }
 
-# shellcheck source=lib.sh
-source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
-
-# The same as every node sees it.
+# Whether every node sees the cluster whole.
 whole_for_all() {
     local url
     for url in ${JUMPGATE_URL//,/ }; do whole --url "$url" || return 1; done
@@ -122,36 +171,117 @@ writes_since() {
         END { if (end - last > gap) gap = end - last; printf "%d %d %d\n", gap, ok, failed }' "$work/writes"
 }
 
-# step NAME BREAK REPAIR: two commands, by what is in them.
-step() {
-    local start seen=yes lost lost_after synced gap ok failed
-    say "$1"
-    start=$(now)
-    eval "$2" >/dev/null
-    noticed || seen=no
-    lost=$(differences)
-    eval "$3" >/dev/null
-    synced=$(until_whole) || synced=never
-    lost_after=$(differences)
-    read -r gap ok failed <<<"$(writes_since "$start")"
-    if [ "$lost" != 0 ] || [ "$lost_after" != 0 ] || [ "$synced" = never ] || [ "$seen" = no ]; then broken=1; fi
+# Adds a row to the table: row NAME START NOTICED LOST LOST_AFTER SYNCED.
+row() {
+    local gap ok failed synced=$6
+    read -r gap ok failed <<<"$(writes_since "$2")"
+    if [ "$3" = no ] || [ "$4" != 0 ] || [ "$5" != 0 ] || [ "$synced" = never ]; then broken=1; fi
+    # Whoever is told to stop, or to leave, does so without anybody's loss.
+    if [ "$3" = planned ] && [ "$failed" != 0 ]; then broken=1; fi
     if [ "$synced" != never ]; then synced="$synced ms"; fi
-    table+="| $1 | $seen | $gap ms | $ok | $failed | $keys | $lost | $lost_after | $synced |"$'\n'
+    table+="| $1 | $3 | $gap ms | $ok | $failed | $keys | $4 | $5 | $synced |"$'\n'
 }
 
-command -v docker >/dev/null || die "there is no docker command"
-mapfile -t nodes < <(docker ps -a --filter "label=com.docker.compose.project=$project" \
-    --format '{{.Label "com.docker.compose.service"}}' | grep -E '^n[0-9]+$' | sort -u)
-[ "${#nodes[@]}" -ge 3 ] || die "the project $project has no containers n1, n2, n3 …; start them with docker compose up"
-half=$((${#nodes[@]} / 2))
-program=${JUMPGATE:-$(command -v jumpgate || true)}
-if [ -z "$program" ]; then
-    program=$work/jumpgate
-    docker cp "$(container "${nodes[0]}"):/usr/local/bin/jumpgate" "$program" >/dev/null
-fi
-jumpgate() { "$program" "$@"; }
+# fault NAME BREAK REPAIR NODE...: breaks nodes, and repairs them.
+fault() {
+    local start seen=yes lost synced
+    say "$1"
+    start=$(now)
+    act "$2" "${@:4}"
+    if [ "$2" != kill ]; then sleep "$away"; fi
+    noticed || seen=no
+    lost=$(differences)
+    act "$3" "${@:4}"
+    synced=$(until_whole) || synced=never
+    row "$1" "$start" "$seen" "$lost" "$(differences)" "$synced"
+}
 
-say "waiting for ${#nodes[@]} nodes of $project"
+# plan NAME COMMAND...: something that operators do, and nobody should notice.
+plan() {
+    local start lost=0 synced
+    say "$1"
+    start=$(now)
+    "${@:2}" || broken=1
+    synced=$(until_whole) || synced=never
+    row "$1" "$start" planned "$lost" "$(differences)" "$synced"
+}
+
+# A sixth container joins, and leaves again: as docs/operations.md says, with copies of both files.
+scale() {
+    local six=$work/six end=$((SECONDS + patience))
+    mkdir "$six"
+    chmod 755 "$work" "$six"
+    awk '{ print } /^  n5:/ { last = 1 } last && /ports:/ { last = 0
+        print "\n  n6:\n    <<: *node\n    environment: {JUMPGATE_NODE: n6}\n    ports: [\"127.0.0.1:7406:7501\"]" }' \
+        "$folder/docker-compose.yml" >"$six/docker-compose.yml"
+    { cat "$folder/cluster.toml"; echo; awk '/^\[\[node\]\]/ { node++ } node == 5' "$folder/cluster.toml" | sed 's/n5/n6/; s/7405/7406/'; } \
+        >"$six/cluster.toml"
+    chmod 644 "$six/cluster.toml"
+    COMPOSE_FILE=$six/docker-compose.yml containers_roll || return 1
+    COMPOSE_PROJECT_NAME=$project JUMPGATE_IMAGE=$(docker inspect "$(container n1)" --format '{{.Config.Image}}') \
+        compose -f "$six/docker-compose.yml" up -d --no-deps n6 >/dev/null 2>&1 || return 1
+    nodes+=(n6)
+    until jumpgate node add n6 --yes >&2; do
+        sleep 1
+        [ "$SECONDS" -lt "$end" ] || return 1
+    done
+    wait_until_whole "after n6 was added" || return 1
+    say "six nodes; $(differences) records missing or altered"
+    jumpgate node remove n6 --yes >&2 || return 1
+    unset 'nodes[-1]'
+    wait_until_whole "after n6 was removed" || return 1
+    docker stop "$(container n6)" >/dev/null
+    docker rm "$(container n6)" >/dev/null
+    # With the file of five nodes again.
+    containers_roll
+}
+
+compose() { if docker compose version >/dev/null 2>&1; then docker compose "$@"; else docker-compose "$@"; fi; }
+
+do_step() {
+    local one gone
+    case "$1" in
+        kill)
+            mapfile -t gone < <(followers | head -n "$half")
+            fault "kill ${gone[*]} at once" kill start "${gone[@]}"
+            ;;
+        pause)
+            one=$(followers | head -n 1)
+            fault "pause $one for $away s" pause resume "$one"
+            ;;
+        cut)
+            if [ "$can_cut" = no ]; then
+                say "skipped: nodes that share loopback can't be cut off"
+                return
+            fi
+            one=$(followers | sed -n 2p)
+            fault "cut $one off the network for $away s" cut join "$one"
+            ;;
+        leader)
+            one=$(leader)
+            fault "kill the leader, $one" kill start "$one"
+            ;;
+        leaders-half)
+            one=$(leader)
+            mapfile -t gone < <(echo "$one"; followers | head -n $((half - 1)))
+            fault "kill half with the leader: ${gone[*]}" kill start "${gone[@]}"
+            ;;
+        roll) plan "restart all in turn" act roll ;;
+        roll-drain) plan "restart all in turn, each drained" act roll --drain ;;
+        scale)
+            if [ "$kind" = processes ]; then
+                say "skipped: only containers get a sixth node"
+                return
+            fi
+            plan "a sixth node joins and leaves" scale
+            ;;
+    esac
+}
+
+"${kind}_begin"
+export JUMPGATE_URL
+half=$((${#nodes[@]} / 2))
+say "waiting for ${#nodes[@]} nodes, which are $kind"
 until_whole >/dev/null || die "the cluster was not whole to begin with"
 say "loading $keys records"
 head -c $((keys * 1020)) /dev/urandom | base64 -w 1360 \
@@ -165,29 +295,7 @@ run=drill/live/$$
 write_for_ever >"$work/writes" 2>/dev/null &
 writer=$!
 sleep 2
-
-mapfile -t gone < <(followers | head -n "$half")
-mapfile -t ids < <(containers "${gone[@]}")
-step "kill ${gone[*]} at once" 'docker kill "${ids[@]}"' 'docker start "${ids[@]}"'
-
-one=$(followers | head -n 1)
-id=$(container "$one")
-step "pause $one for $away s" 'docker pause "$id"; sleep "$away"' 'docker unpause "$id"'
-
-one=$(followers | sed -n 2p)
-id=$(container "$one")
-network=$(docker inspect "$id" --format '{{range $name, $_ := .NetworkSettings.Networks}}{{$name}}{{end}}')
-step "cut $one off the network for $away s" 'docker network disconnect "$network" "$id"; sleep "$away"' \
-    'docker network connect --alias "$one" "$network" "$id"'
-
-one=$(leader)
-id=$(container "$one")
-step "kill the leader, $one" 'docker kill "$id"' 'docker start "$id"'
-
-one=$(leader)
-mapfile -t gone < <(echo "$one"; followers | head -n $((half - 1)))
-mapfile -t ids < <(containers "${gone[@]}")
-step "kill half with the leader: ${gone[*]}" 'docker kill "${ids[@]}"' 'docker start "${ids[@]}"'
+for step in "${steps[@]}"; do do_step "$step"; done
 
 : >"$work/stop"
 wait "$writer"
