@@ -1,9 +1,8 @@
 # What the scripts of this folder share: `source` it. $program is the jumpgate to ask, "${nodes[@]}" names all nodes, and
 # $patience is for how many seconds a node is waited for.
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2034,SC2120,SC2154 # what is set, given and used elsewhere
 
 # Where the gateways of the Compose project are.
-# shellcheck disable=SC2034 # for who sources it
 default_urls=http://127.0.0.1:7401,http://127.0.0.1:7402,http://127.0.0.1:7403,http://127.0.0.1:7404,http://127.0.0.1:7405
 
 # Whether every node takes part, votes and has all of its copies, as the first gateway that answers sees it, or --url's. Nodes

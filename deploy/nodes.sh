@@ -12,7 +12,7 @@
 # "containers" are those of a running Compose project, $project. "processes" are the drill's own, $count of them: hosts of
 # their own in network namespaces where $own_network is yes, else on loopback, where nobody can be cut off. Their files are
 # in $work; $program is the jumpgate to run.
-# shellcheck shell=bash disable=SC2034 # what is set here is used by who sources it
+# shellcheck shell=bash disable=SC2034,SC2154 # variables of who sources it, and for it
 
 containers_begin() {
     mapfile -t nodes < <(docker ps -a --filter "label=com.docker.compose.project=$project" \
