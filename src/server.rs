@@ -20,6 +20,7 @@ mod openness;
 mod secrets;
 mod streams;
 mod tokens;
+mod waiting;
 
 use std::collections::BTreeSet;
 use std::io::{self, Write as _};
@@ -63,9 +64,6 @@ const FILLING_BYTES_MAX: u64 = 1 << 20;
 /// Bytes a second from one shard to those who get a copy while none is missing. A shard has a core, mostly, which can send
 /// ten times that; so clients hardly notice.
 const MOVING_BYTES_PER_SECOND: u64 = 32 << 20;
-/// How long a node may look for its cluster before it says that it does, and how often it says so again at the least.
-const COMPLAIN_AFTER: Duration = Duration::from_secs(5);
-const COMPLAIN_EVERY_MAX: Duration = Duration::from_secs(60);
 /// The name of a cluster that `dev` runs.
 const DEV_NAME: &str = "dev";
 
@@ -320,7 +318,7 @@ pub fn serve(config: Config, slot: Slot, insecure: bool, format: LogFormat) -> R
         let node = &config.nodes[slot.index()];
         info!("{} answers at {}; {}", node.id, node.advertise, guarantee(&config));
         openness::tell_who_may_come(&config, node);
-        let stopped = until_told_to_stop_beside(complain_until_ready(&server, &node.id)).await;
+        let stopped = until_told_to_stop_beside(waiting::complain_until_ready(&server, node)).await;
         stopped.map_err(ServerError::system("waiting for signals"))?;
         info!("{} stops", node.id);
         server.leave().await;
@@ -498,22 +496,6 @@ async fn until_told_to_stop_beside(beside: impl Future<Output = ()>) -> io::Resu
         () = beside => {}
     }
     told.await
-}
-
-/// A node that finds no cluster says what it may be waiting for: somebody who never comes, perhaps.
-async fn complain_until_ready(server: &Server, name: &str) {
-    let mut pause = COMPLAIN_AFTER;
-    loop {
-        tokio::time::sleep(pause).await;
-        if server.engine.health().ready {
-            return;
-        }
-        warn!(
-            "{name} can't serve yet. A cluster is founded once every configured node is up and remembers none; one that \
-             exists takes {name} in once a majority of it is up"
-        );
-        pause = (2 * pause).min(COMPLAIN_EVERY_MAX);
-    }
 }
 
 async fn until_ready(servers: &[Server]) {

@@ -81,6 +81,21 @@ pub fn udp(what: &str, address: &str) -> Result<UdpSocket, BindError> {
     })
 }
 
+/// Where `address` (`host:port`) leads, if it leads to other machines only: whoever goes by it doesn't come here, unless
+/// addresses are translated on the way. It waits for a look-up of the name.
+#[must_use]
+pub fn elsewhere(address: &str) -> Option<SocketAddr> {
+    let mut foreign = None;
+    for at in address.to_socket_addrs().ok()? {
+        match UdpSocket::bind((at.ip(), 0)) {
+            Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => foreign = Some(at),
+            // It is one of this machine's, or there is no knowing.
+            _ => return None,
+        }
+    }
+    foreign
+}
+
 /// Tries each address that `address` resolves to; the last failure counts.
 fn bind<S>(what: &str, address: &str, try_bind: impl Fn(SocketAddr) -> io::Result<S>) -> Result<S, BindError> {
     let attempt = || {
@@ -100,6 +115,14 @@ fn bind<S>(what: &str, address: &str, try_bind: impl Fn(SocketAddr) -> io::Resul
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_address_of_another_machine_is_elsewhere() {
+        // 203.0.113.0/24 is for documentation: no machine has it, and nothing is sent there.
+        assert_eq!(elsewhere("203.0.113.7:8501"), "203.0.113.7:8501".parse().ok());
+        assert_eq!(elsewhere("127.0.0.1:8501"), None);
+        assert_eq!(elsewhere("no port"), None, "what leads nowhere isn't elsewhere");
+    }
 
     #[test]
     fn a_busy_port_is_named_with_its_setting() {
