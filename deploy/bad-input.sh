@@ -182,7 +182,18 @@ refused "a port that is taken" 1 'port 8501 is taken \(pulse of node n1, setting
 # --- two containers with one id
 leader() { client status --json --timeout 2s | sed -n 's/^ *"leader": "\([^"]*\)".*/\1/p'; }
 one_is_told() { for node in n1 n2 n3; do if says "$node" "$1"; then return; fi; done; return 1; }
-say "two containers with one id"
+say "a container with another's id, under a name of its own"
+verdict=good
+line='others look for n2 at n2:8501, which is [^ ]+ and no address of this machine.* a second process is n2'
+mapfile -t options < <(given)
+box copy --network "$own" --network-alias n6 --env JUMPGATE_NODE=n2 "${options[@]}"
+eventually says copy "$line" || verdict="no clear line"
+client put --timeout 20s kept value >/dev/null || verdict="no write meanwhile"
+whole || verdict="the cluster minds"
+row "a container with another's id, under a name of its own" "$verdict" copy "$line" "it never joins, and the cluster doesn't mind"
+drop copy
+
+say "two containers with one id and one name"
 verdict=good
 line='a second process \([0-9a-f]+\) says that it is n[23], which is alive: stop one of them'
 first=$(leader)
