@@ -59,3 +59,25 @@ fn a_node_that_was_removed_while_it_was_cut_off_is_told_though_all_others_have_b
         assert_eq!(world.complaints(), &[] as &[String]);
     }
 }
+
+/// Whoever stops waits for that answer, and an operator for theirs.
+#[test]
+fn a_node_that_is_removed_while_it_stops_may_go() {
+    let mut world = World::new(WorldOptions { nodes: 4, ..WorldOptions::default() }, 43);
+    assert!(world.run_until(PATIENCE, is_whole), "the cluster did not form");
+    let leader = world.leader().expect("one leads");
+    let removed = Slot((leader.0 + 1) % 4);
+    world.network.isolate(removed, true, true);
+    let ticket = world.tell_to_stop(removed).expect("it runs");
+    let action = AdminAction::RemoveNode { node: format!("n{}", removed.0 + 1) };
+    let answer = world.request(leader, &AdminRequest { action, dry_run: false }, PATIENCE);
+    answer.expect("an answer in time").expect("it leaves");
+    let has_left =
+        |world: &World| world.node(leader).is_some_and(|node| !holds(node, removed) && !is_voter(node, removed));
+    assert!(world.run_until(PATIENCE, has_left), "it is still there");
+    assert_ne!(world.stop_answer(ticket), Some(true), "nobody could let it go");
+    let ticket = world.tell_to_stop(removed).expect("it runs");
+    world.network.cuts.clear();
+    assert!(world.run_until(PATIENCE, |world| world.stop_answer(ticket) == Some(true)), "it waits for ever");
+    assert_eq!(world.complaints(), &[] as &[String]);
+}

@@ -1,6 +1,7 @@
 //! What every node answers itself, whoever leads: the dashboard, the cluster as it sees it, metrics, and health checks. Also
 //! the answer to paths that lead nowhere.
 
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use warp::http::Method;
@@ -17,6 +18,9 @@ use crate::telemetry::traffic::LATENCY_BOUNDS_US;
 
 const ALLOWED: &str = "GET, HEAD, OPTIONS";
 
+/// Where this interface is described for programs.
+const OPENAPI: &str = "/openapi.json";
+
 /// Where it is shown who holds which partition.
 const MAP: &str = "/v1/cluster/map";
 
@@ -32,7 +36,7 @@ pub(super) async fn handle(shared: &Shared, call: &Call) -> Reply {
     if path.starts_with(LOCATE) {
         return locate(shared, call);
     }
-    if !matches!(path, "/" | "/v1/cluster" | MAP | "/metrics" | "/healthz" | "/readyz" | "/leaderz") {
+    if !matches!(path, "/" | "/v1/cluster" | MAP | "/metrics" | "/healthz" | "/readyz" | "/leaderz" | OPENAPI) {
         return Err(Problem::no_such_path());
     }
     match call.method {
@@ -51,6 +55,7 @@ pub(super) async fn handle(shared: &Shared, call: &Call) -> Reply {
             Ok(text) => Ok(metrics(text)),
             Err(_) => Err(Problem::not_ready("this node did not say in time what it has counted")),
         },
+        OPENAPI => Ok(openapi()),
         "/healthz" => verdict(shared.core.health().alive, "this node makes no progress"),
         "/readyz" => verdict(shared.core.health().ready, "this node can't serve yet"),
         _ => verdict(shared.core.health().leader, "this node doesn't lead, or has no quorum, or is still taking over"),
@@ -92,6 +97,15 @@ fn locate(shared: &Shared, call: &Call) -> Reply {
 /// The answer to a health check.
 fn verdict(is_so: bool, otherwise: &'static str) -> Reply {
     if is_so { Ok(text("ok\n")) } else { Err(Problem::not_ready(otherwise)) }
+}
+
+/// The interface as OpenAPI 3.1 describes it.
+fn openapi() -> Response {
+    static DESCRIPTION: LazyLock<String> =
+        LazyLock::new(|| include_str!("openapi.json").replacen("VERSION", env!("CARGO_PKG_VERSION"), 1));
+    let mut response = Response::new(DESCRIPTION.as_str().into());
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
 }
 
 fn metrics(text: String) -> Response {

@@ -28,17 +28,18 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
+use super::founding::found_by_force;
 use super::load::LoadWatch;
-use super::member::{Member, slot_of};
+use super::member::Member;
 use super::message::{ControlMessage, PulseMessage};
 use super::outbox::PulseOutbox;
 use super::pace::Pace;
 use super::replay::ReplayGuard;
 use super::{ControlEvent, Load, View};
-use crate::api::{AdminAction, AdminReport, AdminRequest, Error};
+use crate::api::{AdminReport, AdminRequest, Error};
 use crate::base::mutant::{Mutant, is_broken};
 use crate::base::{
-    ClusterId, Generation, InSyncChange, Incarnation, Instant, NodeId, Options, PartitionRecord, Rng, Slot, SlotSet,
+    ClusterId, Generation, InSyncChange, Incarnation, Instant, NodeId, Options, PartitionRecord, Rng, Slot,
 };
 use crate::codec::datagram::{self, Datagram};
 use crate::codec::{Envelope, Keyring, NameHash};
@@ -498,6 +499,9 @@ impl ControlCore {
     /// Dies as who it was and starts as somebody else, without a cluster.
     fn start_anew(&mut self, now: Instant) {
         let incarnation = Incarnation(self.rng.bits_128());
+        if let Phase::Member(member) = &mut self.phase {
+            self.outputs.extend(member.give_up_wishes());
+        }
         self.become_somebody(NodeId::new(self.me.slot, incarnation));
         let rng = self.rng.fork();
         self.phase =
@@ -558,41 +562,4 @@ impl ControlCore {
             table,
         }
     }
-}
-
-/// What a process that knows no cluster can do for an operator: found one without the nodes that are gone for good.
-fn found_by_force(
-    now: Instant,
-    options: &Options,
-    bootstrap: &mut Bootstrap,
-    request: &AdminRequest,
-) -> Result<AdminReport, Error> {
-    let AdminAction::InitForce { without } = &request.action else {
-        return Err(Error::NoQuorum("this process knows no cluster yet".to_owned()));
-    };
-    let names = |slots: SlotSet| slots.iter().map(|slot| options.name(slot).to_owned()).collect::<Vec<_>>().join(", ");
-    let mut missing = SlotSet::EMPTY;
-    for name in without {
-        missing.insert(slot_of(options, name)?);
-    }
-    let silent = bootstrap.silent(now);
-    let there = missing.difference(silent);
-    let unnamed = silent.difference(missing);
-    if missing.is_empty() {
-        return Err(Error::BadRequest("name the nodes that are gone for good".to_owned()));
-    } else if !there.is_empty() {
-        return Err(Error::Conflict(format!("{} can't be missing: heard of it a moment ago", names(there))));
-    } else if !unnamed.is_empty() {
-        return Err(Error::Conflict(format!("{} doesn't answer either: start it, or name it too", names(unnamed))));
-    }
-    if !request.dry_run {
-        bootstrap.force(now, missing);
-    }
-    let founders = SlotSet::first(options.slots).difference(missing);
-    let steps = vec![
-        format!("{} found a new and empty cluster without {}", names(founders), names(missing)),
-        format!("if a cluster with data lives on {}, it is a second one from then on", names(missing)),
-        "whoever was missing joins as an empty node when it is started".to_owned(),
-    ];
-    Ok(AdminReport { steps, recovered: None })
 }

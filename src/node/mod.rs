@@ -31,6 +31,7 @@ mod assembly;
 mod control_core;
 mod event;
 mod feed;
+mod founding;
 mod gather;
 mod load;
 mod member;

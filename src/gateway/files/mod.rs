@@ -43,6 +43,8 @@ pub(super) use store::{CoreStore, millis_now, now};
 pub(super) use upload::Uploading;
 
 const ALLOWED: &str = "GET, HEAD, PUT, DELETE, OPTIONS";
+/// The root is always there.
+const ALLOWED_AT_ROOT: &str = "GET, HEAD, OPTIONS";
 /// Entries on a page where the client doesn't say.
 const LIMIT_DEFAULT: usize = 1000;
 
@@ -53,11 +55,13 @@ where
     B: Buf,
 {
     let path = path_of(call.path(), shared.options.key_bytes_max)?;
+    let is_root = matches!(&path, TreePath::Folder(folder) if folder.is_root());
+    let allowed = if is_root { ALLOWED_AT_ROOT } else { ALLOWED };
     let needed = match call.method {
         Method::GET | Method::HEAD => Role::Read,
-        Method::PUT | Method::DELETE => Role::Write,
-        Method::OPTIONS => return Ok(options(ALLOWED)),
-        _ => return Err(Problem::method_not_allowed(ALLOWED)),
+        Method::PUT | Method::DELETE if !is_root => Role::Write,
+        Method::OPTIONS => return Ok(options(allowed)),
+        _ => return Err(Problem::method_not_allowed(allowed)),
     };
     match &path {
         TreePath::File(file) => call.may_key(shared, needed, file.as_str().as_bytes())?,

@@ -138,6 +138,18 @@ impl Member {
         self.wishes = wishes;
     }
 
+    /// The answers to all wishes of a process that belongs to no cluster any more.
+    pub(in crate::node) fn give_up_wishes(&mut self) -> impl Iterator<Item = ControlOutput> + use<> {
+        std::mem::take(&mut self.wishes).into_iter().map(|wish| {
+            let result = match wish.awaits {
+                // It holds nothing and leads nothing.
+                Awaited::LetGo(_) => Ok(wish.report),
+                _ => Err(Error::OutcomeUnknown("this process left its cluster meanwhile: ask another one".to_owned())),
+            };
+            ControlOutput::Admin { ticket: wish.ticket, result }
+        })
+    }
+
     pub(super) fn wishes_deadline(&self) -> Instant {
         self.wishes.iter().map(|wish| wish.until).min().unwrap_or(Instant::FAR)
     }
