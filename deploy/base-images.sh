@@ -16,8 +16,7 @@ if docker image inspect "$tag" >/dev/null 2>&1; then
 fi
 root=$(mktemp -d)
 trap 'rm -rf "$root" "$root.log"' EXIT
-mirror=${DEBIAN_MIRROR:-http://deb.debian.org/debian}
-debootstrap --variant=minbase --include=gcc,libc6-dev,binutils,ca-certificates bookworm "$root" "$mirror" >"$root.log" 2>&1 \
+debootstrap --variant=minbase --include=gcc,libc6-dev,binutils,ca-certificates bookworm "$root" ${DEBIAN_MIRROR:+"$DEBIAN_MIRROR"} >"$root.log" 2>&1 \
     || { tail -n 20 "$root.log"; exit 1; }
 rm -rf "$root"/var/cache/apt/archives/*.deb "$root"/var/lib/apt/lists/* "$root"/usr/share/doc "$root"/usr/share/locale
 toolchain=$(rustc --print sysroot)
