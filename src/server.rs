@@ -63,8 +63,8 @@ const TAIL_EFFECTS_MAX: usize = 4096;
 /// millisecond, which is what a live write may have to wait for.
 const FILLING_BYTES_MAX: u64 = 1 << 20;
 /// Bytes a second from one shard to those who get a copy while none is missing. A shard has a core, mostly, which can send
-/// ten times that; so clients hardly notice.
-const MOVING_BYTES_PER_SECOND: u64 = 32 << 20;
+/// several times that.
+const MOVING_BYTES_PER_SECOND: u64 = 64 << 20;
 /// The name of a cluster that `dev` runs.
 const DEV_NAME: &str = "dev";
 

@@ -157,7 +157,7 @@ impl ReplicaOptions {
             commit_notice_after: Duration::from_millis(5),
             propose_after: Duration::from_millis(300),
             evict_after: Duration::from_millis(500),
-            scan_chunk_bytes: 64 << 10,
+            scan_chunk_bytes: 256 << 10,
             prepare_bytes: 1 << 20,
             expire_max: 128,
         }

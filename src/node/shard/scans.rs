@@ -23,7 +23,7 @@ use crate::replica::{Message, Replica, ScanRoom, ScanWaits};
 const CHUNK_COSTS: u64 = 4 << 10;
 const GREETING_COSTS: u64 = 16 << 10;
 /// After a chunk that nobody is in a hurry for comes a rest of so many times the time that it took, up to this one.
-const RESTS: u32 = 4;
+const RESTS: u32 = 2;
 const RESTS_AT_MOST: Duration = Duration::from_millis(50);
 /// A chunk that isn't acked for so long doesn't keep the others waiting.
 const GIVEN_UP_AFTER: Duration = Duration::from_secs(1);
@@ -248,10 +248,10 @@ mod tests {
         // Its next chunk waits like everybody else's, but before those who haven't begun.
         assert!(!scans.room(0, CHUNK).has_room);
         scans.note(at(1000), 0, (CHUNK, 0), Some(ScanWaits::ToGoOn));
-        assert_eq!((send(&mut scans, at(4999)), scans.go_on_at()), (vec![], at(5000)));
-        assert_eq!(send(&mut scans, at(5000)), [0]);
-        scans.note(at(5100), 0, (CHUNK, 0), None);
-        assert_eq!((send(&mut scans, at(5499)), send(&mut scans, at(5500))), (vec![], vec![1]));
+        assert_eq!((send(&mut scans, at(2999)), scans.go_on_at()), (vec![], at(3000)));
+        assert_eq!(send(&mut scans, at(3000)), [0]);
+        scans.note(at(3100), 0, (CHUNK, 0), None);
+        assert_eq!((send(&mut scans, at(3299)), send(&mut scans, at(3300))), (vec![], vec![1]));
     }
 
     #[test]

@@ -133,7 +133,7 @@ fn many_differences_take_many_messages_and_are_all_found() {
 #[test]
 fn large_records_come_in_parts() {
     let mut net = Net::new(2, &[0, 1], 2);
-    let value: &'static str = Box::leak("v".repeat(25_000).into_boxed_str());
+    let value: &'static str = Box::leak("v".repeat(100_000).into_boxed_str());
     for nth in 0..10 {
         net.write(0, nth, put(&format!("k{nth}"), value));
         net.settle();
@@ -145,7 +145,7 @@ fn large_records_come_in_parts() {
         if let Message::Check { check, .. } = &message
             && let Check::Records { records, .. } = &**check
         {
-            assert!(records.len() <= 3, "{} records of 25 kB in a message", records.len());
+            assert!(records.len() <= 3, "{} records of 100 kB in a message", records.len());
             parts += 1;
         }
         net.message(from.slot.0, to.slot.index(), message);
