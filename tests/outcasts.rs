@@ -20,6 +20,17 @@ fn holds(node: &Node, slot: Slot) -> bool {
     node.view().table.iter().any(|record| record.members().contains(slot))
 }
 
+/// Cuts `removed` off, and has `leader` remove it from the cluster, of which it hears nothing.
+fn remove_unheard(world: &mut World, leader: Slot, removed: Slot) {
+    world.network.isolate(removed, true, true);
+    let action = AdminAction::RemoveNode { node: format!("n{}", removed.0 + 1) };
+    let answer = world.request(leader, &AdminRequest { action, dry_run: false }, PATIENCE);
+    answer.expect("an answer in time").expect("it leaves");
+    let has_left =
+        |world: &World| world.node(leader).is_some_and(|node| !holds(node, removed) && !is_voter(node, removed));
+    assert!(world.run_until(PATIENCE, has_left), "it is still there");
+}
+
 /// Whoever it knew is gone, so nobody whom it can address by name could tell it.
 #[test]
 fn a_node_that_was_removed_while_it_was_cut_off_is_told_though_all_others_have_begun_another_life() {
@@ -31,13 +42,7 @@ fn a_node_that_was_removed_while_it_was_cut_off_is_told_though_all_others_have_b
         let removed = Slot((leader.0 + 1) % 4);
         let me = |world: &World| world.node(removed).map(|node| node.view().me).expect("it runs");
         let before = me(&world);
-        world.network.isolate(removed, true, true);
-        let action = AdminAction::RemoveNode { node: format!("n{}", removed.0 + 1) };
-        let answer = world.request(leader, &AdminRequest { action, dry_run: false }, PATIENCE);
-        answer.expect("an answer in time").expect("it leaves");
-        let has_left =
-            |world: &World| world.node(leader).is_some_and(|node| !holds(node, removed) && !is_voter(node, removed));
-        assert!(world.run_until(PATIENCE, has_left), "it is still there");
+        remove_unheard(&mut world, leader, removed);
         for other in (0..4).map(Slot).filter(|&slot| slot != removed) {
             world.kill(other);
             world.run(Duration::from_millis(300));
@@ -69,12 +74,7 @@ fn a_node_that_is_removed_while_it_stops_may_go() {
     let removed = Slot((leader.0 + 1) % 4);
     world.network.isolate(removed, true, true);
     let ticket = world.tell_to_stop(removed).expect("it runs");
-    let action = AdminAction::RemoveNode { node: format!("n{}", removed.0 + 1) };
-    let answer = world.request(leader, &AdminRequest { action, dry_run: false }, PATIENCE);
-    answer.expect("an answer in time").expect("it leaves");
-    let has_left =
-        |world: &World| world.node(leader).is_some_and(|node| !holds(node, removed) && !is_voter(node, removed));
-    assert!(world.run_until(PATIENCE, has_left), "it is still there");
+    remove_unheard(&mut world, leader, removed);
     assert_ne!(world.stop_answer(ticket), Some(true), "nobody could let it go");
     let ticket = world.tell_to_stop(removed).expect("it runs");
     world.network.cuts.clear();

@@ -4,6 +4,7 @@
 use std::sync::LazyLock;
 use std::time::Duration;
 
+use bytes::Bytes;
 use warp::http::Method;
 use warp::http::header::{CONTENT_TYPE, HeaderValue};
 use warp::reply::Response;
@@ -15,6 +16,9 @@ use super::routes::{Call, Reply, Shared, json, options};
 use crate::access::Role;
 use crate::api::{ClusterStatus, TrafficStatus};
 use crate::telemetry::traffic::LATENCY_BOUNDS_US;
+
+const TEXT: &str = "text/plain; charset=utf-8";
+const PROMETHEUS_TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 const ALLOWED: &str = "GET, HEAD, OPTIONS";
 
@@ -52,7 +56,7 @@ pub(super) async fn handle(shared: &Shared, call: &Call) -> Reply {
         },
         MAP => json(&shared.core.partition_map()),
         "/metrics" => match tokio::time::timeout(STATUS_TIMEOUT, shared.options.metrics.text()).await {
-            Ok(text) => Ok(metrics(text)),
+            Ok(text) => Ok(of_type(PROMETHEUS_TEXT, text)),
             Err(_) => Err(Problem::not_ready("this node did not say in time what it has counted")),
         },
         OPENAPI => Ok(openapi()),
@@ -96,26 +100,19 @@ fn locate(shared: &Shared, call: &Call) -> Reply {
 
 /// The answer to a health check.
 fn verdict(is_so: bool, otherwise: &'static str) -> Reply {
-    if is_so { Ok(text("ok\n")) } else { Err(Problem::not_ready(otherwise)) }
+    if is_so { Ok(of_type(TEXT, "ok\n")) } else { Err(Problem::not_ready(otherwise)) }
 }
 
 /// The interface as OpenAPI 3.1 describes it.
 fn openapi() -> Response {
     static DESCRIPTION: LazyLock<String> =
         LazyLock::new(|| include_str!("openapi.json").replacen("VERSION", env!("CARGO_PKG_VERSION"), 1));
-    let mut response = Response::new(DESCRIPTION.as_str().into());
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    response
+    of_type("application/json", DESCRIPTION.as_str())
 }
 
-fn metrics(text: String) -> Response {
-    let mut response = Response::new(text.into());
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"));
-    response
-}
-
-fn text(text: &'static str) -> Response {
-    let mut response = Response::new(text.into());
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+/// An answer with this content type.
+fn of_type(content_type: &'static str, body: impl Into<Bytes>) -> Response {
+    let mut response = Response::new(body.into().into());
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     response
 }

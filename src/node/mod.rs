@@ -17,6 +17,7 @@
 //! | `control_core`, `member`, `supervisor` | the control core; its life in a cluster; a leader's duties |
 //! | `member/…` | `handover`: leadership handed over; `operators`: what operators wish; `recovery`: going on by force |
 //! | `supervisor/…` | `departures`: who drains, leaves, stays away or loses its vote; `returns`: who comes back, and when; `streams`: whose stream stands still |
+//! | `founding` | what a process without a cluster does for an operator |
 //! | `replay` | which datagrams were here before |
 //! | `vetting` | what a peer's log entries and snapshots are asked before they reach the log |
 //! | `outbox` | pulse messages of one input, one datagram a receiver |

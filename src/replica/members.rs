@@ -11,8 +11,8 @@ use crate::base::mutant::{Mutant, is_broken};
 use crate::base::{ChangeNumber, Epoch, Instant, NodeId, PartitionRecord, Position, Seq, Version};
 use crate::store::Table;
 
-/// What a chunk counts for beside its records: those of small partitions are many.
-const CHUNK_COSTS: u64 = 4 << 10;
+/// What a chunk of a scan counts for beside its records: those of small partitions are many.
+pub const CHUNK_COSTS: u64 = 4 << 10;
 /// A scan that waits for room looks by itself after this, should nobody tell.
 const WAITS_AT_MOST: Duration = Duration::from_secs(1);
 

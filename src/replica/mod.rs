@@ -94,7 +94,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-pub use members::{ScanRoom, ScanWaits};
+pub use members::{CHUNK_COSTS, ScanRoom, ScanWaits};
 pub use message::{AttachId, Check, Finding, Fingerprint, Message, ScannedRecord};
 pub use ring::{Ring, RingEntry, Stamp};
 pub use verify::{Damage, Fault};

@@ -37,7 +37,7 @@ pub struct Primary {
     /// The last uncommitted effect of each key that has one.
     pending: BTreeMap<Key, Seq>,
     waiting: VecDeque<Waiting>,
-    pub(super) attach_last: AttachId,
+    attach_last: AttachId,
     notice_at: Instant,
     pub(super) propose_at: Instant,
 }

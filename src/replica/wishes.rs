@@ -105,15 +105,14 @@ impl Replica {
     /// There is room for a scan that waits for it.
     pub fn go_on_scanning(&mut self, now: Instant, out: &mut Vec<Output>) {
         let Some(Office { primary, context, table, record, applied, version_max }) = self.office(now) else { return };
+        let attach = primary.next_attach();
         let waiting = primary.members.iter_mut().map(|(_, member)| member).filter(|member| member.waits_to_scan());
         let Some(member) = waiting.min_by_key(|member| member.waits_to_be_greeted()) else { return };
         if !member.waits_to_be_greeted() {
             member.send_chunk(context, table, out);
             return;
         }
-        // `members` is borrowed here, so that `next_attach` can't be called.
-        primary.attach_last.0 += 1;
-        if member.begin_filling(context, false, (primary.attach_last, applied)) {
+        if member.begin_filling(context, false, (attach, applied)) {
             member.greet(context, record.change, version_max, out);
         }
     }

@@ -69,8 +69,9 @@ impl ShardCore {
     pub(super) fn on_replica_output(&mut self, now: Instant, partition: PartitionId, output: replica::Output) {
         match output {
             replica::Output::Send { to, message } => {
-                self.filled_bytes += message.filling_bytes();
-                self.scans.charge(&message);
+                let filling_bytes = message.filling_bytes();
+                self.filled_bytes += filling_bytes;
+                self.scans.charge(&message, filling_bytes);
                 if message.asks() {
                     self.mute.asked(now, to.slot);
                 }

@@ -17,10 +17,9 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::base::{Instant, PartitionRecord};
-use crate::replica::{Message, Replica, ScanRoom, ScanWaits};
+use crate::replica::{CHUNK_COSTS, Message, Replica, ScanRoom, ScanWaits};
 
-/// What a chunk of a scan and a greeting cost beside the records: entries of the control log follow, too.
-const CHUNK_COSTS: u64 = 4 << 10;
+/// What a greeting counts for: entries of the control log follow it, too.
 const GREETING_COSTS: u64 = 16 << 10;
 /// After a chunk that nobody is in a hurry for comes a rest of so many times the time that it took, up to this one.
 const RESTS: u32 = 2;
@@ -99,10 +98,10 @@ impl Scans {
         ScanRoom { has_room: fits && (is_hurried || is_its_turn), is_hurried }
     }
 
-    /// Something was sent to another replica.
-    pub(super) fn charge(&mut self, message: &Message) {
+    /// Something was sent to another replica, with so much of a table in it.
+    pub(super) fn charge(&mut self, message: &Message, filling_bytes: u64) {
         match message {
-            Message::ScanChunk { .. } => self.allowance.take(message.filling_bytes() + CHUNK_COSTS),
+            Message::ScanChunk { .. } => self.allowance.take(filling_bytes + CHUNK_COSTS),
             Message::AttachLearner { .. } => self.allowance.take(GREETING_COSTS),
             _ => {}
         }
