@@ -9,8 +9,13 @@ mod feed;
 #[path = "support/http.rs"]
 #[allow(dead_code, reason = "other tests ask for more")]
 mod http;
+#[path = "ftp/idle.rs"]
+mod idle;
 #[path = "ftp/limits.rs"]
 mod limits;
+#[path = "support/mock_core.rs"]
+#[allow(dead_code, reason = "other tests ask for more")]
+mod mock_core;
 #[path = "support/scratch.rs"]
 mod scratch;
 #[path = "ftp/secured.rs"]

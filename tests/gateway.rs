@@ -6,6 +6,8 @@ mod access;
 mod admin;
 #[path = "gateway/batch.rs"]
 mod batch;
+#[path = "gateway/compressed.rs"]
+mod compressed;
 #[path = "gateway/feed.rs"]
 mod feed;
 #[path = "gateway/files.rs"]

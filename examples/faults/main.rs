@@ -21,6 +21,7 @@
 //! | `chaos` | everything by chance, on hosts of their own |
 //! | `soak` | load with faults for a long time, in which nothing may grow |
 //! | `expiry` | many keys run out at once |
+//! | `crowd` | two thousand clients that crawl |
 //! | `churn` | clients that come and go |
 //! | `vitals` | memory and descriptors of the nodes' processes |
 //! | `namespaces` | those hosts |
@@ -42,6 +43,7 @@ use report::{Row, Verdict};
 
 mod chaos;
 mod churn;
+mod crowd;
 mod expiry;
 mod failover;
 mod figures;
@@ -259,6 +261,14 @@ enum Scenario {
         #[arg(long, default_value_t = 30)]
         seconds: u64,
     },
+    /// Clients that send a byte a second, or read nothing: others hardly notice.
+    Crowd {
+        #[arg(long, default_value_t = 2000)]
+        clients: usize,
+        /// Without them, and again with them, twice.
+        #[arg(long, default_value_t = 20)]
+        seconds: u64,
+    },
     /// Kills, pauses, restarts and cuts by chance, with a network namespace for each node (as root).
     Chaos {
         #[arg(long, default_value_t = 30)]
@@ -344,6 +354,7 @@ impl Scenario {
             Self::Full { mebibytes: 64, rounds: size(5, 1) as usize },
             Self::SlowBackup { seconds: size(30, 5) },
             Self::Expiry { keys: size(100_000, 5_000) as usize },
+            Self::Crowd { clients: size(2000, 200) as usize, seconds: size(20, 8) },
         ]
     }
 
@@ -382,6 +393,7 @@ impl Scenario {
             Self::Chaos { minutes } => chaos::run(time(60 * minutes), seed),
             Self::Soak { minutes } => soak::run(time(60 * minutes), seed),
             Self::Expiry { keys } => expiry::run(keys, seed),
+            Self::Crowd { clients, seconds } => crowd::run(clients, time(seconds), seed),
             Self::Clock { seconds } => life::clock(common.faketime.as_deref(), time(seconds), seed),
             Self::All { .. } => unreachable!("all is made of others"),
         }
@@ -412,6 +424,7 @@ impl Scenario {
             Self::Chaos { .. } => "chaos",
             Self::Soak { .. } => "soak",
             Self::Expiry { .. } => "expiry",
+            Self::Crowd { .. } => "crowd",
             Self::Clock { .. } => "clocks",
             Self::All { .. } => "all",
         }

@@ -4,11 +4,10 @@
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use bytes::Bytes;
 use warp::http::Method;
-use warp::http::header::{CONTENT_TYPE, HeaderValue};
 use warp::reply::Response;
 
+use super::compress;
 use super::dashboard;
 use super::kv::key_below;
 use super::problem::Problem;
@@ -56,7 +55,7 @@ pub(super) async fn handle(shared: &Shared, call: &Call) -> Reply {
         },
         MAP => json(&shared.core.partition_map()),
         "/metrics" => match tokio::time::timeout(STATUS_TIMEOUT, shared.options.metrics.text()).await {
-            Ok(text) => Ok(of_type(PROMETHEUS_TEXT, text)),
+            Ok(text) => Ok(compress::answer(PROMETHEUS_TEXT, text)),
             Err(_) => Err(Problem::not_ready("this node did not say in time what it has counted")),
         },
         OPENAPI => Ok(openapi()),
@@ -100,19 +99,12 @@ fn locate(shared: &Shared, call: &Call) -> Reply {
 
 /// The answer to a health check.
 fn verdict(is_so: bool, otherwise: &'static str) -> Reply {
-    if is_so { Ok(of_type(TEXT, "ok\n")) } else { Err(Problem::not_ready(otherwise)) }
+    if is_so { Ok(compress::answer(TEXT, "ok\n")) } else { Err(Problem::not_ready(otherwise)) }
 }
 
 /// The interface as OpenAPI 3.1 describes it.
 fn openapi() -> Response {
     static DESCRIPTION: LazyLock<String> =
         LazyLock::new(|| include_str!("openapi.json").replacen("VERSION", env!("CARGO_PKG_VERSION"), 1));
-    of_type("application/json", DESCRIPTION.as_str())
-}
-
-/// An answer with this content type.
-fn of_type(content_type: &'static str, body: impl Into<Bytes>) -> Response {
-    let mut response = Response::new(body.into().into());
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-    response
+    compress::answer("application/json", DESCRIPTION.as_str())
 }

@@ -37,6 +37,7 @@
 //! | `routes` | the warp filters; what all handlers share |
 //! | `target` | percent-decoding and query parameters |
 //! | `body` | reading a request's body within bounds |
+//! | `compress` | gzip for what the gateway makes itself and is long |
 //! | `conditional` | entity tags, preconditions, ranges |
 //! | `files` | files and folders: streams both ways, and the collector of what is left of them |
 //! | `ftp` | FTP, over the same files (feature `ftp`) |
@@ -67,6 +68,7 @@
 mod admin;
 mod batch;
 mod body;
+mod compress;
 mod conditional;
 mod cors;
 mod dashboard;

@@ -14,7 +14,7 @@ use futures_util::Stream;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use warp::Filter;
-use warp::http::header::{ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
+use warp::http::header::{ALLOW, CONNECTION, CONTENT_LENGTH, HeaderValue};
 use warp::http::{HeaderMap, Method, StatusCode};
 use warp::path::FullPath;
 use warp::reply::Response;
@@ -25,7 +25,7 @@ use super::front::Hosts;
 use super::listen::Connection;
 use super::problem::Problem;
 use super::target::Query;
-use super::{GatewayOptions, admin, batch, feed, files, kv, list, local, sse};
+use super::{GatewayOptions, admin, batch, compress, feed, files, kv, list, local, sse};
 use crate::access::{Grant, Role};
 use crate::api::{self, Error, Once, Operation};
 use crate::base::FollowerMode;
@@ -79,28 +79,28 @@ pub(super) fn routes(
         let connection = for_store();
         async move {
             let reply = store(&connection.shared, &call, &mut body).await;
-            finish(&call, body, reply)
+            finish(&call, body, reply).await
         }
     });
     let batch = warp::path!("v1" / "batch").and(call()).then(move |call: Call, mut body: Body<_>| {
         let connection = for_batch();
         async move {
             let reply = batch::handle(&connection.shared, &call, &mut body).await;
-            finish(&call, body, reply)
+            finish(&call, body, reply).await
         }
     });
     let feed = warp::path!("v1" / "feed").and(call()).and(handshake()).then(move |call: Call, body, handshake| {
         let connection = for_feed();
         async move {
             let reply = feed::handle(&connection, &call, handshake).await;
-            finish(&call, body, reply)
+            finish(&call, body, reply).await
         }
     });
     let sse = warp::path!("v1" / "feed" / "sse").and(call()).then(move |call: Call, body| {
         let connection = for_sse();
         async move {
             let reply = sse::handle(&connection, &call).await;
-            finish(&call, body, reply)
+            finish(&call, body, reply).await
         }
     });
     let files = files_route(Arc::clone(connection));
@@ -109,7 +109,7 @@ pub(super) fn routes(
         let connection = for_local();
         async move {
             let reply = local::handle(&connection.shared, &call).await;
-            finish(&call, body, reply)
+            finish(&call, body, reply).await
         }
     });
     let leaving = Arc::clone(&connection.shared.options.leaving);
@@ -131,7 +131,7 @@ fn files_route(
         let connection = Arc::clone(&connection);
         async move {
             let reply = files::handle(&connection.shared, &call, &mut body).await;
-            finish(&call, body, reply)
+            finish(&call, body, reply).await
         }
     })
 }
@@ -144,7 +144,7 @@ fn admin_route(
         let connection = Arc::clone(&connection);
         async move {
             let reply = admin::handle(&connection.shared, &call, &mut body).await;
-            finish(&call, body, reply)
+            finish(&call, body, reply).await
         }
     })
 }
@@ -272,12 +272,13 @@ impl Call {
 }
 
 /// The answer as it is sent.
-fn finish<S, B>(call: &Call, body: Body<S>, reply: Reply) -> Response
+async fn finish<S, B>(call: &Call, body: Body<S>, reply: Reply) -> Response
 where
     S: Stream<Item = Result<B, warp::Error>> + Send + Unpin + 'static,
     B: Buf,
 {
-    let mut response = reply.unwrap_or_else(|problem| problem.into_response(&call.method));
+    let response = reply.unwrap_or_else(|problem| problem.into_response(&call.method));
+    let mut response = compress::for_client(&call.headers, response).await;
     if call.method == Method::HEAD {
         strip_body(&mut response);
     }
@@ -350,7 +351,5 @@ pub(super) fn json(value: &impl serde::Serialize) -> Reply {
         tracing::error!(%error, "an answer can't be written as JSON");
         Problem::internal()
     })?;
-    let mut response = Response::new(body.into());
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    Ok(response)
+    Ok(compress::answer("application/json", body))
 }

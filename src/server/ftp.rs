@@ -40,7 +40,14 @@ pub(super) fn start(
         tokio::net::TcpListener::from_std(listener).map_err(ServerError::system("watching the FTP listener"))?;
     let tls = config.gateway_files(slot).map(|files| (files.certificate, files.key));
     let passive_ports = config.gateway.ftp_passive_ports.clone();
-    let options = FtpOptions { passive_ports, tls, plain: config.speaks_http(), gateway };
+    let options = FtpOptions {
+        passive_ports,
+        tls,
+        plain: config.speaks_http(),
+        idle_timeout: FtpOptions::IDLE_TIMEOUT,
+        pause_max: FtpOptions::PAUSE_MAX,
+        gateway,
+    };
     tasks.spawn(Ftp::serve(listener, core, options, shutdown));
     Ok(())
 }

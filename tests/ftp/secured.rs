@@ -13,13 +13,13 @@ use super::{Cluster, Ftp, Scratch, bytes};
 type Secured = StreamOwned<ClientConnection, TcpStream>;
 
 /// A certificate for `localhost`, in files, and who believes it.
-struct Made {
-    folder: Scratch,
+pub(super) struct Made {
+    pub(super) folder: Scratch,
     client: Arc<ClientConfig>,
 }
 
 impl Made {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let folder = Scratch::new();
         let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).expect("a certificate");
         std::fs::write(folder.file("cert.pem"), made.cert.pem()).expect("a file");

@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use unftp_core::storage::{Error, ErrorKind, FEATURE_RESTART, Fileinfo, Metadata, Result, StorageBackend};
 
 use super::login::Visitor;
-use super::{PAUSE_MAX, Shared, TIMEOUT};
+use super::{Shared, TIMEOUT};
 use crate::access::Role;
 use crate::api::{self, Retry};
 use crate::base::limits;
@@ -100,7 +100,7 @@ impl Backend {
         let mut uploading = begun.await.map_err(refusal)?;
         let mut buffer = vec![0; READ_BYTES];
         loop {
-            let Ok(read) = timeout(PAUSE_MAX, input.read(&mut buffer)).await else {
+            let Ok(read) = timeout(self.shared.options.pause_max, input.read(&mut buffer)).await else {
                 return Err(Error::new(ErrorKind::ConnectionClosed, "the client pauses for too long"));
             };
             let bytes = read.map_err(|error| Error::new(ErrorKind::ConnectionClosed, error))?;
@@ -190,7 +190,7 @@ impl StorageBackend<Visitor> for Backend {
             while let Some(piece) = download.next().await {
                 let piece = piece.map_err(refusal)?;
                 self.confirm(user)?;
-                match timeout(PAUSE_MAX, output.write_all(&piece)).await {
+                match timeout(self.shared.options.pause_max, output.write_all(&piece)).await {
                     Ok(written) => written?,
                     Err(_) => return Err(Error::new(ErrorKind::ConnectionClosed, "the client reads too slowly")),
                 }

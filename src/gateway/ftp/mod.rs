@@ -40,7 +40,8 @@ use unftp_core::auth::UserDetailProvider;
 
 use self::backend::Backend;
 use self::login::{Login, Visitor};
-use self::passive::Passive;
+use self::passive::{DataConnections, Passive};
+use self::relay::Rules;
 use super::GatewayOptions;
 use crate::port::Core;
 
@@ -48,14 +49,10 @@ use crate::port::Core;
 const SESSIONS_MAX: usize = 500;
 /// Transfers at once: each holds up to five chunks.
 const TRANSFERS_MAX: usize = 64;
-/// How long a session may rest between two commands, or a line take.
-const IDLE_SECONDS: u64 = 300;
 /// How long a client must have said nothing before it is greeted.
 const SILENCE: Duration = Duration::from_millis(50);
 /// How long the file's request to the store may take each.
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a client may pause in the middle of a transfer, or not read what it asked for.
-const PAUSE_MAX: Duration = Duration::from_secs(60);
 /// The pause after a failed accept.
 const BACK_OFF: Duration = Duration::from_millis(100);
 const GREETING: &str = "jumpgate: the files of this cluster";
@@ -70,8 +67,19 @@ pub struct FtpOptions {
     pub tls: Option<(PathBuf, PathBuf)>,
     /// Whether plain FTP is spoken beside TLS.
     pub plain: bool,
+    /// How long a session may rest between two commands, or a line take; in whole seconds.
+    pub idle_timeout: Duration,
+    /// How long a client may pause in the middle of a transfer, or not read what it asked for.
+    pub pause_max: Duration,
     /// What holds for all gateways of the node.
     pub gateway: GatewayOptions,
+}
+
+impl FtpOptions {
+    /// How long a session may rest, unless a test says otherwise.
+    pub const IDLE_TIMEOUT: Duration = Duration::from_secs(300);
+    /// The longest pause of a transfer, unless a test says otherwise.
+    pub const PAUSE_MAX: Duration = Duration::from_secs(60);
 }
 
 /// The FTP server.
@@ -146,13 +154,16 @@ async fn serve(shared: Arc<Shared>, stream: TcpStream, peer: SocketAddr, closing
         Ok(taken) => taken,
         Err(error) => return tracing::debug!(%peer, %error, "a connection could not be taken over"),
     };
-    let server = match session(&shared, local, peer.ip()) {
+    let data = DataConnections::default();
+    let server = match session(&shared, local, peer.ip(), &data) {
         Ok(server) => server,
         Err(error) => return tracing::warn!(%error, "an FTP session can't be served"),
     };
+    // libunftp ends a session that rests, and says so. It doesn't watch a client that asks for TLS and then says nothing.
+    let (idle, pause_max) = (shared.options.idle_timeout * 2, shared.options.pause_max);
     let carrying = async {
         tokio::select! {
-            () = relay::carry_control(stream, ours) => {}
+            () = relay::carry_control(stream, ours, pause_max, (idle, &data)) => {}
             () = closing.cancelled() => {}
         }
     };
@@ -161,13 +172,19 @@ async fn serve(shared: Arc<Shared>, stream: TcpStream, peer: SocketAddr, closing
 }
 
 /// A server for one session, of the client at `peer` that has connected to `local`.
-fn session(shared: &Arc<Shared>, local: IpAddr, peer: IpAddr) -> Result<Server<Backend, Visitor>, ServerError> {
+fn session(
+    shared: &Arc<Shared>,
+    local: IpAddr,
+    peer: IpAddr,
+    data: &DataConnections,
+) -> Result<Server<Backend, Visitor>, ServerError> {
     let login = Arc::new(Login::new(Arc::clone(&shared.options.gateway.guard), peer));
     let provider: Arc<dyn UserDetailProvider<User = Visitor> + Send + Sync> = Arc::<Login>::clone(&login);
     let for_backend = Arc::clone(shared);
     let generator = Box::new(move || Backend::new(Arc::clone(&for_backend)));
     let ports = shared.options.passive_ports.clone();
     let only_tls = shared.options.tls.is_some() && !shared.options.plain;
+    let rules = Rules { only_tls, pause_max: shared.options.pause_max };
     // PASV has no way to name an address of IPv6; clients take this one for that of the control connection.
     let host = match local.to_canonical() {
         IpAddr::V4(address) => address,
@@ -176,10 +193,10 @@ fn session(shared: &Arc<Shared>, local: IpAddr, peer: IpAddr) -> Result<Server<B
     let mut builder = ServerBuilder::with_user_detail_provider(generator, provider)
         .authenticator(login)
         .greeting(GREETING)
-        .idle_session_timeout(IDLE_SECONDS)
+        .idle_session_timeout(shared.options.idle_timeout.as_secs())
         .sitemd5(SiteMd5::None)
         .passive_host(PassiveHost::Ip(host))
-        .binder(Passive::new(local, peer, ports, only_tls, shared.relays.clone()));
+        .binder(Passive::new((local, peer), ports, rules, data.clone(), shared.relays.clone()));
     if let Some((certificate, key)) = &shared.options.tls {
         let required = if only_tls { FtpsRequired::All } else { FtpsRequired::None };
         builder = builder.ftps(certificate, key).ftps_required(required, required);

@@ -11,7 +11,7 @@ use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
-use super::relay;
+use super::relay::{self, Rules};
 
 /// Data connections that one session waits for at once. Clients wait for one; libunftp forgets none of them before its time.
 const WAITING_MAX: usize = 4;
@@ -25,21 +25,38 @@ pub(super) struct Passive {
     local: IpAddr,
     peer: IpAddr,
     ports: Option<RangeInclusive<u16>>,
-    only_tls: bool,
-    waiting: Arc<Semaphore>,
+    rules: Rules,
+    data: DataConnections,
     relays: TaskTracker,
 }
 
+/// The data connections of one session: those that are waited for, and those that are carried.
+#[derive(Clone, Debug)]
+pub(super) struct DataConnections(Arc<Semaphore>);
+
+impl Default for DataConnections {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(WAITING_MAX)))
+    }
+}
+
+impl DataConnections {
+    /// Whether there is any.
+    pub(super) fn any(&self) -> bool {
+        self.0.available_permits() < WAITING_MAX
+    }
+}
+
 impl Passive {
-    /// For a session whose control connection came in at `local` from `peer`. Where `only_tls`, its data must be TLS.
+    /// For a session whose control connection came in at the first address from the second. Its data connections go by `rules`.
     pub(super) fn new(
-        local: IpAddr,
-        peer: IpAddr,
+        (local, peer): (IpAddr, IpAddr),
         ports: Option<RangeInclusive<u16>>,
-        only_tls: bool,
+        rules: Rules,
+        data: DataConnections,
         relays: TaskTracker,
     ) -> Self {
-        Self { local, peer, ports, only_tls, waiting: Arc::new(Semaphore::new(WAITING_MAX)), relays }
+        Self { local, peer, ports, rules, data, relays }
     }
 
     /// Both at `port`, or at a free one where that is 0.
@@ -54,7 +71,7 @@ impl Passive {
 impl Binder for Passive {
     /// The range that libunftp has is not asked for: it is its own default.
     async fn bind(&mut self, _: IpAddr, _: RangeInclusive<u16>) -> io::Result<TcpSocket> {
-        let permit = Arc::clone(&self.waiting).try_acquire_owned();
+        let permit = Arc::clone(&self.data.0).try_acquire_owned();
         let permit = permit.map_err(|_| io::Error::other("the client doesn't come to the ports that it asks for"))?;
         let (first, count) = match &self.ports {
             Some(ports) => (*ports.start(), u32::from(ports.end() - ports.start()) + 1),
@@ -67,12 +84,12 @@ impl Binder for Passive {
             let port = if first == 0 { 0 } else { first + ((skipped + nth) % count) as u16 };
             match self.bind_to(port) {
                 Ok((outer, socket)) => {
-                    let only_tls = self.only_tls;
+                    let rules = self.rules;
                     let (meeting, relays) = (relay::meet(outer, self.peer, socket.local_addr()?), self.relays.clone());
                     tokio::spawn(async move {
                         // Who only waits is nothing that a shutdown waits for.
                         if let Some((client, server)) = meeting.await {
-                            relays.track_future(relay::carry_data(client, server, only_tls)).await;
+                            relays.track_future(relay::carry_data(client, server, rules)).await;
                         }
                         drop(permit);
                     });

@@ -19,9 +19,9 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use super::PAUSE_MAX;
+use super::passive::DataConnections;
 
 /// What a client may send before anything is answered: many commands of the longest names, and any TLS handshake.
 const CREDIT_BYTES: usize = 16 << 10;
@@ -59,19 +59,31 @@ pub(super) async fn pair() -> io::Result<(TcpStream, TcpStream)> {
     }
 }
 
-/// Carries the control connection of `client` to its end.
-pub(super) async fn carry_control(mut client: TcpStream, mut server: TcpStream) {
+/// Carries the control connection of `client` to its end. That comes where it leaves an answer unread for `pause_max`, or where for
+/// all of `idle` nothing is said and there is no data connection.
+pub(super) async fn carry_control(
+    mut client: TcpStream,
+    mut server: TcpStream,
+    pause_max: Duration,
+    (idle, data): (Duration, &DataConnections),
+) {
     let (mut from_client, mut to_client) = client.split();
     let (mut from_server, mut to_server) = server.split();
     let (mut commands, mut answers) = ([0; 4 << 10], [0; 4 << 10]);
     let mut credit = Credit::default();
     loop {
         tokio::select! {
+            () = sleep(idle) => {
+                if !data.any() {
+                    tracing::debug!("an FTP client says nothing; it is cut off");
+                    break;
+                }
+            }
             read = from_client.read(&mut commands) => {
                 let Ok(count @ 1..) = read else { break };
                 if !credit.spend(count) {
                     tracing::debug!("an FTP client sends more than commands; it is cut off");
-                    let _ = timeout(PAUSE_MAX, to_client.write_all(REFUSAL)).await;
+                    let _ = timeout(pause_max, to_client.write_all(REFUSAL)).await;
                     break;
                 }
                 if to_server.write_all(&commands[..count]).await.is_err() {
@@ -81,7 +93,7 @@ pub(super) async fn carry_control(mut client: TcpStream, mut server: TcpStream) 
             read = from_server.read(&mut answers) => {
                 let Ok(count @ 1..) = read else { break };
                 credit.earn(count);
-                let Ok(Ok(())) = timeout(PAUSE_MAX, to_client.write_all(&answers[..count])).await else { break };
+                let Ok(Ok(())) = timeout(pause_max, to_client.write_all(&answers[..count])).await else { break };
             }
         }
     }
@@ -140,11 +152,22 @@ pub(super) async fn meet(listener: TcpListener, peer: IpAddr, server: SocketAddr
     }
 }
 
-/// Carries the bytes of a data connection both ways until libunftp has said its last. Where `only_tls`, nothing else gets through.
-pub(super) async fn carry_data(mut client: TcpStream, mut server: TcpStream, only_tls: bool) {
+/// What holds for data connections.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rules {
+    /// Nothing but TLS gets through.
+    pub(super) only_tls: bool,
+    /// How long a client may not read what it asked for, or take to begin with TLS.
+    pub(super) pause_max: Duration,
+}
+
+/// Carries the bytes of a data connection both ways until libunftp has said its last.
+pub(super) async fn carry_data(mut client: TcpStream, mut server: TcpStream, rules: Rules) {
+    let Rules { only_tls, pause_max } = rules;
     let begun = Instant::now();
-    let may_pass = !only_tls || begins_with_tls(&client, &server).await;
-    let carried = if may_pass { copy(&mut client, &mut server).await } else { Err(io::ErrorKind::InvalidData.into()) };
+    let may_pass = !only_tls || begins_with_tls(&client, &server, pause_max).await;
+    let carried =
+        if may_pass { copy(&mut client, &mut server, pause_max).await } else { Err(io::ErrorKind::InvalidData.into()) };
     if let Err(error) = carried {
         tracing::debug!(%error, "a data connection is broken off");
         // What was cut off must not look as if it had ended: the part of an upload that came would be the file.
@@ -156,7 +179,7 @@ pub(super) async fn carry_data(mut client: TcpStream, mut server: TcpStream, onl
 }
 
 /// Whether the client speaks TLS, and libunftp, which is the server of it, waits for that.
-async fn begins_with_tls(client: &TcpStream, server: &TcpStream) -> bool {
+async fn begins_with_tls(client: &TcpStream, server: &TcpStream, pause_max: Duration) -> bool {
     let (mut first, mut early) = ([0; 1], [0; 1]);
     let hello = async {
         tokio::select! {
@@ -165,10 +188,10 @@ async fn begins_with_tls(client: &TcpStream, server: &TcpStream) -> bool {
             peeked = client.peek(&mut first) => peeked.is_ok_and(|count| count == 1),
         }
     };
-    timeout(PAUSE_MAX, hello).await == Ok(true) && first == [HANDSHAKE]
+    timeout(pause_max, hello).await == Ok(true) && first == [HANDSHAKE]
 }
 
-async fn copy(client: &mut TcpStream, server: &mut TcpStream) -> io::Result<()> {
+async fn copy(client: &mut TcpStream, server: &mut TcpStream, pause_max: Duration) -> io::Result<()> {
     let (mut from_client, mut to_client) = client.split();
     let (mut from_server, mut to_server) = server.split();
     let up = async {
@@ -188,7 +211,7 @@ async fn copy(client: &mut TcpStream, server: &mut TcpStream) -> io::Result<()> 
         loop {
             match from_server.read(&mut bytes).await? {
                 0 => break,
-                count => timeout(PAUSE_MAX, to_client.write_all(&bytes[..count])).await??,
+                count => timeout(pause_max, to_client.write_all(&bytes[..count])).await??,
             }
         }
         to_client.shutdown().await
@@ -202,6 +225,10 @@ async fn copy(client: &mut TcpStream, server: &mut TcpStream) -> io::Result<()> 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn rules(only_tls: bool) -> Rules {
+        Rules { only_tls, pause_max: Duration::from_secs(60) }
+    }
 
     #[test]
     fn who_sends_commands_always_has_credit_and_who_sends_no_end_has_none() {
@@ -224,7 +251,7 @@ mod tests {
         for resets in [false, true] {
             let (mut client, client_end) = pair().await.expect("loopback");
             let (mut server, server_end) = pair().await.expect("loopback");
-            let carrying = tokio::spawn(carry_data(client_end, server_end, false));
+            let carrying = tokio::spawn(carry_data(client_end, server_end, rules(false)));
             client.write_all(b"part").await.expect("it is open");
             let mut bytes = [0; 4];
             server.read_exact(&mut bytes).await.expect("it comes through");
@@ -246,7 +273,7 @@ mod tests {
         for (sent, answered, passes) in cases {
             let (mut client, client_end) = pair().await.expect("loopback");
             let (mut server, server_end) = pair().await.expect("loopback");
-            let carrying = tokio::spawn(carry_data(client_end, server_end, true));
+            let carrying = tokio::spawn(carry_data(client_end, server_end, rules(true)));
             client.write_all(sent).await.expect("it is open");
             server.write_all(answered).await.expect("it is open");
             let (reader, expected) = if sent.is_empty() { (&mut client, answered) } else { (&mut server, sent) };
