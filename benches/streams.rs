@@ -6,6 +6,7 @@
 //! |---|---|
 //! | `live, N in flight` | replicated writes of 128 bytes there and their acks back, N of them at a time |
 //! | `bulk` | 64 MiB in values of 1 MiB, and one ack when all have come |
+//! | `live, 1 in flight, beside bulk` | a write and its ack while values of 1 MiB never end: in the lane that is theirs, and among the live ones |
 //!
 //! `tcp` proves nothing, `tcp with a secret` proves every frame, `quic` proves both nodes and encrypts. Both ends share
 //! this process and its processors, so what is compared is the cost of both together.
@@ -18,7 +19,7 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use jumpgate::base::{ClusterId, Generation, Incarnation, NodeId, Slot};
 use jumpgate::codec::{Envelope, Frame, Keyring, NameHash, frame};
 use jumpgate::net::quic::{self, Identity, Pems};
-use jumpgate::net::stream::{FrameSink, Link, LinkOptions, ListenerOptions, Outbox};
+use jumpgate::net::stream::{FrameSink, Lane, Link, LinkOptions, ListenerOptions, Outbox};
 use jumpgate::net::{Counters, listen, tcp};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use tokio::runtime::Runtime;
@@ -29,6 +30,10 @@ use tokio_util::sync::CancellationToken;
 const WRITE_BYTES: usize = 200;
 /// An ack, about.
 const ACK_BYTES: usize = 24;
+/// What is said when all of the bulk has come.
+const BULK_ACK_BYTES: usize = 32;
+/// Bytes of bulk that wait all the time, where it never ends.
+const BULK_WAITING_BYTES: usize = 4 << 20;
 const BULK_VALUE_BYTES: usize = 1 << 20;
 const BULK_VALUES: u64 = 64;
 /// Messages that are larger than this are bulk.
@@ -57,27 +62,32 @@ struct Sink {
     outbox: Arc<OnceLock<Arc<Outbox>>>,
     acks: AtomicU64,
     bulk: AtomicU64,
+    bulk_acks: AtomicU64,
     acked: Notify,
 }
 
 impl FrameSink for Sink {
     fn handle_frame(&self, frame: Frame) {
-        let ack = || {
+        let say = |bytes: &[u8]| {
             let outbox = self.outbox.get().expect("it was made before anything was sent");
-            outbox.push(&envelope(self.me), &[7_u8; ACK_BYTES]).expect("there is room");
+            outbox.push(Lane::Live, &envelope(self.me), &bytes).expect("there is room");
         };
         for message in frame::messages(&frame.payload) {
             match message.expect("it is whole").len() {
                 BULK_BYTES_MIN.. => {
                     if self.bulk.fetch_add(1, Ordering::Relaxed) % BULK_VALUES == BULK_VALUES - 1 {
-                        ack();
+                        say(&[7; BULK_ACK_BYTES - 1]);
                     }
+                }
+                BULK_ACK_BYTES => {
+                    self.bulk_acks.fetch_add(1, Ordering::Relaxed);
+                    self.acked.notify_one();
                 }
                 ACK_BYTES => {
                     self.acks.fetch_add(1, Ordering::Relaxed);
                     self.acked.notify_one();
                 }
-                _ => ack(),
+                _ => say(&[7; ACK_BYTES - 1]),
             }
         }
     }
@@ -111,6 +121,7 @@ impl Pair {
                 outbox: Arc::default(),
                 acks: AtomicU64::new(0),
                 bulk: AtomicU64::new(0),
+                bulk_acks: AtomicU64::new(0),
                 acked: Notify::new(),
             });
             let (limits, stopping) = (ListenerOptions::default(), shutdown.clone());
@@ -156,9 +167,9 @@ impl Pair {
         Self { runtime, outbox, asking, shutdown }
     }
 
-    /// How long `count` writes take, `in_flight` of them at a time.
-    fn live(&self, count: u64, in_flight: u64) -> Duration {
-        let write = [7_u8; WRITE_BYTES];
+    /// How long `count` writes take, `in_flight` of them at a time; where `beside` is set, while bulk in that lane never ends.
+    fn live(&self, count: u64, in_flight: u64, beside: Option<Lane>) -> Duration {
+        let (write, value) = ([7_u8; WRITE_BYTES], vec![7_u8; BULK_VALUE_BYTES]);
         let start = Instant::now();
         let before = self.asking.acks.load(Ordering::Relaxed);
         self.runtime.block_on(async {
@@ -168,8 +179,11 @@ impl Pair {
                 if acked == count {
                     break;
                 }
+                while let Some(lane) = beside.filter(|_| self.outbox.bytes() < BULK_WAITING_BYTES) {
+                    self.outbox.push(lane, &envelope(0), &value).expect("there is room");
+                }
                 while sent < count && sent - acked < in_flight {
-                    self.outbox.push(&envelope(0), &write).expect("there is room");
+                    self.outbox.push(Lane::Live, &envelope(0), &write).expect("there is room");
                     sent += 1;
                 }
                 self.asking.acked.notified().await;
@@ -183,12 +197,12 @@ impl Pair {
         let value = vec![7_u8; BULK_VALUE_BYTES];
         let start = Instant::now();
         for _ in 0..rounds {
-            let before = self.asking.acks.load(Ordering::Relaxed);
+            let before = self.asking.bulk_acks.load(Ordering::Relaxed);
             for _ in 0..BULK_VALUES {
-                self.outbox.push(&envelope(0), &value).expect("there is room");
+                self.outbox.push(Lane::Bulk, &envelope(0), &value).expect("there is room");
             }
             self.runtime.block_on(async {
-                while self.asking.acks.load(Ordering::Relaxed) == before {
+                while self.asking.bulk_acks.load(Ordering::Relaxed) == before {
                     self.asking.acked.notified().await;
                 }
             });
@@ -238,10 +252,21 @@ fn streams(criterion: &mut Criterion) {
         for (name, wire) in WIRES {
             let pair = Pair::start(wire);
             group.bench_function(BenchmarkId::from_parameter(name), |bencher| {
-                bencher.iter_custom(|count| pair.live(count, in_flight));
+                bencher.iter_custom(|count| pair.live(count, in_flight, None));
             });
         }
     }
+    let mut group = criterion.benchmark_group("live, 1 in flight, beside bulk");
+    group.throughput(Throughput::Elements(1));
+    for (name, wire) in WIRES {
+        for (way, lane) in [("in its lane", Lane::Bulk), ("in one lane", Lane::Live)] {
+            let pair = Pair::start(wire);
+            group.bench_function(BenchmarkId::new(name, way), |bencher| {
+                bencher.iter_custom(|count| pair.live(count, 1, Some(lane)));
+            });
+        }
+    }
+    drop(group);
     let mut group = criterion.benchmark_group("bulk");
     group.throughput(Throughput::Bytes(BULK_VALUES * BULK_VALUE_BYTES as u64));
     for (name, wire) in WIRES {

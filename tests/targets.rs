@@ -213,7 +213,7 @@ fn deaf_former_primary(seed: u64) -> World {
 
 #[test]
 fn a_former_primary_that_does_not_know_yet_reads_no_longer_than_its_lease() {
-    for seed in [12, 14, 17, 22] {
+    for seed in [12, 16, 17, 22] {
         let mut world = deaf_former_primary(seed);
         assert_eq!(world.complaints(), &[] as &[String], "seed {seed}");
         world.network.calm();

@@ -117,6 +117,10 @@ pub enum Mutant {
     ForgetOnce,
     /// A learner isn't told which ones were done before.
     LearnerForgetsOnce,
+    /// A scanned record replaces whatever the learner has, though the live stream brought something newer.
+    ScannedReplacesNewer,
+    /// What was deleted while a scan runs is forgotten at once.
+    ScanWithoutTombstones,
     /// Who has given a partition back is evicted while a lease from before runs.
     FormerPrimaryEvictedAtOnce,
     /// Who has given a partition back, and doesn't know yet, gets leases that count.
@@ -168,7 +172,7 @@ mod switch {
 
     impl Mutant {
         /// Every one of them but those below, with the rule of the protocol (section D of its design) that it breaks, and what it does.
-        pub const ALL: [(Self, &'static str, &'static str); 61] = [
+        pub const ALL: [(Self, &'static str, &'static str); 63] = [
             (Self::EvictedDontCount, "D.8", "A primary counts without a member that it has proposed to evict."),
             (Self::EvictWithoutProof, "D.21", "A primary whose own stream may be dead evicts others."),
             (Self::MuteTakeTurns, "C.4", "Members that are mute take each other's places without end."),
@@ -261,6 +265,12 @@ mod switch {
             (Self::VersionByClock, "D.17", "A version is what the clock says, though a higher one was given out."),
             (Self::ForgetOnce, "D.24", "A new primary doesn't know which writes with an idempotency key were done."),
             (Self::LearnerForgetsOnce, "D.24", "A learner isn't told which ones were done before."),
+            (
+                Self::ScannedReplacesNewer,
+                "C.6",
+                "A scanned record replaces whatever the learner has, though the live stream brought something newer.",
+            ),
+            (Self::ScanWithoutTombstones, "C.6", "What was deleted while a scan runs is forgotten at once."),
             (Self::ReadUncommitted, "D.18", "A stale read shows what isn't committed."),
             (
                 Self::FormerPrimaryLeased,

@@ -42,6 +42,19 @@ pub enum PeerMessage {
     Answer(RequestId, AnswerMessage),
 }
 
+impl PeerMessage {
+    /// Whether it is long and nobody is in a hurry for it: part of a table or of a listing. Such messages go in a lane of their
+    /// own, in order among themselves. So they may come later than what was said after them, and sooner than what was said before.
+    #[must_use]
+    pub const fn is_bulk(&self) -> bool {
+        matches!(
+            self,
+            Self::Shard(_, ShardMessage::Replica(replica::Message::ScanChunk { .. }))
+                | Self::Answer(_, AnswerMessage::Scanned(_))
+        )
+    }
+}
+
 /// What control cores say over the stream plane.
 #[derive(Clone, Debug, PartialEq, Encode, Decode)]
 pub enum ControlMessage {

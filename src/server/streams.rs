@@ -14,7 +14,7 @@ use crate::config::{Config, NodeConfig, Transport};
 use crate::net::Counters;
 use crate::net::listen::{self, BindError};
 use crate::net::quic::{self, Identities};
-use crate::net::stream::{FrameSink, Link, LinkOptions, ListenerOptions, Outbox};
+use crate::net::stream::{FrameSink, Lane, Link, LinkOptions, ListenerOptions, Outbox};
 use crate::net::tcp::{self, Secrets};
 use crate::node::message::PeerMessage;
 use crate::runtime::Links;
@@ -138,7 +138,8 @@ impl StreamLinks {
 
 impl Links for StreamLinks {
     fn send(&self, envelope: &Envelope, message: &PeerMessage) -> bool {
-        self.outbox(envelope.to.slot).is_some_and(|outbox| outbox.push(envelope, message).is_ok())
+        let lane = if message.is_bulk() { Lane::Bulk } else { Lane::Live };
+        self.outbox(envelope.to.slot).is_some_and(|outbox| outbox.push(lane, envelope, message).is_ok())
     }
 
     fn peer_changed(&self, slot: Slot, envelope: Option<&Envelope>) {

@@ -6,6 +6,9 @@ use crate::base::{Instant, Rng, Slot};
 
 /// How much later than the others a late datagram may be.
 const LATENESS_MAX: Duration = Duration::from_millis(2500);
+/// How much longer a frame of the bulk lane may take than another one: on a quiet network nothing else would bring the lanes out
+/// of order.
+const BULK_JITTER: Duration = Duration::from_millis(5);
 /// Captured datagrams that may be sent again.
 const CAPTURED_MAX: usize = 64;
 
@@ -62,8 +65,8 @@ pub(super) struct Parcel {
 struct Connection {
     /// How often it broke: what was sent before a break does not arrive after it.
     life: u64,
-    /// Frames arrive in order: none before this.
-    busy_until: Instant,
+    /// Frames of a lane arrive in order: none before this. (What is live, then bulk.)
+    busy_until: [Instant; 2],
 }
 
 impl Network {
@@ -141,11 +144,12 @@ impl Network {
         }
     }
 
-    /// When a frame arrives, the life of the connection it travels on, and whether its bits were flipped on the way.
+    /// When a frame of a lane arrives, the life of the connection it travels on, and whether its bits were flipped on the way.
     pub(super) fn frame(
         &mut self,
         now: Instant,
         (from, to): (Slot, Slot),
+        is_bulk: bool,
         bytes: &mut [u8],
         rng: &mut Rng,
     ) -> Option<(Instant, u64, bool)> {
@@ -161,17 +165,22 @@ impl Network {
         if is_damaged {
             flip_bits(bytes, rng);
         }
-        let delay = self.delay(rng);
+        let mut delay = self.delay(rng);
+        if is_bulk {
+            delay += rng.duration(BULK_JITTER);
+        }
         let connection = &mut self.connections[from.index()][to.index()];
-        let arrives_at = (now + delay).max(connection.busy_until);
-        connection.busy_until = arrives_at;
+        let busy_until = &mut connection.busy_until[usize::from(is_bulk)];
+        let arrives_at = (now + delay).max(*busy_until);
+        *busy_until = arrives_at;
         Some((arrives_at, connection.life, is_damaged))
     }
 
     /// Whether frames that were sent in worse times are still on their way: what follows them waits for them.
     #[must_use]
     pub fn is_behind(&self, now: Instant) -> bool {
-        self.connections.iter().flatten().any(|connection| connection.busy_until > now + Duration::from_millis(2))
+        let late = |at: &Instant| *at > now + Duration::from_millis(2);
+        self.connections.iter().flatten().any(|connection| connection.busy_until.iter().any(late))
     }
 
     /// Whether a frame that left on life `life` of the connection still arrives.

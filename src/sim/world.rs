@@ -433,7 +433,8 @@ impl World {
     pub(super) fn settle(&mut self, slot: Slot) {
         let Some(node) = &mut self.nodes[slot.index()].node else { return };
         let mut datagrams = Vec::new();
-        let mut payloads: Vec<(NodeId, Vec<u8>)> = Vec::new();
+        // One for each peer and lane.
+        let mut payloads: Vec<((NodeId, bool), Vec<u8>)> = Vec::new();
         let mut replies = Vec::new();
         let mut events = Vec::new();
         let mut admin = Vec::new();
@@ -442,8 +443,9 @@ impl World {
             match output {
                 NodeOutput::Datagram { to, bytes } => datagrams.push((to, bytes)),
                 NodeOutput::Message { to, message } => {
-                    let place = payloads.iter().position(|(other, _)| *other == to).unwrap_or_else(|| {
-                        payloads.push((to, Vec::new()));
+                    let way = (to, message.is_bulk());
+                    let place = payloads.iter().position(|(other, _)| *other == way).unwrap_or_else(|| {
+                        payloads.push((way, Vec::new()));
                         payloads.len() - 1
                     });
                     frame::append_message(&message, &mut payloads[place].1).expect("a message fits a frame");
@@ -469,12 +471,12 @@ impl World {
                 self.push(arrives_at, Happening::Datagram { to, bytes, is_damaged });
             }
         }
-        for (to, payload) in payloads {
+        for ((to, is_bulk), payload) in payloads {
             // As the stream plane does: what is meant for another life of the peer is not sent to this one.
             let Some(envelope) = view.envelope(to.slot).filter(|envelope| envelope.to == to) else { continue };
             let header = frame::seal(&envelope, NameHash::of(NAME), &payload).expect("a payload fits a frame");
             let mut bytes = [&header[..], &payload].concat();
-            let sent = self.network.frame(self.now, (slot, to.slot), &mut bytes, &mut self.rng);
+            let sent = self.network.frame(self.now, (slot, to.slot), is_bulk, &mut bytes, &mut self.rng);
             if let Some((at, connection, is_damaged)) = sent {
                 self.push(at, Happening::Frame { from: slot, to: to.slot, connection, bytes, is_damaged });
             }

@@ -148,6 +148,13 @@ impl Table {
 
     /// The same for a record that another table held under `hash`: where it was rotten there, it is known to be here.
     pub fn insert_hashed(&mut self, key: &Key, record: Record, hash: RecordHash) -> bool {
+        if is_broken(Mutant::ScannedReplacesNewer) {
+            if let Some(tombstones) = &mut self.tombstones {
+                tombstones.remove(key);
+            }
+            self.repair(key, Some(record));
+            return true;
+        }
         self.insert(key, Stored::with_hash(key, record, hash))
     }
 
@@ -226,7 +233,9 @@ impl Table {
 
     /// From now on deletes leave tombstones, because a scan is bringing records that may be older.
     pub fn begin_scan(&mut self) {
-        self.tombstones.get_or_insert_default();
+        if !is_broken(Mutant::ScanWithoutTombstones) {
+            self.tombstones.get_or_insert_default();
+        }
     }
 
     /// The scan has ended: nothing older comes any more.

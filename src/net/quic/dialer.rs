@@ -57,7 +57,7 @@ impl Carrier for Dialer {
             let identity = Arc::clone(&self.identities.borrow_and_update());
             let endpoint = self.endpoint(address)?;
             result = match timeout(share, open(&endpoint, &identity, address, (link.me, link.slot))).await {
-                Ok(opened) => opened.map(|(connection, stream)| self.dialed(identity, connection, stream, link.slot)),
+                Ok(opened) => opened.map(|(connection, streams)| self.dialed(identity, connection, streams, link.slot)),
                 Err(elapsed) => Err(DialError::System(elapsed.into())),
             };
             if result.is_ok() {
@@ -85,7 +85,7 @@ impl Dialer {
         &self,
         identity: Arc<Identity>,
         connection: Connection,
-        stream: SendStream,
+        [live, bulk]: [SendStream; 2],
         slot: Slot,
     ) -> Dialed<Writer> {
         let closing = connection.clone();
@@ -109,7 +109,8 @@ impl Dialer {
         let is_outdated =
             move || asked.has_changed().unwrap_or(false) && !asked.borrow_and_update().shows_the_same(&identity);
         Dialed {
-            writer: Writer { connection, stream, pieces: BytesMut::new() },
+            writer: Writer { stream: live, pieces: BytesMut::new(), closes: Some(connection) },
+            bulk: Some(Writer { stream: bulk, pieces: BytesMut::new(), closes: None }),
             ends: vec![Box::pin(closed), Box::pin(revoked)],
             renewal: Box::pin(renewal),
             is_outdated: Box::new(is_outdated),
@@ -123,7 +124,7 @@ pub(super) async fn open(
     identity: &Arc<Identity>,
     address: SocketAddr,
     (me, slot): (Slot, Slot),
-) -> Result<(Connection, SendStream), DialError> {
+) -> Result<(Connection, [SendStream; 2]), DialError> {
     let name = identity.name(slot).ok_or_else(|| io::Error::other("the peer has no name"))?;
     let (config, verdict) = handshake::dialing(identity, slot);
     let connecting = endpoint.connect_with(config, address, &name.to_str()).map_err(io::Error::other)?;
@@ -138,8 +139,11 @@ pub(super) async fn open(
         // Its certificate is the right one, so it counts slots differently: another configuration.
         return Err(DialError::Unproven(End::Refused(CodecError::OtherSlot)));
     }
-    let stream = connection.open_uni().await.map_err(unproven)?;
-    Ok((connection, stream))
+    let live = connection.open_uni().await.map_err(unproven)?;
+    let bulk = connection.open_uni().await.map_err(unproven)?;
+    // What is live is sent first whenever there is something of both. (A connection that is gone is noticed in writing.)
+    let _ = bulk.set_priority(-1);
+    Ok((connection, [live, bulk]))
 }
 
 /// A connection that breaks before anything was proven is no question of trust.
@@ -203,12 +207,13 @@ async fn wait_for_change(identities: &mut Identities) {
     }
 }
 
-/// The stream of a connection's frames.
+/// The stream of one lane's frames.
 struct Writer {
-    connection: Connection,
     stream: SendStream,
     /// What is collected for the next call.
     pieces: BytesMut,
+    /// The connection, which ends with this stream; none for the other one.
+    closes: Option<Connection>,
 }
 
 impl FrameWriter for Writer {
@@ -226,11 +231,14 @@ impl FrameWriter for Writer {
         Ok(written)
     }
 
-    /// The listener closes the connection once it has read the end: then it has all. Letting go of it before would throw
-    /// away what the listener has not acknowledged.
+    /// The listener closes the connection once it has read the end of what is live: then it has all. Letting go of it before
+    /// would throw away what the listener has not acknowledged; so the bulk is acknowledged before that end is sent.
     async fn finish(&mut self) {
         if self.stream.finish().is_ok() {
-            let _: ConnectionError = self.connection.closed().await;
+            match &self.closes {
+                Some(connection) => drop(connection.closed().await),
+                None => drop(self.stream.stopped().await),
+            }
         }
     }
 }
@@ -256,6 +264,8 @@ impl Writer {
 impl Drop for Writer {
     /// Half a frame must not look like the end of a stream to a peer that could then wait for more.
     fn drop(&mut self) {
-        self.connection.close(CODE_DONE, b"");
+        if let Some(connection) = &self.closes {
+            connection.close(CODE_DONE, b"");
+        }
     }
 }

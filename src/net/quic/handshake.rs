@@ -28,10 +28,11 @@ const KEEP_ALIVE: Duration = Duration::from_secs(2);
 /// What the round trip is taken for until it is known: on the networks of a cluster it is shorter. From it follows how
 /// soon the first packet to a peer that has just come is repeated.
 const ROUND_TRIP: Duration = Duration::from_millis(30);
-/// Bytes that may be under way on a connection and not yet read. 10 Gbit/s times 3 ms.
+/// Bytes that may be under way on a stream and not yet read. 10 Gbit/s times 3 ms. A connection may have as many for each of
+/// its streams, so that a lane whose bytes nobody reads leaves room for the other.
 const WINDOW_BYTES: u32 = 4 << 20;
-/// Streams that a dialer may open: the one for its frames.
-const STREAMS_OF_DIALER: u32 = 1;
+/// Streams that a dialer may open: one for the frames of each lane.
+const STREAMS_OF_DIALER: u32 = 2;
 /// Streams that a listener may open: the one for its welcome.
 const STREAMS_OF_LISTENER: u32 = 1;
 
@@ -206,8 +207,8 @@ fn transport(streams: u32) -> TransportConfig {
     config.max_idle_timeout(Some(VarInt::from_u32(IDLE_MAX_MS).into()));
     config.initial_rtt(ROUND_TRIP);
     config.stream_receive_window(VarInt::from_u32(WINDOW_BYTES));
-    config.receive_window(VarInt::from_u32(WINDOW_BYTES));
-    config.send_window(u64::from(WINDOW_BYTES));
+    config.receive_window(VarInt::from_u32(STREAMS_OF_DIALER * WINDOW_BYTES));
+    config.send_window(u64::from(STREAMS_OF_DIALER * WINDOW_BYTES));
     config.datagram_receive_buffer_size(None);
     config.allow_spin(false);
     config

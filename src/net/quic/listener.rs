@@ -3,6 +3,8 @@
 use std::io;
 use std::net::UdpSocket;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
@@ -164,16 +166,49 @@ async fn read_connection<S: FrameSink>(
     let mut over: FuturesUnordered<_> = std::iter::once(judging).collect();
     let reading = async {
         match greet(connection, door.slot, sender).await {
-            Ok(stream) => {
-                let decoder = FrameDecoder::of_sender(door.name, sender);
-                drive_reader(stream, decoder, true, sink, counters, options).await
-            }
+            Ok(live) => read_lanes(connection, live, sender, door, sink, counters, options).await,
             Err(error) => End::Broken(error),
         }
     };
     tokio::select! {
         end = reading => end,
         Some(fault) = over.next() => fault.into(),
+    }
+}
+
+/// Reads both lanes until what is live ends, and then what there is of the other; or until either breaks off.
+async fn read_lanes<S: FrameSink>(
+    connection: &Connection,
+    live: RecvStream,
+    sender: Slot,
+    door: &Door,
+    sink: &S,
+    counters: &Counters,
+    options: &ListenerOptions,
+) -> End {
+    let read = |stream| drive_reader(stream, FrameDecoder::of_sender(door.name, sender), true, sink, counters, options);
+    let is_open = AtomicBool::new(false);
+    let mut bulk = std::pin::pin!(async {
+        match connection.accept_uni().await {
+            Ok(stream) => {
+                is_open.store(true, Ordering::Relaxed);
+                read(stream).await
+            }
+            Err(error) => End::Broken(error.into()),
+        }
+    });
+    let mut live = std::pin::pin!(read(live));
+    tokio::select! {
+        end = &mut live => match (end, futures_util::poll!(&mut bulk)) {
+            // A peer that ends has had all of the bulk acknowledged before: it is here, if there is any.
+            (End::Closed, Poll::Ready(end)) => end,
+            (End::Closed, Poll::Pending) if is_open.load(Ordering::Relaxed) => bulk.await,
+            (end, _) => end,
+        },
+        end = &mut bulk => match end {
+            End::Closed => live.await,
+            end => end,
+        },
     }
 }
 

@@ -8,8 +8,9 @@
 //! | `dialer` | [`run_writer`]: makes connections, writes frames |
 //! | `listener` | [`run_listener`]: accepts connections |
 //!
-//! A connection carries frames one way, on one stream that the dialer opens, as TCP does. TLS proves more than the secrets
-//! do there, so a frame carries no code:
+//! A connection carries frames one way, as over TCP, on two streams that the dialer opens: first that of what is live, then
+//! that of the bulk ([`crate::net::stream::Lane`]), which opens when there is any. TLS proves more than the secrets do over TCP, so
+//! a frame carries no code:
 //!
 //! ```text
 //! dialer                                                          listener

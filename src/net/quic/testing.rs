@@ -92,7 +92,9 @@ pub(in crate::net) fn endpoint(server: Option<quinn::ServerConfig>) -> Endpoint 
 
 /// Dials as slot 0 by hand, up to the moment when frames are expected.
 pub(in crate::net) async fn dial(identity: &Arc<Identity>, address: SocketAddr) -> (Connection, SendStream) {
-    dialer::open(&endpoint(None), identity, address, (Slot(0), Slot(1))).await.expect("it is let in")
+    let opened = dialer::open(&endpoint(None), identity, address, (Slot(0), Slot(1))).await;
+    let (connection, [live, _]) = opened.expect("it is let in");
+    (connection, live)
 }
 
 /// A listener in slot 1 that is driven by hand.

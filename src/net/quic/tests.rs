@@ -8,11 +8,11 @@ use tokio::net::UdpSocket;
 
 use super::handshake;
 use super::identity::{Fault, Identity, IdentityFile, Pems};
-use super::testing::{Authority, DAY, NOW, dial, endpoint, identity_of, names, rogue};
+use super::testing::{Authority, DAY, Listening, NOW, dial, endpoint, identity_of, names, rogue};
 use crate::base::{NodeId, Slot};
 use crate::codec::Envelope;
 use crate::net::stream::testing::{Receiver, Sender, Wire, envelope, in_time, sealed};
-use crate::net::stream::{LinkEvent, ListenerOptions};
+use crate::net::stream::{Lane, LinkEvent, ListenerOptions};
 
 const N1: &str = "n1.store.jumpgate";
 const N2: &str = "n2.store.jumpgate";
@@ -284,4 +284,18 @@ async fn strangers_that_fall_silent_keep_no_peer_out_and_are_cut_off_in_time() {
     }
     assert!(receiver.rejected.try_recv().is_err());
     receiver.stop().await;
+}
+
+#[tokio::test]
+async fn bulk_that_nobody_reads_holds_up_nothing_that_is_live() {
+    let listening = Listening::start();
+    let sender = Sender::start(Wire::Quic, listening.address());
+    for _ in 0..32 {
+        sender.outbox.push(Lane::Bulk, &envelope(1), &vec![0_u8; 1 << 20]).expect("there is room");
+    }
+    let (_connection, mut live) = in_time(listening.accept()).await;
+    // More than any window holds is on its way, and stands still.
+    sender.push(1, 7);
+    let mut frame = vec![0; sealed(&envelope(1)).len()];
+    in_time(live.read_exact(&mut frame)).await.expect("it comes");
 }

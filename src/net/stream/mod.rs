@@ -18,7 +18,10 @@
 //! | `reader` | takes frames off one connection; why a connection ends |
 //! | `door` | [`ListenerOptions`], [`FrameSink`]: who is let in, and where frames go |
 //!
-//! What the protocols above may rely on: messages of one connection arrive in the order in which they were pushed, whole
+//! There are two lanes ([`Lane`]), for what somebody waits for and for parts of tables. Over TCP they take turns on one
+//! connection; over QUIC each is a stream of its own, so that neither waits for the other's lost packets or full window.
+//!
+//! What the protocols above may rely on: messages of one connection and lane arrive in the order in which they were pushed, whole
 //! and unchanged, or the connection breaks. What they may not: when it breaks, messages that were being written are
 //! lost, and what an old connection still had in its buffers may arrive after the first messages of the new one.
 //!
@@ -40,7 +43,7 @@ mod tests;
 
 pub(in crate::net) use door::{Doormen, Entry, Stranger, count_end};
 pub use door::{FrameSink, ListenerOptions};
-pub use outbox::{Chunk, Outbox, PushError};
+pub use outbox::{Chunk, Lane, Outbox, PushError};
 pub(in crate::net) use reader::{End, drive_reader};
 pub(in crate::net) use writer::{Carrier, DialError, Dialed, FrameWriter, LAST_WORDS, run};
 pub use writer::{Link, LinkEvent, LinkOptions};

@@ -18,6 +18,25 @@ const SPARES_MAX: usize = 16;
 /// A buffer that has grown beyond this is given back to the system: a rare large message shouldn't be paid for ever.
 const SPARE_BYTES_MAX: usize = 2 * CHUNK_BYTES;
 
+/// In which of two lines a message waits. Each keeps its order; nothing is said about the order of messages of both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lane {
+    /// Short ones for which somebody waits: replication, requests, answers.
+    Live,
+    /// Long ones for which nobody is in a hurry: parts of tables. They never hold up the others for longer than one of them
+    /// takes, and where the carrier has streams, as QUIC has, not even for that.
+    Bulk,
+}
+
+/// Which lanes a writer takes messages from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::net) enum Lanes {
+    /// Both, by one connection: all that is live, then one chunk that isn't.
+    Both,
+    /// One of them.
+    Only(Lane),
+}
+
 /// Why a message was not queued.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum PushError {
@@ -48,14 +67,15 @@ pub struct Chunk {
 /// Messages with the same envelope are collected in a chunk until the writer takes it or it is long enough; a busy
 /// writer thus finds large frames and an idle one sends a message alone.
 ///
-/// It is bounded in bytes, those that are being written included. A full one refuses ([`PushError::Full`]): whoever
+/// It is bounded in bytes, both lanes together, those that are being written included. A full one refuses ([`PushError::Full`]): whoever
 /// pushes sends again later, as for a message that was lost.
 ///
-/// Invariant: `bytes` is the sum over `chunks` and over what was taken and not yet released.
+/// Invariant: `bytes` is the sum over the chunks of both lanes and over what was taken and not yet released.
 #[derive(Debug)]
 pub struct Outbox {
     queue: Mutex<Queue>,
-    filled: Notify,
+    /// For each lane.
+    filled: [Notify; 2],
     reachable: Notify,
     bytes_max: usize,
     counters: Arc<Counters>,
@@ -63,7 +83,8 @@ pub struct Outbox {
 
 #[derive(Debug, Default)]
 struct Queue {
-    chunks: VecDeque<Chunk>,
+    /// For each lane.
+    chunks: [VecDeque<Chunk>; 2],
     bytes: usize,
     spares: Vec<Vec<u8>>,
 }
@@ -72,18 +93,18 @@ impl Outbox {
     /// A queue for at most `bytes_max` bytes. A single message is always accepted by an empty one.
     #[must_use]
     pub fn new(bytes_max: usize, counters: Arc<Counters>) -> Self {
-        Self { queue: Mutex::default(), filled: Notify::new(), reachable: Notify::new(), bytes_max, counters }
+        Self { queue: Mutex::default(), filled: Default::default(), reachable: Notify::new(), bytes_max, counters }
     }
 
-    /// Appends `message`, to be sent in a frame with `envelope`.
+    /// Appends `message` to a lane, to be sent in a frame with `envelope`.
     ///
     /// # Errors
     /// Where the queue is full (counted), or where the message is too large for any frame.
-    pub fn push<T: Encode>(&self, envelope: &Envelope, message: &T) -> Result<(), PushError> {
+    pub fn push<T: Encode>(&self, lane: Lane, envelope: &Envelope, message: &T) -> Result<(), PushError> {
         let was_empty = {
             let mut queue = self.lock();
-            let was_empty = queue.chunks.is_empty();
-            if let Err(error) = queue.append(envelope, message, self.bytes_max) {
+            let was_empty = queue.chunks[lane as usize].is_empty();
+            if let Err(error) = queue.append(lane, envelope, message, self.bytes_max) {
                 if matches!(error, PushError::Full { .. }) {
                     self.counters.messages_refused.add(1);
                 }
@@ -93,15 +114,25 @@ impl Outbox {
         };
         // A writer that was not waiting on an empty queue looks again by itself.
         if was_empty {
-            self.filled.notify_one();
+            self.filled[lane as usize].notify_one();
         }
         Ok(())
     }
 
-    /// Moves everything queued into `batch`, which must be empty. Its bytes count until [`Outbox::release`].
-    pub fn take(&self, batch: &mut VecDeque<Chunk>) {
+    /// Moves what is queued into `batch`, which must be empty: all of one lane; or all that is live, and one chunk that isn't.
+    /// Its bytes count until [`Outbox::release`].
+    pub(in crate::net) fn take(&self, lanes: Lanes, batch: &mut VecDeque<Chunk>) {
         assert!(batch.is_empty(), "{} chunks are still to be written", batch.len());
-        std::mem::swap(&mut self.lock().chunks, batch);
+        let mut queue = self.lock();
+        let [live, bulk] = &mut queue.chunks;
+        match lanes {
+            Lanes::Only(Lane::Live) => std::mem::swap(live, batch),
+            Lanes::Only(Lane::Bulk) => std::mem::swap(bulk, batch),
+            Lanes::Both => {
+                std::mem::swap(live, batch);
+                batch.extend(bulk.pop_front());
+            }
+        }
     }
 
     /// Says that a chunk was written or given up, and gives its buffer back.
@@ -113,11 +144,15 @@ impl Outbox {
     /// incarnation, say, what its predecessor was to be told. How many messages that were.
     pub fn discard(&self, keep: impl Fn(&Envelope) -> bool) -> u64 {
         let mut queue = self.lock();
-        let (kept, dropped): (VecDeque<_>, VecDeque<_>) =
-            std::mem::take(&mut queue.chunks).into_iter().partition(|chunk| keep(&chunk.envelope));
-        queue.chunks = kept;
-        let messages = dropped.iter().map(|chunk| chunk.messages).sum();
-        dropped.into_iter().for_each(|chunk| queue.release(chunk));
+        let mut messages = 0;
+        for lane in [Lane::Live, Lane::Bulk] {
+            let chunks = std::mem::take(&mut queue.chunks[lane as usize]);
+            let (kept, dropped): (VecDeque<_>, VecDeque<_>) =
+                chunks.into_iter().partition(|chunk| keep(&chunk.envelope));
+            queue.chunks[lane as usize] = kept;
+            messages += dropped.iter().map(|chunk| chunk.messages).sum::<u64>();
+            dropped.into_iter().for_each(|chunk| queue.release(chunk));
+        }
         self.counters.messages_discarded.add(messages);
         messages
     }
@@ -128,10 +163,10 @@ impl Outbox {
         self.lock().bytes
     }
 
-    /// Whether what is queued is a single message.
+    /// Whether what is live is a single message, or none.
     pub(in crate::net) fn is_single(&self) -> bool {
-        let queue = self.lock();
-        queue.chunks.len() == 1 && queue.chunks.front().is_some_and(|chunk| chunk.messages == 1)
+        let live = &self.lock().chunks[Lane::Live as usize];
+        live.len() <= 1 && live.front().is_none_or(|chunk| chunk.messages == 1)
     }
 
     /// Says that the peer was just heard, so that a writer that waits before it dials again doesn't wait longer. For
@@ -140,9 +175,18 @@ impl Outbox {
         self.reachable.notify_one();
     }
 
-    /// Waits until something was pushed into an empty queue since the last wait.
-    pub(in crate::net) async fn filled(&self) {
-        self.filled.notified().await;
+    /// Waits until something was pushed into an empty lane since the last wait.
+    pub(in crate::net) async fn filled(&self, lanes: Lanes) {
+        let [live, bulk] = &self.filled;
+        match lanes {
+            Lanes::Only(lane) => self.filled[lane as usize].notified().await,
+            Lanes::Both => {
+                tokio::select! {
+                    () = live.notified() => {}
+                    () = bulk.notified() => {}
+                }
+            }
+        }
     }
 
     /// Waits until the peer was hinted to be reachable.
@@ -156,26 +200,33 @@ impl Outbox {
 }
 
 impl Queue {
-    fn append<T: Encode>(&mut self, envelope: &Envelope, message: &T, bytes_max: usize) -> Result<(), PushError> {
+    fn append<T: Encode>(
+        &mut self,
+        lane: Lane,
+        envelope: &Envelope,
+        message: &T,
+        bytes_max: usize,
+    ) -> Result<(), PushError> {
         if self.bytes >= bytes_max {
             return Err(PushError::Full { bytes_max });
         }
-        let open =
-            self.chunks.back().is_some_and(|tail| tail.envelope == *envelope && tail.payload.len() < CHUNK_BYTES);
+        let tail = self.chunks[lane as usize].back();
+        let open = tail.is_some_and(|tail| tail.envelope == *envelope && tail.payload.len() < CHUNK_BYTES);
         if !open {
-            self.open_chunk(envelope);
+            self.open_chunk(lane, envelope);
         }
-        let result = self.append_to_tail(message, bytes_max);
-        if self.chunks.back().is_some_and(|tail| tail.messages == 0) {
+        let result = self.append_to_tail(lane, message, bytes_max);
+        if self.chunks[lane as usize].back().is_some_and(|tail| tail.messages == 0) {
             // The message was refused, and the chunk was opened for it.
-            self.close_empty_tail();
+            self.close_empty_tail(lane);
         }
         result
     }
 
-    /// Appends to the last chunk, or leaves it as it was.
-    fn append_to_tail<T: Encode>(&mut self, message: &T, bytes_max: usize) -> Result<(), PushError> {
-        let tail = self.chunks.back_mut().expect("a chunk was opened");
+    /// Appends to the last chunk of a lane, or leaves it as it was.
+    fn append_to_tail<T: Encode>(&mut self, lane: Lane, message: &T, bytes_max: usize) -> Result<(), PushError> {
+        let chunks = &mut self.chunks[lane as usize];
+        let tail = chunks.back_mut().expect("a chunk was opened");
         let start = tail.payload.len();
         frame::append_message(message, &mut tail.payload)?;
         let added = tail.payload.len() - start;
@@ -188,20 +239,20 @@ impl Queue {
         if start > 0 && tail.payload.len() > frame::PAYLOAD_BYTES_MAX {
             // Together they are more than a frame: the message gets one of its own.
             let chunk = Chunk { envelope: tail.envelope, payload: tail.payload.split_off(start), messages: 1 };
-            self.chunks.push_back(chunk);
+            chunks.push_back(chunk);
         } else {
             tail.messages += 1;
         }
         Ok(())
     }
 
-    fn open_chunk(&mut self, envelope: &Envelope) {
+    fn open_chunk(&mut self, lane: Lane, envelope: &Envelope) {
         let payload = self.spares.pop().unwrap_or_default();
-        self.chunks.push_back(Chunk { envelope: *envelope, payload, messages: 0 });
+        self.chunks[lane as usize].push_back(Chunk { envelope: *envelope, payload, messages: 0 });
     }
 
-    fn close_empty_tail(&mut self) {
-        if let Some(tail) = self.chunks.pop_back() {
+    fn close_empty_tail(&mut self, lane: Lane) {
+        if let Some(tail) = self.chunks[lane as usize].pop_back() {
             self.release(tail);
         }
     }
@@ -236,8 +287,12 @@ mod tests {
 
     fn take(outbox: &Outbox) -> VecDeque<Chunk> {
         let mut batch = VecDeque::new();
-        outbox.take(&mut batch);
+        outbox.take(Lanes::Both, &mut batch);
         batch
+    }
+
+    fn push<T: Encode>(outbox: &Outbox, incarnation: u128, message: &T) -> Result<(), PushError> {
+        outbox.push(Lane::Live, &envelope(incarnation), message)
     }
 
     /// For each chunk: whom it is for, and how many messages are really in it.
@@ -253,27 +308,27 @@ mod tests {
     fn messages_to_one_addressee_share_a_chunk_until_it_is_long() {
         let outbox = outbox(64 << 20);
         for _ in 0..3 {
-            outbox.push(&envelope(1), &7_u8).expect("there is room");
+            push(&outbox, 1, &7_u8).expect("there is room");
         }
-        outbox.push(&envelope(1), &vec![0_u8; CHUNK_BYTES]).expect("there is room");
-        outbox.push(&envelope(1), &7_u8).expect("there is room");
-        outbox.push(&envelope(2), &7_u8).expect("there is room");
-        outbox.push(&envelope(1), &7_u8).expect("there is room");
+        push(&outbox, 1, &vec![0_u8; CHUNK_BYTES]).expect("there is room");
+        push(&outbox, 1, &7_u8).expect("there is room");
+        push(&outbox, 2, &7_u8).expect("there is room");
+        push(&outbox, 1, &7_u8).expect("there is room");
         assert_eq!(shape(&take(&outbox)), [(1, 4), (1, 1), (2, 1), (1, 1)]);
     }
 
     #[test]
     fn a_message_that_would_burst_the_frame_gets_its_own() {
         let outbox = outbox(64 << 20);
-        outbox.push(&envelope(1), &7_u8).expect("there is room");
+        push(&outbox, 1, &7_u8).expect("there is room");
         let large = vec![1_u8; frame::MESSAGE_BYTES_MAX - 5];
-        outbox.push(&envelope(1), &large).expect("it fits a frame alone");
-        outbox.push(&envelope(1), &7_u8).expect("there is room");
+        push(&outbox, 1, &large).expect("it fits a frame alone");
+        push(&outbox, 1, &7_u8).expect("there is room");
         let batch = take(&outbox);
         assert_eq!(shape(&batch), [(1, 1), (1, 1), (1, 1)]);
         assert_eq!(batch[1].payload.len(), frame::PAYLOAD_BYTES_MAX);
         let larger = vec![1_u8; frame::MESSAGE_BYTES_MAX - 4];
-        let refused = outbox.push(&envelope(1), &larger);
+        let refused = push(&outbox, 1, &larger);
         assert_eq!(refused, Err(PushError::Codec(CodecError::TooLarge { bytes_max: frame::MESSAGE_BYTES_MAX })));
         assert!(take(&outbox).is_empty());
     }
@@ -281,24 +336,24 @@ mod tests {
     #[test]
     fn a_full_queue_refuses_until_what_was_taken_is_released() {
         let outbox = outbox(100);
-        outbox.push(&envelope(1), &[0_u8; 60]).expect("there is room");
+        push(&outbox, 1, &[0_u8; 60]).expect("there is room");
         let full = Err(PushError::Full { bytes_max: 100 });
-        assert_eq!(outbox.push(&envelope(1), &[0_u8; 60]), full);
-        assert_eq!(outbox.push(&envelope(2), &[0_u8; 60]), full);
+        assert_eq!(push(&outbox, 1, &[0_u8; 60]), full);
+        assert_eq!(push(&outbox, 2, &[0_u8; 60]), full);
         assert_eq!(outbox.counters.messages_refused.value(), 2);
         let mut batch = take(&outbox);
         assert_eq!((shape(&batch), outbox.bytes()), (vec![(1, 1)], 64));
-        assert_eq!(outbox.push(&envelope(1), &[0_u8; 60]), full, "it is still being written");
+        assert_eq!(push(&outbox, 1, &[0_u8; 60]), full, "it is still being written");
         batch.drain(..).for_each(|chunk| outbox.release(chunk));
         assert_eq!(outbox.bytes(), 0);
-        outbox.push(&envelope(1), &[0_u8; 200]).expect("an empty queue takes any one message");
+        push(&outbox, 1, &[0_u8; 200]).expect("an empty queue takes any one message");
     }
 
     #[test]
     fn what_an_earlier_life_was_to_be_told_is_discarded() {
         let outbox = outbox(1 << 20);
         for incarnation in [1, 1, 2, 1] {
-            outbox.push(&envelope(incarnation), &7_u32).expect("there is room");
+            push(&outbox, incarnation, &7_u32).expect("there is room");
         }
         assert_eq!(outbox.discard(|envelope| envelope.to.incarnation == Incarnation(2)), 3);
         assert_eq!(outbox.counters.messages_discarded.value(), 3);
@@ -310,16 +365,38 @@ mod tests {
     #[test]
     fn buffers_are_used_again_unless_they_have_grown_large() {
         let outbox = outbox(64 << 20);
-        outbox.push(&envelope(1), &[0_u8; 1000]).expect("there is room");
+        push(&outbox, 1, &[0_u8; 1000]).expect("there is room");
         let chunk = take(&outbox).pop_front().expect("one was pushed");
         let buffer = chunk.payload.as_ptr();
         outbox.release(chunk);
-        outbox.push(&envelope(1), &7_u8).expect("there is room");
+        push(&outbox, 1, &7_u8).expect("there is room");
         let chunk = take(&outbox).pop_front().expect("one was pushed");
         assert_eq!(chunk.payload.as_ptr(), buffer);
         outbox.release(chunk);
-        outbox.push(&envelope(1), &vec![0_u8; SPARE_BYTES_MAX]).expect("there is room");
+        push(&outbox, 1, &vec![0_u8; SPARE_BYTES_MAX]).expect("there is room");
         outbox.release(take(&outbox).pop_front().expect("one was pushed"));
         assert_eq!(outbox.lock().spares.len(), 0);
+    }
+    #[test]
+    fn what_is_live_goes_first_and_the_rest_goes_too() {
+        let outbox = outbox(64 << 20);
+        let long = vec![0_u8; CHUNK_BYTES];
+        for number in 0..3_u8 {
+            outbox.push(Lane::Bulk, &envelope(1), &long).expect("there is room");
+            push(&outbox, 1, &number).expect("there is room");
+        }
+        let lengths = |batch: &VecDeque<Chunk>| -> Vec<bool> {
+            batch.iter().map(|chunk| chunk.payload.len() > CHUNK_BYTES).collect()
+        };
+        assert_eq!(lengths(&take(&outbox)), [false, true], "all that is live, and one that isn't");
+        push(&outbox, 1, &3_u8).expect("there is room");
+        assert_eq!(lengths(&take(&outbox)), [false, true]);
+        let mut batch = VecDeque::new();
+        outbox.take(Lanes::Only(Lane::Live), &mut batch);
+        assert!(batch.is_empty());
+        outbox.take(Lanes::Only(Lane::Bulk), &mut batch);
+        assert_eq!(lengths(&batch), [true]);
+        outbox.push(Lane::Bulk, &envelope(1), &long).expect("there is room");
+        assert_eq!(outbox.discard(|_| false), 1, "of either lane");
     }
 }

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::{FrameSink, Link, LinkEvent, LinkOptions, ListenerOptions, Outbox};
+use super::{FrameSink, Lane, Link, LinkEvent, LinkOptions, ListenerOptions, Outbox};
 use crate::base::{ClusterId, Generation, Incarnation, NodeId, Slot};
 use crate::codec::{self, Envelope, Frame, Keyring, NameHash, frame};
 use crate::net::quic::Identity;
@@ -218,7 +218,7 @@ impl Sender {
     }
 
     pub fn push(&self, incarnation: u128, number: u64) {
-        self.outbox.push(&envelope(incarnation), &number).expect("there is room");
+        self.outbox.push(Lane::Live, &envelope(incarnation), &number).expect("there is room");
     }
 
     pub async fn event(&mut self) -> LinkEvent {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use super::testing::{Mute, Raw, Receiver, Sender, Wire, envelope, in_time, sealed};
-use super::{LinkEvent, ListenerOptions};
+use super::{Lane, LinkEvent, ListenerOptions};
 use crate::base::{Incarnation, Slot};
 use crate::codec::{self, frame};
 
@@ -26,6 +26,7 @@ over_each_carrier!(
     what_is_larger_than_every_buffer_on_the_way_arrives_unchanged,
     a_writer_finds_its_peer_again,
     a_writer_writes_what_is_left_before_it_ends,
+    each_lane_is_in_order_and_both_arrive_though_the_writer_ends,
     what_a_broken_connection_had_taken_no_longer_fills_the_queue,
     garbage_closes_its_own_connection_only,
     half_a_frame_and_then_silence_is_cut_off,
@@ -60,7 +61,7 @@ async fn what_is_larger_than_every_buffer_on_the_way_arrives_unchanged(wire: Wir
     let sizes = [20_usize << 20, 3, 1 << 20, 7 << 20];
     for (nth, size) in sizes.into_iter().enumerate() {
         let value = vec![nth as u8; size];
-        sender.outbox.push(&envelope(1), &value).expect("there is room");
+        sender.outbox.push(Lane::Live, &envelope(1), &value).expect("there is room");
     }
     let mut arrived = Vec::new();
     while arrived.len() < sizes.len() {
@@ -109,13 +110,36 @@ async fn a_writer_writes_what_is_left_before_it_ends(wire: Wire) {
     receiver.stop().await;
 }
 
+async fn each_lane_is_in_order_and_both_arrive_though_the_writer_ends(wire: Wire) {
+    const BULK_BYTES: usize = 100_000;
+    let mut receiver = Receiver::on_free_port(wire);
+    let mut sender = Sender::start(wire, receiver.address);
+    assert_eq!(sender.event().await, LinkEvent::Connected(Slot(1)));
+    for number in 0..40_u8 {
+        sender.outbox.push(Lane::Bulk, &envelope(1), &vec![number; BULK_BYTES]).expect("there is room");
+        sender.outbox.push(Lane::Live, &envelope(1), &vec![number]).expect("there is room");
+    }
+    sender.stop().await;
+    let mut arrived = [Vec::new(), Vec::new()];
+    while arrived.iter().any(|lane| lane.len() < 40) {
+        let frame = in_time(receiver.frames.recv()).await.expect("the listener runs");
+        for message in frame::messages(&frame.payload) {
+            let value: Vec<u8> = codec::decode(message.expect("it is whole")).expect("it is a list of bytes");
+            arrived[usize::from(value.len() == BULK_BYTES)].push(value[0]);
+        }
+    }
+    let all: Vec<u8> = (0..40).collect();
+    assert_eq!(arrived, [all.clone(), all]);
+    receiver.stop().await;
+}
+
 async fn what_a_broken_connection_had_taken_no_longer_fills_the_queue(wire: Wire) {
     let mute = Mute::listen(wire).await;
     let mut sender = Sender::start(wire, mute.address());
     let ((end, until), (came, coming)) = (oneshot::channel(), oneshot::channel());
     let accepting = tokio::spawn(mute.accept_until(until, came));
     assert_eq!(sender.event().await, LinkEvent::Connected(Slot(1)));
-    sender.outbox.push(&envelope(1), &vec![0_u8; 30 << 20]).expect("there is room");
+    sender.outbox.push(Lane::Live, &envelope(1), &vec![0_u8; 30 << 20]).expect("there is room");
     // Some of it has come, so all of it was taken from the queue.
     in_time(coming).await.expect("something came");
     assert!(sender.outbox.bytes() > 0);

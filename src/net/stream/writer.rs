@@ -6,16 +6,16 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt as _, StreamExt as _};
 use thiserror::Error;
 use tokio::task::yield_now;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use super::outbox::{Chunk, Outbox};
+use super::outbox::{Chunk, Lane, Lanes, Outbox};
 use super::reader::End;
 use crate::base::{Rng, Slot};
 use crate::codec::NameHash;
@@ -106,7 +106,8 @@ pub(in crate::net) trait FrameWriter: Send {
         count: usize,
     ) -> impl Future<Output = io::Result<u64>> + Send;
 
-    /// Says that nothing follows, and comes back once what was written will arrive although the connection is let go.
+    /// Says that nothing follows, and comes back once what was written will arrive although the connection is let go. Where
+    /// the lanes have writers of their own, that of the bulk finishes first.
     fn finish(&mut self) -> impl Future<Output = ()> + Send;
 }
 
@@ -114,6 +115,8 @@ pub(in crate::net) trait FrameWriter: Send {
 pub(in crate::net) struct Dialed<W> {
     /// Takes frames.
     pub writer: W,
+    /// Takes those that nobody waits for, where they go a way of their own.
+    pub bulk: Option<W>,
     /// What may end it while it is being written to, each with the reason: the peer has gone, say.
     pub ends: Vec<BoxFuture<'static, io::Error>>,
     /// Comes when another connection is to go on in its place.
@@ -205,8 +208,33 @@ impl Link {
 
     /// Writes until the connection breaks or a shutdown has nothing left to write; says which.
     async fn drive_connection<W: FrameWriter>(&self, dialed: Dialed<W>, shutdown: &CancellationToken) -> Disconnect {
-        let Dialed { mut writer, ends, renewal, is_outdated } = dialed;
-        let mut writing = std::pin::pin!(self.write_until_idle(&mut writer, renewal, is_outdated, shutdown));
+        let Dialed { mut writer, mut bulk, ends, renewal, mut is_outdated } = dialed;
+        // Who writes one lane may never be idle, and asks whether the other one has found that another connection is to go on.
+        let outdated = CancellationToken::new();
+        let found = outdated.clone();
+        let renewal = renewal.map(move |()| found.cancel()).shared();
+        let ask = || {
+            if is_outdated() {
+                outdated.cancel();
+            }
+            outdated.is_cancelled()
+        };
+        let writing = async {
+            let why = match &mut bulk {
+                None => self.write_until_idle(&mut writer, Lanes::Both, renewal, ask, shutdown).await?,
+                Some(bulk) => {
+                    let (live, long) = (Lanes::Only(Lane::Live), Lanes::Only(Lane::Bulk));
+                    let live = self.write_until_idle(&mut writer, live, renewal.clone(), ask, shutdown);
+                    let asked = || outdated.is_cancelled();
+                    let (why, _) = tokio::try_join!(live, self.write_until_idle(bulk, long, renewal, asked, shutdown))?;
+                    bulk.finish().await;
+                    why
+                }
+            };
+            writer.finish().await;
+            Ok::<_, io::Error>(why)
+        };
+        let mut writing = std::pin::pin!(writing);
         let stopping = async {
             shutdown.cancelled().await;
             sleep(self.options.flush).await;
@@ -218,19 +246,21 @@ impl Link {
         tokio::select! {
             // First: a connection that was finished is closed by the peer, which is no end of another kind.
             biased;
-            end = &mut writing => end,
+            end = &mut writing => end.unwrap_or_else(Disconnect::Broken),
             Some(error) = ends.next() => Disconnect::Broken(error),
         }
     }
 
-    /// Writes until there is nothing left to write and a reason to end, or until another connection is to go on.
+    /// Writes what is in `lanes` until there is nothing left to write and a reason to end, or until another connection is to
+    /// go on; says which.
     async fn write_until_idle<W: FrameWriter>(
         &self,
         writer: &mut W,
-        renewal: BoxFuture<'static, ()>,
-        mut is_outdated: Box<dyn FnMut() -> bool + Send>,
+        lanes: Lanes,
+        renewal: impl Future<Output = ()> + Send,
+        mut is_outdated: impl FnMut() -> bool + Send,
         shutdown: &CancellationToken,
-    ) -> Disconnect {
+    ) -> io::Result<Disconnect> {
         let mut batch = Batch { outbox: &self.outbox, counters: &self.counters, chunks: VecDeque::new() };
         let stopping = async {
             shutdown.cancelled().await;
@@ -248,15 +278,12 @@ impl Link {
             // For a writer that is never idle.
             if is_outdated() {
                 // What waits goes by the next connection.
-                writer.finish().await;
-                return Disconnect::Renewed;
+                return Ok(Disconnect::Renewed);
             }
-            self.outbox.take(&mut batch.chunks);
+            self.outbox.take(lanes, &mut batch.chunks);
             if !batch.chunks.is_empty() {
-                match self.write_batch(writer, &mut batch).await {
-                    Ok(()) => continue,
-                    Err(error) => return Disconnect::Broken(error),
-                }
+                self.write_batch(writer, &mut batch).await?;
+                continue;
             }
             tokio::select! {
                 // First, so that what was pushed before the shutdown is still written.
@@ -265,11 +292,8 @@ impl Link {
                 // will push too. Letting them go first makes one frame, and one wake-up of the peer, of all of theirs. It
                 // also wakes another thread of the runtime, which finds nothing to do. So where several messages wait already,
                 // as after a frame that brought as many, they leave at once.
-                () = self.outbox.filled() => if self.outbox.is_single() { yield_now().await },
-                Some(reason) = reasons.next() => {
-                    writer.finish().await;
-                    return reason;
-                }
+                () = self.outbox.filled(lanes) => if self.outbox.is_single() { yield_now().await },
+                Some(reason) = reasons.next() => return Ok(reason),
             }
         }
     }

@@ -74,6 +74,7 @@ fn dialed(stream: TcpStream, session: Option<Session>, secrets: &Secrets) -> Dia
         move || asked.has_changed().unwrap_or(false) && !is_current(proven_by, &asked.borrow_and_update());
     Dialed {
         writer: Writer { to_peer, session },
+        bulk: None,
         ends: vec![Box::pin(reading), Box::pin(secret_removed)],
         renewal: Box::pin(renewal),
         is_outdated: Box::new(is_outdated),

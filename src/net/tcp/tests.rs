@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::base::Slot;
 use crate::codec::{self, frame, handshake};
 use crate::net::stream::testing::{Receiver, Sender, Wire, envelope, in_time, keyring, name};
-use crate::net::stream::{LinkEvent, ListenerOptions};
+use crate::net::stream::{Lane, LinkEvent, ListenerOptions};
 
 /// Sends `bytes` and then nothing, without closing; the connection.
 async fn send_and_fall_silent(address: SocketAddr, bytes: Vec<u8>) -> std::net::TcpStream {
@@ -47,7 +47,7 @@ async fn nodes_that_share_a_secret_talk() {
     }
     assert_eq!(arrived, (0..100).collect::<Vec<_>>());
     let large = vec![7_u8; 20 << 20];
-    sender.outbox.push(&envelope(1), &large).expect("there is room");
+    sender.outbox.push(Lane::Live, &envelope(1), &large).expect("there is room");
     let frame = in_time(receiver.frames.recv()).await.expect("the listener runs");
     let message = frame::messages(&frame.payload).next().expect("there is one").expect("it is whole");
     assert_eq!(codec::decode::<Vec<u8>>(message), Ok(large));
@@ -161,7 +161,7 @@ async fn a_stuck_connection_is_cut_when_its_secret_is_removed() {
     let (mut stream, _) = in_time(listener.accept()).await.expect("the writer dials");
     in_time(super::proof::listen(&mut stream, &keyring(OLD), name(), Slot(1))).await.expect("it has the secret");
     assert_eq!(sender.event().await, LinkEvent::Connected(Slot(1)));
-    sender.outbox.push(&envelope(1), &vec![0_u8; 30 << 20]).expect("there is room");
+    sender.outbox.push(Lane::Live, &envelope(1), &vec![0_u8; 30 << 20]).expect("there is room");
     // Some of it has come, so the writer is in the middle of it.
     in_time(tokio::io::AsyncReadExt::read_exact(&mut stream, &mut [0])).await.expect("something came");
     sender.secrets.send_replace(Arc::new(keyring(NEW)));
