@@ -58,6 +58,10 @@ const STREAMS_MAX: u32 = 256;
 const LAST_REQUESTS: Duration = Duration::from_millis(100);
 /// Connections that are being told 503 at once; one more is closed without a word.
 const REFUSALS_MAX: usize = 64;
+/// What the system may hold of an answer beyond what it has sent. As much as it likes was 2 MiB for each client that doesn't read: a
+/// few hundred of them took all memory that a machine has for TCP, and nodes could not hear each other.
+#[cfg(target_os = "linux")]
+const UNSENT_BYTES_MAX: u32 = 128 << 10;
 /// How long a refused client may take to hang up.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
 const REFUSAL: &[u8] =
@@ -218,9 +222,8 @@ impl Server {
     }
 
     fn on_stream(&self, stream: TcpStream, peer: SocketAddr) {
-        // An answer is one write; it must not wait for the peer to acknowledge an earlier one.
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%peer, %error, "TCP_NODELAY can't be set");
+        if let Err(error) = tune(&stream) {
+            tracing::debug!(%peer, %error, "a connection's socket can't be tuned");
         }
         let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else {
             self.shared.options.traffic.connections_refused.add();
@@ -309,6 +312,15 @@ async fn serve(
         // Clients hang up, stall and send rubbish all day long; none of that is this node's trouble.
         tracing::debug!(%peer, error, "a connection ended in an error");
     }
+}
+
+/// Sets what holds for every client's socket.
+fn tune(stream: &TcpStream) -> io::Result<()> {
+    // An answer is one write; it must not wait for the peer to acknowledge an earlier one.
+    stream.set_nodelay(true)?;
+    #[cfg(target_os = "linux")]
+    socket2::SockRef::from(stream).set_tcp_notsent_lowat(UNSENT_BYTES_MAX)?;
+    Ok(())
 }
 
 /// Tells a client that there is no room, and waits for it to hang up: closing with unread bytes would reset the
