@@ -28,9 +28,10 @@ const KEEP_ALIVE: Duration = Duration::from_secs(2);
 /// What the round trip is taken for until it is known: on the networks of a cluster it is shorter. From it follows how
 /// soon the first packet to a peer that has just come is repeated.
 const ROUND_TRIP: Duration = Duration::from_millis(30);
-/// Bytes that may be under way on a stream and not yet read. 10 Gbit/s times 3 ms. A connection may have as many for each of
-/// its streams, so that a lane whose bytes nobody reads leaves room for the other.
-const WINDOW_BYTES: u32 = 4 << 20;
+/// Bytes that may be under way on a stream and not yet read: 2.5 Gbit/s times 3 ms, or 4 ms of what two cores encrypt and decrypt,
+/// which is what a live message waits behind bulk at most. A connection may have as many for each of its streams, so that a lane
+/// whose bytes nobody reads leaves room for the other.
+const WINDOW_BYTES: u32 = 1 << 20;
 /// Streams that a dialer may open: one for the frames of each lane.
 const STREAMS_OF_DIALER: u32 = 2;
 /// Streams that a listener may open: the one for its welcome.
