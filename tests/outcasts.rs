@@ -7,6 +7,7 @@ mod simulated;
 use std::time::Duration;
 
 use jumpgate::api::{AdminAction, AdminRequest};
+use jumpgate::base::mutant::{Mutant, with_broken};
 use jumpgate::base::{PartitionRecord, Slot};
 use jumpgate::node::Node;
 use jumpgate::sim::{World, WorldOptions, is_whole};
@@ -80,4 +81,29 @@ fn a_node_that_is_removed_while_it_stops_may_go() {
     world.network.cuts.clear();
     assert!(world.run_until(PATIENCE, |world| world.stop_answer(ticket) == Some(true)), "it waits for ever");
     assert_eq!(world.complaints(), &[] as &[String]);
+}
+
+/// Whether a node that was silent until it lost its place, and is heard again in the same term, gets it back.
+fn comes_back_after_it_was_set_aside(seed: u64) -> bool {
+    let mut world = World::new(WorldOptions { nodes: 4, ..WorldOptions::default() }, seed);
+    assert!(world.run_until(PATIENCE, is_whole), "the cluster did not form");
+    let leader = world.leader().expect("one leads");
+    let aside = Slot((leader.0 + 1) % 4);
+    // It has heard many heartbeats, so that a count that begins anew is far behind.
+    world.run(Duration::from_secs(30));
+    world.network.isolate(aside, true, true);
+    let is_out = |world: &World| world.node(leader).is_some_and(|node| !is_voter(node, aside));
+    assert!(world.run_until(PATIENCE * 4, is_out), "it keeps its vote");
+    world.network.cuts.clear();
+    let is_back =
+        world.run_until(PATIENCE / 3, |world| is_whole(world) && is_voter(world.node(leader).expect("it runs"), aside));
+    assert_eq!(world.leader(), Some(leader), "seed {seed}: somebody else leads, so this says nothing");
+    is_back
+}
+
+#[test]
+fn who_is_set_aside_and_heard_again_hears_the_same_leader_too() {
+    assert!(comes_back_after_it_was_set_aside(44));
+    let broken = with_broken(Mutant::NumbersRestart, || comes_back_after_it_was_set_aside(44));
+    assert!(!broken, "heartbeats that were numbered anew went unnoticed");
 }
