@@ -80,7 +80,7 @@ export SCHEMATHESIS_HOOKS=hooks PYTHONPATH=$work
 # What a schema can't say is left to other tests: which values are refused, and in what order checks are made.
 draw() {
     "$work/venv/bin/st" run "$leader/openapi.json" --max-examples "${EXAMPLES:-40}" --seed "${SEED:-1}" \
-        --request-timeout 15 --generation-database none --warnings off \
+        --request-timeout 60 --generation-database none --warnings off \
         --exclude-checks unsupported_method,positive_data_acceptance,negative_data_rejection,missing_required_header "$@"
 }
 draw --exclude-path-regex '^/v1/(admin|feed)'
