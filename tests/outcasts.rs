@@ -11,7 +11,7 @@ use jumpgate::base::mutant::{Mutant, with_broken};
 use jumpgate::base::{PartitionRecord, Slot};
 use jumpgate::node::Node;
 use jumpgate::sim::{World, WorldOptions, is_whole};
-use simulated::PATIENCE;
+use simulated::{PATIENCE, formed};
 
 fn is_voter(node: &Node, slot: Slot) -> bool {
     node.control().raft().is_some_and(|raft| raft.membership().all_voters().iter().any(|voter| voter.slot == slot))
@@ -21,9 +21,8 @@ fn holds(node: &Node, slot: Slot) -> bool {
     node.view().table.iter().any(|record| record.members().contains(slot))
 }
 
-/// Cuts `removed` off, and has `leader` remove it from the cluster, of which it hears nothing.
+/// Has `leader` remove `removed` from the cluster, which is cut off and hears nothing of that.
 fn remove_unheard(world: &mut World, leader: Slot, removed: Slot) {
-    world.network.isolate(removed, true, true);
     let action = AdminAction::RemoveNode { node: format!("n{}", removed.0 + 1) };
     let answer = world.request(leader, &AdminRequest { action, dry_run: false }, PATIENCE);
     answer.expect("an answer in time").expect("it leaves");
@@ -43,6 +42,7 @@ fn a_node_that_was_removed_while_it_was_cut_off_is_told_though_all_others_have_b
         let removed = Slot((leader.0 + 1) % 4);
         let me = |world: &World| world.node(removed).map(|node| node.view().me).expect("it runs");
         let before = me(&world);
+        world.network.isolate(removed, true, true);
         remove_unheard(&mut world, leader, removed);
         for other in (0..4).map(Slot).filter(|&slot| slot != removed) {
             world.kill(other);
@@ -69,8 +69,7 @@ fn a_node_that_was_removed_while_it_was_cut_off_is_told_though_all_others_have_b
 /// Whoever stops waits for that answer, and an operator for theirs.
 #[test]
 fn a_node_that_is_removed_while_it_stops_may_go() {
-    let mut world = World::new(WorldOptions { nodes: 4, ..WorldOptions::default() }, 43);
-    assert!(world.run_until(PATIENCE, is_whole), "the cluster did not form");
+    let mut world = formed(4, 43);
     let leader = world.leader().expect("one leads");
     let removed = Slot((leader.0 + 1) % 4);
     world.network.isolate(removed, true, true);
@@ -85,8 +84,7 @@ fn a_node_that_is_removed_while_it_stops_may_go() {
 
 /// Whether a node that was silent until it lost its place, and is heard again in the same term, gets it back.
 fn comes_back_after_it_was_set_aside(seed: u64) -> bool {
-    let mut world = World::new(WorldOptions { nodes: 4, ..WorldOptions::default() }, seed);
-    assert!(world.run_until(PATIENCE, is_whole), "the cluster did not form");
+    let mut world = formed(4, seed);
     let leader = world.leader().expect("one leads");
     let aside = Slot((leader.0 + 1) % 4);
     // It has heard many heartbeats, so that a count that begins anew is far behind.

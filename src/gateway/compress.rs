@@ -23,10 +23,11 @@ struct Plain(Bytes);
 /// An answer that the gateway has made, with this content type.
 pub(super) fn answer(content_type: &'static str, body: impl Into<Bytes>) -> Response {
     let body = body.into();
-    let mut response = Response::new(body.clone().into());
+    let plain = (body.len() >= COMPRESSED_FROM_BYTES).then(|| Plain(body.clone()));
+    let mut response = Response::new(body.into());
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-    if body.len() >= COMPRESSED_FROM_BYTES {
-        response.extensions_mut().insert(Plain(body));
+    if let Some(plain) = plain {
+        response.extensions_mut().insert(plain);
     }
     response
 }

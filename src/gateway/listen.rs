@@ -56,12 +56,12 @@ const STREAMS_MAX: u32 = 256;
 
 /// A node that has asked its clients to go elsewhere answers for so long after the last one was accepted.
 const LAST_REQUESTS: Duration = Duration::from_millis(100);
-/// Connections that are being told 503 at once; one more is closed without a word.
-const REFUSALS_MAX: usize = 64;
 /// What the system may hold of an answer beyond what it has sent. As much as it likes was 2 MiB for each client that doesn't read: a
 /// few hundred of them took all memory that a machine has for TCP, and nodes could not hear each other.
 #[cfg(target_os = "linux")]
 const UNSENT_BYTES_MAX: u32 = 128 << 10;
+/// Connections that are being told 503 at once; one more is closed without a word.
+const REFUSALS_MAX: usize = 64;
 /// How long a refused client may take to hang up.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
 const REFUSAL: &[u8] =

@@ -114,7 +114,7 @@ fn nobody_shows_a_token_without_tls_where_plain_http_is_off() {
     assert!(!matches!(ended, Ok(1)) && !ended.as_ref().is_err_and(is_late), "it is broken off: {ended:?}");
 }
 
-fn is_late(error: &std::io::Error) -> bool {
+pub(super) fn is_late(error: &std::io::Error) -> bool {
     matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut)
 }
 

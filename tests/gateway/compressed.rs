@@ -19,10 +19,13 @@ async fn long_pages_are_compressed_for_those_who_take_it() {
     let served = Served::new().await;
     let mut client = served.connect().await;
     for nth in 0..100 {
-        client.ask(&format!("PUT /v1/kv/many/{nth}"), format!("value {nth}").as_bytes()).await;
+        client.ask(&format!("PUT /v1/kv/many/{nth}"), format!("value {nth} ").repeat(100).as_bytes()).await;
     }
-    // One that is long enough, one that isn't computed among the others, and one that is short.
-    for (target, is_long) in [("/v1/kv?prefix=many", true), ("/openapi.json", true), ("/v1/kv?limit=1", false)] {
+    // Two that are long enough, one that isn't computed among the others, and one that is short.
+    let page = "/v1/kv?prefix=many";
+    let whole = format!("{page}&values=true");
+    let cases = [(page, true), ("/openapi.json", true), (whole.as_str(), true), ("/v1/kv?limit=1", false)];
+    for (target, is_long) in cases {
         let plain = client.ask(&format!("GET {target}"), b"").await;
         assert_eq!((plain.status, plain.header("content-encoding")), (200, ""), "{target}");
         let packed = client.ask(&format!("GET {target}{TAKES}"), b"").await;
@@ -30,6 +33,7 @@ async fn long_pages_are_compressed_for_those_who_take_it() {
         if is_long {
             assert_eq!([packed.header("content-encoding"), packed.header("vary")], ["gzip", "accept-encoding"]);
             assert_eq!(plain.header("vary"), "accept-encoding", "a cache must tell them apart");
+            assert_eq!(plain.body.len() > 64 << 10, target == whole, "{target}: {} bytes", plain.body.len());
             assert!(packed.body.len() * 2 < plain.body.len(), "{target}: {} bytes", packed.body.len());
             assert_eq!(unpacked(&packed), plain.body);
             let head = client.ask(&format!("HEAD {target}{TAKES}"), b"").await;

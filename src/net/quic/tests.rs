@@ -296,6 +296,8 @@ async fn bulk_that_nobody_reads_holds_up_nothing_that_is_live() {
     let (_connection, mut live) = in_time(listening.accept()).await;
     // More than any window holds is on its way, and stands still.
     sender.push(1, 7);
-    let mut frame = vec![0; sealed(&envelope(1)).len()];
+    let expected = sealed(&envelope(1));
+    let mut frame = vec![0; expected.len()];
     in_time(live.read_exact(&mut frame)).await.expect("it comes");
+    assert_eq!(frame, expected, "and nothing else goes that way");
 }

@@ -67,8 +67,8 @@ pub struct Chunk {
 /// Messages with the same envelope are collected in a chunk until the writer takes it or it is long enough; a busy
 /// writer thus finds large frames and an idle one sends a message alone.
 ///
-/// It is bounded in bytes, both lanes together, those that are being written included. A full one refuses ([`PushError::Full`]): whoever
-/// pushes sends again later, as for a message that was lost.
+/// It is bounded in bytes, both lanes together, those that are being written included. A full one refuses
+/// ([`PushError::Full`]): whoever pushes sends again later, as for a message that was lost.
 ///
 /// Invariant: `bytes` is the sum over the chunks of both lanes and over what was taken and not yet released.
 #[derive(Debug)]
@@ -124,11 +124,10 @@ impl Outbox {
     pub(in crate::net) fn take(&self, lanes: Lanes, batch: &mut VecDeque<Chunk>) {
         assert!(batch.is_empty(), "{} chunks are still to be written", batch.len());
         let mut queue = self.lock();
-        let [live, bulk] = &mut queue.chunks;
         match lanes {
-            Lanes::Only(Lane::Live) => std::mem::swap(live, batch),
-            Lanes::Only(Lane::Bulk) => std::mem::swap(bulk, batch),
+            Lanes::Only(lane) => std::mem::swap(&mut queue.chunks[lane as usize], batch),
             Lanes::Both => {
+                let [live, bulk] = &mut queue.chunks;
                 std::mem::swap(live, batch);
                 batch.extend(bulk.pop_front());
             }
@@ -377,6 +376,7 @@ mod tests {
         outbox.release(take(&outbox).pop_front().expect("one was pushed"));
         assert_eq!(outbox.lock().spares.len(), 0);
     }
+
     #[test]
     fn what_is_live_goes_first_and_the_rest_goes_too() {
         let outbox = outbox(64 << 20);

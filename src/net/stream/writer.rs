@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::future::Future;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -210,14 +211,14 @@ impl Link {
     async fn drive_connection<W: FrameWriter>(&self, dialed: Dialed<W>, shutdown: &CancellationToken) -> Disconnect {
         let Dialed { mut writer, mut bulk, ends, renewal, mut is_outdated } = dialed;
         // Who writes one lane may never be idle, and asks whether the other one has found that another connection is to go on.
-        let outdated = CancellationToken::new();
-        let found = outdated.clone();
-        let renewal = renewal.map(move |()| found.cancel()).shared();
+        let outdated = AtomicBool::new(false);
+        let renewal = renewal.map(|()| outdated.store(true, Ordering::Relaxed)).shared();
+        let asked = || outdated.load(Ordering::Relaxed);
         let ask = || {
             if is_outdated() {
-                outdated.cancel();
+                outdated.store(true, Ordering::Relaxed);
             }
-            outdated.is_cancelled()
+            asked()
         };
         let writing = async {
             let why = match &mut bulk {
@@ -225,7 +226,6 @@ impl Link {
                 Some(bulk) => {
                     let (live, long) = (Lanes::Only(Lane::Live), Lanes::Only(Lane::Bulk));
                     let live = self.write_until_idle(&mut writer, live, renewal.clone(), ask, shutdown);
-                    let asked = || outdated.is_cancelled();
                     let (why, _) = tokio::try_join!(live, self.write_until_idle(bulk, long, renewal, asked, shutdown))?;
                     bulk.finish().await;
                     why
