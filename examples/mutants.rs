@@ -17,7 +17,8 @@ const BEGINS: &str = "<!-- mutants: written by examples/mutants.rs -->";
 const ENDS: &str = "<!-- end of mutants -->";
 
 /// What a complaint says, and which check says so. The first that fits counts.
-const CHECKS: [(&str, &str); 43] = [
+const CHECKS: [(&str, &str); 44] = [
+    ("doesn't get its vote back", "probe: who was set aside is let in again"),
     ("Viewers:", "probe: viewers that come back are shown everything"),
     ("Recover:", "probe: survivors go on by force"),
     ("both lead in term", "one leader a term"),

@@ -15,8 +15,6 @@ pub enum Mutant {
     LeaseFromArrival,
     /// A node whose death is under way is granted a lease.
     LeaseWhileDying,
-    /// A node that is to resign what it leads is granted a lease.
-    LeaseWhileResigning,
     /// A leader that hears no majority declares nodes dead.
     DeathWithoutMajority,
     /// A node whose stream stands still keeps its partitions.
@@ -172,13 +170,12 @@ mod switch {
 
     impl Mutant {
         /// Every one of them but those below, with the rule of the protocol (section D of its design) that it breaks, and what it does.
-        pub const ALL: [(Self, &'static str, &'static str); 63] = [
+        pub const ALL: [(Self, &'static str, &'static str); 62] = [
             (Self::EvictedDontCount, "D.8", "A primary counts without a member that it has proposed to evict."),
             (Self::EvictWithoutProof, "D.21", "A primary whose own stream may be dead evicts others."),
             (Self::MuteTakeTurns, "C.4", "Members that are mute take each other's places without end."),
             (Self::DeathWithoutMajority, "D.21", "A leader that hears no majority declares nodes dead."),
             (Self::StalledStreamLives, "D.20", "A node whose stream stands still keeps its partitions."),
-            (Self::LeaseWhileResigning, "D.14", "A node that is to resign what it leads is granted a lease."),
             (Self::TransferKeepsLeases, "D.16", "Leadership is handed over while leases run."),
             (Self::ReadWithoutLease, "D.14", "Reads are answered without a lease."),
             (

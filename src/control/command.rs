@@ -39,12 +39,6 @@ pub enum Command {
         /// The one from then on.
         after: Roster,
     },
-    /// This identity, which is to hold nothing any more, gives the partitions that it leads to their owners, who have
-    /// them in full. Its leases must have ended.
-    Resign {
-        /// Who.
-        node: NodeId,
-    },
     /// The first command of a new generation: who is no survivor is gone for good, and every partition begins a new
     /// epoch with what the survivors hold of it.
     Recover {
@@ -111,9 +105,7 @@ impl Command {
         let are_sound = |nodes: &[NodeId]| nodes.is_sorted_by(|a, b| a.slot < b.slot) && nodes.iter().all(is_sound);
         match self {
             Self::Found { settings, founders, .. } => settings.is_sound() && are_sound(founders),
-            Self::NodeUp { node } | Self::NodeDown { node, .. } | Self::Resign { node } | Self::Stopping { node } => {
-                is_sound(node)
-            }
+            Self::NodeUp { node } | Self::NodeDown { node, .. } | Self::Stopping { node } => is_sound(node),
             Self::Recover { survivors } => are_sound(survivors),
             // Any set of slots will do.
             Self::SetRoster { .. } => true,

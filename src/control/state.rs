@@ -103,7 +103,6 @@ impl ControlState {
             Command::NodeUp { node } => self.on_node_up(epoch, *node),
             Command::NodeDown { node, witnesses } => self.on_node_down(epoch, *node, *witnesses),
             Command::SetRoster { before, after } => self.roster == *before && self.on_set_roster(epoch, *after),
-            Command::Resign { node } => self.on_resign(epoch, *node),
             Command::Recover { survivors } => self.on_recover(epoch, survivors),
             Command::Stopping { node } => self.on_stopping(*node),
             Command::ChangeInSync(changes) => {
@@ -251,34 +250,6 @@ impl ControlState {
         }
         self.for_each_record(epoch, |_, _| {});
         true
-    }
-
-    fn on_resign(&mut self, epoch: Epoch, node: NodeId) -> bool {
-        let entry = self.node(node.slot);
-        if entry.node != Some(node) || !entry.up || !self.may_resign(node.slot) {
-            return false;
-        }
-        // A lease counts again once it has applied this entry: until then it would read as a primary.
-        self.nodes[node.slot.index()].up_since = LogIndex(epoch.0);
-        self.for_each_record(epoch, |_, record| {
-            if record.primary == Some(node.slot) {
-                record.in_sync.remove(node.slot);
-            }
-        });
-        true
-    }
-
-    /// Whether `slot`, which is to hold nothing any more, leads partitions, and every one of them is in full elsewhere.
-    #[must_use]
-    pub fn may_resign(&self, slot: Slot) -> bool {
-        let up = self.up();
-        let mut led = (0..self.table.len()).filter(|&partition| self.table[partition].primary == Some(slot)).peekable();
-        !self.roster.stays(slot)
-            && led.peek().is_some()
-            && led.all(|partition| {
-                let owners = self.owners(PartitionId(partition as u16)).set();
-                owners.is_subset(self.table[partition].in_sync) && owners.is_subset(up) && !owners.contains(slot)
-            })
     }
 
     /// Whether `slot` holds a copy, or part of one, of any partition.

@@ -413,7 +413,6 @@ impl Member {
             Command::Found { .. }
             | Command::NodeDown { .. }
             | Command::SetRoster { .. }
-            | Command::Resign { .. }
             | Command::Recover { .. }
             | Command::Stopping { .. } => {}
         }

@@ -11,7 +11,6 @@
 //! | a learner whose log has caught up | a joint change that puts it in its slot's place |
 //! | a voter silent for `demote_after` | a joint change without it |
 //! | a node that has been away for `replace_after` | `SetRoster` with its slot absent |
-//! | a node that drains or leaves, all that it leads in full elsewhere, its lease over | `Resign` |
 //! | a node that is told to stop | `Stopping`; and `NodeDown`, once it leads nothing and the others can do without it |
 //! | a leaving node that holds nothing | `SetRoster` without its slot; then a joint change without it |
 //! | wishes of primaries | `ChangeInSync`, many in one entry; with whom a partition may be given to, or who evicted, as it knows |
@@ -90,8 +89,6 @@ struct Reign {
     changing: Option<LogIndex>,
     roster: Option<LogIndex>,
     streams: Streams,
-    /// Nodes that are to resign: the entry by which they do, once it is proposed.
-    resigning: BTreeMap<NodeId, Option<LogIndex>>,
     falls: Falls,
     /// Slots in which nobody has sat yet, and since when somebody is awaited.
     awaited: BTreeMap<Slot, Instant>,
@@ -172,9 +169,6 @@ impl Supervisor {
         {
             return true;
         }
-        if reign.resigning.contains_key(&node) && !is_broken(Mutant::LeaseWhileResigning) {
-            return true;
-        }
         reign.node_states.iter().any(|(&other, &(index, up))| {
             let replaces = if up { other.slot == node.slot && other != node } else { other == node };
             replaces && state.applied() < index && !is_broken(Mutant::LeaseWhileDying)
@@ -210,7 +204,6 @@ impl Supervisor {
                 changing: None,
                 roster: None,
                 streams: Streams::new(now, predecessor.map(|(node, _)| node)),
-                resigning: BTreeMap::new(),
                 falls: Falls::default(),
                 awaited: BTreeMap::new(),
                 stopping: BTreeMap::new(),
@@ -250,7 +243,7 @@ impl Supervisor {
         self.drop_lost_learners(now, raft);
         self.demote_silent(now, raft, options);
         self.replace_absent(now, raft, state, options);
-        self.see_off(now, raft, state, granter, options);
+        self.see_off(now, raft, state, options);
     }
 
     /// The first command of a cluster. All founders are in it, heard or not: who is dead is declared so next.

@@ -2,6 +2,7 @@
 //!
 //! Each begins with a whole cluster in peace, so that nothing else can be the cause.
 
+mod aside;
 mod draining;
 mod forcing;
 mod viewing;
@@ -53,10 +54,12 @@ pub(super) enum Probe {
     Decay,
     /// A follower that hears the leader, but isn't heard, disturbs nobody either, nor does one that hears nobody.
     HalfLostFollower,
+    /// A follower that is silent until it has lost its vote, and is heard again in the same term, gets it back.
+    SetAside,
     /// A node is drained. Soon it holds nothing.
     Drain,
-    /// The same, and in the moment in which the node is to give up what it leads, leadership is handed over or the leader
-    /// doesn't hear the node.
+    /// The same with wide times, and while the node gives away what it leads it hears late of what is decided, and leadership
+    /// may be handed over.
     DrainDisturbed,
     /// Viewers of the feed go away and come back: they are shown everything, whatever happens meanwhile.
     Viewers,
@@ -64,7 +67,7 @@ pub(super) enum Probe {
     Recover,
 }
 
-const ALL: [Probe; 18] = [
+const ALL: [Probe; 19] = [
     Probe::LostLeader,
     Probe::LeaderWithoutPulse,
     Probe::LeaderWithoutAnswers,
@@ -78,6 +81,7 @@ const ALL: [Probe; 18] = [
     Probe::HalfLostFollower,
     Probe::FollowerWithoutStream,
     Probe::DeafPrimary,
+    Probe::SetAside,
     Probe::Drain,
     Probe::DrainDisturbed,
     Probe::Viewers,
@@ -124,6 +128,7 @@ impl Probe {
             Self::FollowerWithoutStream => return self.lose_stream(world, leader, other),
             Self::DeafPrimary => return self.deafen(world, rng),
             Self::Drain | Self::DrainDisturbed => return draining::drain(self, world, rng, leader, other),
+            Self::SetAside => return aside::set_aside(world, leader, other),
             Self::Viewers => return viewing::view(world, rng),
             Self::Recover => return forcing::recover(world, rng),
             Self::Decay => return world.probe_decay(rng),
@@ -185,10 +190,7 @@ impl Probe {
 
     /// On slow links the times are wide, so that a primary evicts others before it is declared down itself.
     fn deafen(self, world: &mut World, rng: &mut Rng) -> bool {
-        world.network.delay_jitter = Duration::from_millis(90);
-        world.run(Duration::from_millis(1500));
-        world.network.calm();
-        world.run(Duration::from_millis(500));
+        widen(world);
         let Some(leader) = world.leader() else { return false };
         let nodes = world.options.nodes as u8;
         let deaf = Slot((leader.0 + 1 + rng.below(u64::from(nodes) - 1) as u8) % nodes);
@@ -278,6 +280,14 @@ impl Probe {
         }
         true
     }
+}
+
+/// The links are slow for a while, so that the times become wide, and stay so.
+fn widen(world: &mut World) {
+    world.network.delay_jitter = Duration::from_millis(90);
+    world.run(Duration::from_millis(1500));
+    world.network.calm();
+    world.run(Duration::from_millis(500));
 }
 
 /// Runs until `is_there`, for as long as that may take by the times that `leader` goes by: what went wrong before, and the

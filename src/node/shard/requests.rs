@@ -114,6 +114,7 @@ impl ShardCore {
         partition: PartitionId,
         work: Work,
     ) -> Option<Result<Response, Error>> {
+        self.scans.note_request(now);
         let index = self.index(partition);
         let is_withheld = work.request.operation.is_write() && self.replicas[index].withholds_writes();
         if !self.replicas[index].is_serving() || is_withheld {

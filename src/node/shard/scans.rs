@@ -8,7 +8,8 @@
 //! Live replication goes the same way, and so does everything that clients wait for; what is on the wire, or waits to be
 //! taken in at the other end, is before them. That is what the bound on bytes under way is for. The rest is for the
 //! processors, at both ends, which filling alone can keep busy: it is so many times as long as the chunk was under way. Where
-//! all is idle that is short; where chunks have to wait for others' work they make room for it.
+//! all is idle that is short; where chunks have to wait for others' work they make room for it, and more of it where clients
+//! ask this shard for something.
 //!
 //! Who waits is in one of two queues. A learner of the second kind isn't greeted either before its turn, since from then on
 //! it gets the live stream besides; and whose scan has begun is done before another one's begins.
@@ -22,8 +23,12 @@ use crate::replica::{CHUNK_COSTS, Message, Replica, ScanRoom, ScanWaits};
 /// What a greeting counts for: entries of the control log follow it, too.
 const GREETING_COSTS: u64 = 16 << 10;
 /// After a chunk that nobody is in a hurry for comes a rest of so many times the time that it took, up to this one.
-const RESTS: u32 = 2;
-const RESTS_AT_MOST: Duration = Duration::from_millis(50);
+const RESTS: Rests = Rests { times: 2, at_most: Duration::from_millis(50) };
+/// The same where clients have asked for something lately: their slowest requests take up to three times as long with the
+/// shorter rests.
+const RESTS_BESIDE_CLIENTS: Rests = Rests { times: 8, at_most: Duration::from_millis(200) };
+/// How long ago that is, at most.
+const ASKED_LATELY: Duration = Duration::from_secs(1);
 /// A chunk that isn't acked for so long doesn't keep the others waiting.
 const GIVEN_UP_AFTER: Duration = Duration::from_secs(1);
 /// What wasn't used is kept for so long; and what the hurried took beyond it is made up for within this time.
@@ -40,10 +45,18 @@ pub(super) struct Scans {
     allowance: Allowance,
     /// Whose chunk is under way though nobody is in a hurry for it, and since when.
     moving: Option<(usize, Instant)>,
+    /// When a client last asked for something in this shard.
+    asked_at: Option<Instant>,
     /// By partition, what is to be known of it.
     partitions: Vec<Partition>,
     hurried: VecDeque<u16>,
     unhurried: VecDeque<u16>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Rests {
+    times: u32,
+    at_most: Duration,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -60,6 +73,7 @@ impl Scans {
             under_way_max,
             under_way: 0,
             moving: None,
+            asked_at: None,
             allowance: Allowance { per_second, spent_until: Instant::ZERO },
             partitions: Vec::new(),
             hurried: VecDeque::new(),
@@ -98,6 +112,11 @@ impl Scans {
         ScanRoom { has_room: fits && (is_hurried || is_its_turn), is_hurried }
     }
 
+    /// A client asks for something in this shard.
+    pub(super) fn note_request(&mut self, now: Instant) {
+        self.asked_at = Some(now);
+    }
+
     /// Something was sent to another replica, with so much of a table in it.
     pub(super) fn charge(&mut self, message: &Message, filling_bytes: u64) {
         match message {
@@ -112,7 +131,9 @@ impl Scans {
         self.under_way = self.under_way - before + after;
         if let Some((_, since)) = self.moving.filter(|(moving, _)| *moving == index && after == 0) {
             self.moving = None;
-            self.allowance.rest_until(now + (now.since(since) * RESTS).min(RESTS_AT_MOST));
+            let is_asked = self.asked_at.is_some_and(|asked_at| now.since(asked_at) < ASKED_LATELY);
+            let rests = if is_asked { RESTS_BESIDE_CLIENTS } else { RESTS };
+            self.allowance.rest_until(now + (now.since(since) * rests.times).min(rests.at_most));
         }
         let partition = self.partition(index);
         let Some(waits) = waits.filter(|_| !partition.is_queued) else { return };
@@ -251,6 +272,20 @@ mod tests {
         assert_eq!(send(&mut scans, at(3000)), [0]);
         scans.note(at(3100), 0, (CHUNK, 0), None);
         assert_eq!((send(&mut scans, at(3299)), send(&mut scans, at(3300))), (vec![], vec![1]));
+    }
+
+    #[test]
+    fn the_rest_is_longer_where_clients_have_asked_lately() {
+        let mut scans = scans(u64::MAX);
+        wait(&mut scans, 0..3);
+        scans.note_request(at(0));
+        assert_eq!(send(&mut scans, at(0)), [0]);
+        scans.note(at(1000), 0, (CHUNK, 0), None);
+        assert_eq!((send(&mut scans, at(8999)), send(&mut scans, at(9000))), (vec![], vec![1]));
+        let later = 1_000_000;
+        scans.note(at(later), 1, (CHUNK, 0), None);
+        let rested = later + 50_000;
+        assert_eq!((send(&mut scans, at(rested - 1)), send(&mut scans, at(rested))), (vec![], vec![2]));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{Supervisor, propose};
 use crate::base::{Instant, LogIndex, NodeId, Options, Slot, SlotSet};
-use crate::control::{Command, ControlState, LeaseGranter, Roster};
+use crate::control::{Command, ControlState, Roster};
 use crate::node::ControlEvent;
 use crate::raft::Raft;
 
@@ -72,16 +72,8 @@ impl Supervisor {
         }
     }
 
-    /// Nodes that are to hold nothing any more give up what they lead, and leave when they hold nothing.
-    pub(super) fn see_off(
-        &mut self,
-        now: Instant,
-        raft: &mut Raft,
-        state: &ControlState,
-        granter: &LeaseGranter,
-        options: &Options,
-    ) {
-        self.have_resigned(now, raft, state, granter, options);
+    /// Nodes that were removed leave when they hold nothing any more.
+    pub(super) fn see_off(&mut self, now: Instant, raft: &mut Raft, state: &ControlState, options: &Options) {
         let roster = state.roster();
         let is_gone = |slot: &Slot| !state.holds_anything(*slot) && *slot != options.me.slot;
         if let Some(slot) = roster.leaving.iter().find(is_gone) {
@@ -141,31 +133,5 @@ impl Supervisor {
         }
         reign.roster = propose(now, raft, &Command::SetRoster { before: state.roster(), after: roster });
         reign.roster
-    }
-
-    /// A node resigns once all that it leads is in full elsewhere. Like a death it waits for the end of the node's lease,
-    /// so no lease is granted from the decision on ([`Supervisor::is_being_replaced`]).
-    fn have_resigned(
-        &mut self,
-        now: Instant,
-        raft: &mut Raft,
-        state: &ControlState,
-        granter: &LeaseGranter,
-        options: &Options,
-    ) {
-        let Some(reign) = &mut self.reign else { return };
-        let nodes = state.nodes().iter().filter(|entry| entry.up).filter_map(|entry| entry.node);
-        let resigning: BTreeSet<NodeId> =
-            nodes.filter(|node| *node != options.me && state.may_resign(node.slot)).collect();
-        reign.resigning.retain(|node, index| {
-            resigning.contains(node) || index.is_some_and(|index: LogIndex| state.applied() < index)
-        });
-        for node in resigning {
-            let proposed = reign.resigning.entry(node).or_insert(None);
-            let is_under_way = proposed.is_some_and(|index| state.applied() < index);
-            if !is_under_way && now > granter.ends_at(node.slot) {
-                *proposed = propose(now, raft, &Command::Resign { node });
-            }
-        }
     }
 }

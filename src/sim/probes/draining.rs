@@ -1,9 +1,8 @@
-//! What a node leads moves to others at the end of its lease, and not before: a node is drained, with its view of the log
-//! late and, sometimes, a change of leaders in the middle, or a leader that doesn't hear it for a while.
+//! What a drained node leads it gives to others: sometimes with its view of the log late, and a change of leaders in the middle.
 
 use std::time::Duration;
 
-use super::Probe;
+use super::{Probe, widen};
 use crate::api::AdminAction;
 use crate::base::{PartitionId, PartitionRecord, Rng, Slot};
 use crate::control::ControlState;
@@ -15,19 +14,28 @@ use crate::sim::world::World;
 /// messages of a leadership that was handed over cost some election timeouts.
 const DRAINED_WITHIN: Duration = Duration::from_secs(10);
 
+/// A primary gives a partition away once its record has stayed the same for a second; a little earlier, so that what is decided
+/// then comes late.
+const GIVES_AFTER: Duration = Duration::from_millis(950);
+
 /// Drains `drained`, which doesn't lead the cluster. What somebody would read wrongly is noticed by the checks of every
-/// input.
+/// input. False where it leads after all.
 pub(super) fn drain(probe: Probe, world: &mut World, rng: &mut Rng, leader: Slot, drained: Slot) -> bool {
-    world.wish(leader, AdminAction::Drain { node: node_name(drained) });
-    // All that it leads is in full elsewhere, so that it goes in the next moment.
-    let may_resign = |world: &World| decided(world, leader).is_some_and(|state| state.may_resign(drained));
-    if world.run_until(DRAINED_WITHIN, may_resign) && probe == Probe::DrainDisturbed {
-        if rng.below(2) == 0 {
-            hand_over(world, rng, leader, drained);
-        } else {
-            lose_sight(world, rng, leader, drained);
+    let mut leader = leader;
+    if probe == Probe::DrainDisturbed {
+        // With wide times leases last for longer than it takes to evict somebody.
+        widen(world);
+        match world.leader().filter(|leader| *leader != drained) {
+            Some(now) => leader = now,
+            None => return false,
         }
-        world.network.calm();
+    }
+    world.wish(leader, AdminAction::Drain { node: node_name(drained) });
+    let may_give = |world: &World| decided(world, leader).is_some_and(|state| may_give(state, drained));
+    if probe == Probe::DrainDisturbed && world.run_until(DRAINED_WITHIN, may_give) {
+        world.run(GIVES_AFTER + rng.duration(Duration::from_millis(150)));
+        let is_handed_over = rng.below(2) == 0;
+        leave_behind(world, rng, leader, drained, is_handed_over);
     }
     let holds_nothing = |world: &World| {
         // Of a partition that a fault took the last copy of nothing moves any more.
@@ -47,30 +55,33 @@ pub(super) fn drain(probe: Probe, world: &mut World, rng: &mut Rng, leader: Slot
     true
 }
 
-/// Leadership is handed over while `drained` hears late of what is decided: of both leaders it gets pulse messages only.
-fn hand_over(world: &mut World, rng: &mut Rng, leader: Slot, drained: Slot) {
+/// `drained` hears late of what is decided: of the others it gets pulse messages only, for longer than a lease lasts and for less
+/// than it takes to count as dead. Meanwhile leadership may be handed over.
+fn leave_behind(world: &mut World, rng: &mut Rng, leader: Slot, drained: Slot, is_handed_over: bool) {
     let nodes = world.options.nodes as u8;
+    let Some(raft) = world.node(leader).and_then(|node| node.control().raft()) else { return };
+    let time = raft.timing().election * 7 / 4;
     let others = (0..nodes).map(Slot).filter(|slot| *slot != drained);
     world.network.cuts.extend(others.map(|from| Cut { from, to: drained, pulse: false, stream: true }));
-    let heirs: Vec<Slot> = (0..nodes).map(Slot).filter(|slot| *slot != drained && *slot != leader).collect();
-    let heir = heirs[rng.below(heirs.len() as u64) as usize];
-    world.wish(leader, AdminAction::Transfer { to: Some(node_name(heir)) });
-    world.run(Duration::from_millis(150));
+    if is_handed_over {
+        let heirs: Vec<Slot> = (0..nodes).map(Slot).filter(|slot| *slot != drained && *slot != leader).collect();
+        let heir = heirs[rng.below(heirs.len() as u64) as usize];
+        world.run(rng.duration(Duration::from_millis(150)));
+        world.wish(leader, AdminAction::Transfer { to: Some(node_name(heir)) });
+    }
+    world.run(time);
+    world.network.calm();
 }
 
-/// `drained` isn't heard until its lease has ended, and is then; the entry by which it resigns comes late everywhere, and
-/// to itself last of all. It gives nothing away by itself meanwhile, since its wishes get lost.
-fn lose_sight(world: &mut World, rng: &mut Rng, leader: Slot, drained: Slot) {
-    let others = (0..world.options.nodes as u8).map(Slot).filter(|slot| *slot != drained);
-    let unheard = Cut { from: drained, to: leader, pulse: true, stream: true };
-    world.network.cuts.extend(others.map(|to| Cut { from: leader, to, pulse: false, stream: true }));
-    world.network.cut_both_ways(leader, drained, false, true);
-    world.network.cuts.push(unheard);
-    world.run(Duration::from_millis(60) + rng.duration(Duration::from_millis(120)));
-    world.network.cuts.retain(|cut| *cut != unheard);
-    world.run(Duration::from_millis(20) + rng.duration(Duration::from_millis(40)));
-    world.network.cuts.retain(|cut| cut.from == drained || cut.to == drained);
-    world.run(Duration::from_millis(60));
+/// Whether everything that `drained` leads has come to whoever is to lead it.
+fn may_give(state: &ControlState, drained: Slot) -> bool {
+    let is_led = |(_, record): &(usize, &PartitionRecord)| record.primary == Some(drained);
+    let mut led = state.table().iter().enumerate().filter(is_led).peekable();
+    led.peek().is_some()
+        && led.all(|(number, record)| {
+            let to = state.target_primary(PartitionId(number as u16));
+            to.is_some_and(|to| to != drained && record.in_sync.contains(to)) && record.learners.is_empty()
+        })
 }
 
 /// What the leader knows as decided.

@@ -14,8 +14,10 @@ use crate::sim::scenario::put;
 use crate::sim::world::World;
 
 /// For so long the dead are silent before they count as gone: longer than the latest datagram is late, and than a word counts
-/// where links are fast. Where they are slow a word counts for two campaigns.
+/// where links are fast.
 const LOST_FOR: Duration = Duration::from_secs(4);
+/// A word counts for two campaigns where links are slow.
+const CAMPAIGNS: u32 = 2;
 /// Within which time a survivor does it, and the others follow.
 const RECOVERED_WITHIN: Duration = Duration::from_secs(5);
 
@@ -39,9 +41,12 @@ pub(super) fn recover(world: &mut World, rng: &mut Rng) -> bool {
             world.kill(slot);
         }
     }
-    let rafts = survivors.iter().filter_map(|slot| world.node(*slot)?.control().raft());
-    let campaigns_within = rafts.map(|raft| raft.timing().campaigns_within()).max().unwrap_or_default();
-    world.run(LOST_FOR.max(campaigns_within * 3));
+    let silent_since = world.now;
+    // Without a leader they may become more patient meanwhile.
+    while world.now < silent_since + counts_as_lost_after(world, &survivors) {
+        let silent_for = world.now.since(silent_since);
+        world.run(counts_as_lost_after(world, &survivors) - silent_for);
+    }
     let asked = survivors[rng.below(survivors.len() as u64) as usize];
     let request = AdminRequest { action: AdminAction::UnsafeRecover, dry_run: false };
     let report = world.request(asked, &request, RECOVERED_WITHIN);
@@ -76,6 +81,13 @@ pub(super) fn recover(world: &mut World, rng: &mut Rng) -> bool {
     }
     world.run(Duration::from_millis(300));
     true
+}
+
+/// For how long the dead have to be silent by the times that the survivors go by.
+fn counts_as_lost_after(world: &World, survivors: &[Slot]) -> Duration {
+    let rafts = survivors.iter().filter_map(|slot| world.node(*slot)?.control().raft());
+    let campaigns_within = rafts.map(|raft| raft.timing().campaigns_within()).max().unwrap_or_default();
+    LOST_FOR + campaigns_within * CAMPAIGNS
 }
 
 /// The other survivors are heard, and take nothing: one may decide alone, and has nobody else to turn to.
