@@ -36,7 +36,7 @@ impl Replica {
     /// What was done under this idempotency key, and whether that is still to be committed.
     fn find_done(&self, once: &Once) -> Option<(Remembered, bool)> {
         if let Some(known) = self.table.recent().and_then(|recent| recent.find(&once.key)) {
-            return Some((*known, false));
+            return Some((known, false));
         }
         let uncommitted = self.tail.range(self.applied.seq.next()..=self.tail.last().seq);
         let mut marks = uncommitted.filter_map(|(_, entry)| {

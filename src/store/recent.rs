@@ -5,13 +5,15 @@
 //! replica on its own monotonic clock from when the effect came, and travels as an age: versions are no measure of time, as
 //! two nodes' wall clocks may be an hour apart.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasherDefault, Hasher};
 use std::time::Duration;
 
 use bincode::{Decode, Encode};
 
 use super::effect::Marked;
-use crate::api::IdempotencyKey;
+use crate::api::{Done, Fingerprint, IdempotencyKey, Once};
 use crate::base::{Instant, Version};
 
 /// A write is remembered for so long: longer than anybody tries again by itself.
@@ -46,24 +48,60 @@ pub struct Aged {
 
 /// The writes of one partition that are remembered.
 ///
+/// Whoever asks for a key mostly finds that it isn't there, and mostly what that costs is to fetch memory that nobody has
+/// touched for a while: a hash map touches one line of it, where a tree touches several. The map is only looked up in; what is
+/// told of it is told in the order of time.
+///
 /// Invariants: the order names exactly those in the map, the oldest first.
 #[derive(Clone, Debug, Default)]
 pub struct Recent {
-    by_key: BTreeMap<IdempotencyKey, Remembered>,
+    by_key: HashMap<IdempotencyKey, Kept, BuildHasherDefault<FirstBytes>>,
     order: VecDeque<(Instant, IdempotencyKey)>,
+}
+
+/// What is kept of a write beside its key.
+#[derive(Clone, Copy, Debug)]
+struct Kept {
+    request: Fingerprint,
+    done: Done,
+    version: Version,
+}
+
+impl Kept {
+    const fn remembered(self, key: IdempotencyKey) -> Remembered {
+        let Self { request, done, version } = self;
+        Remembered { marked: Marked { once: Once { key, request }, done }, version }
+    }
+}
+
+/// Idempotency keys are hashes already: the first eight bytes say enough.
+#[derive(Clone, Copy, Debug, Default)]
+struct FirstBytes(u64);
+
+impl Hasher for FirstBytes {
+    fn write(&mut self, bytes: &[u8]) {
+        self.0 = bytes.first_chunk().map_or(0, |first| u64::from_le_bytes(*first));
+    }
+
+    /// How many bytes follow: always as many.
+    fn write_usize(&mut self, _: usize) {}
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
 }
 
 impl Recent {
     /// What was done under `key`.
-    pub fn find(&self, key: &IdempotencyKey) -> Option<&Remembered> {
-        self.by_key.get(key)
+    pub fn find(&self, key: &IdempotencyKey) -> Option<Remembered> {
+        self.by_key.get(key).map(|kept| kept.remembered(*key))
     }
 
     /// All that is remembered, the oldest first.
     pub fn iter(&self, now: Instant) -> impl Iterator<Item = Aged> {
         self.order.iter().filter_map(move |(at, key)| {
             let age_ms = u64::try_from(now.since(*at).as_millis()).unwrap_or(u64::MAX);
-            Some(Aged { done: *self.by_key.get(key)?, age_ms })
+            Some(Aged { done: self.find(key)?, age_ms })
         })
     }
 
@@ -75,13 +113,16 @@ impl Recent {
     /// Remembers a write whose effect came at `at`, and forgets those whose time is over by then. What is known already
     /// stays as it is.
     pub fn remember(&mut self, at: Instant, done: Remembered) {
-        let key = done.marked.once.key;
-        if self.by_key.contains_key(&key) {
-            return;
+        let Remembered { marked: Marked { once: Once { key, request }, done }, version } = done;
+        let Entry::Vacant(place) = self.by_key.entry(key) else { return };
+        place.insert(Kept { request, done, version });
+        // Mostly it is the newest. Only what a learner is told later is older than what it has seen meanwhile.
+        if self.order.back().is_none_or(|(newest, _)| *newest <= at) {
+            self.order.push_back((at, key));
+        } else {
+            let place = self.order.partition_point(|(other, _)| *other <= at);
+            self.order.insert(place, (at, key));
         }
-        self.by_key.insert(key, done);
-        let place = self.order.partition_point(|(other, _)| *other <= at);
-        self.order.insert(place, (at, key));
         self.forget_old();
     }
 
