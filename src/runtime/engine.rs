@@ -1,6 +1,7 @@
-//! The shards behind their locks, and, in `door`, what gateways ask of them.
+//! The shards behind their locks; in `door`, what gateways ask of them, and in `frames`, what other nodes say to them.
 
 mod door;
+mod frames;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -15,10 +16,10 @@ use super::clock::Clock;
 use super::links::Links;
 use super::pulse::{ControlCounts, ControlInput};
 use crate::api::{Error, FeedPart, Response};
-use crate::base::{InSyncChange, Instant, NodeId, Options, RequestId, ShardId, Slot};
-use crate::codec::{self, Envelope, frame};
+use crate::base::{InSyncChange, Instant, Options, RequestId, ShardId, Slot};
+use crate::codec::Envelope;
 use crate::node::message::{AnswerMessage, NodeMessage, PeerMessage};
-use crate::node::{ControlEvent, Destination, Load, ShardCore, ShardOutput, View};
+use crate::node::{ControlEvent, Load, ShardCore, ShardOutput, View};
 use crate::port::{FeedItem, FeedSender};
 use crate::telemetry::metrics::Rejections;
 
@@ -230,49 +231,6 @@ impl Engine {
         }
     }
 
-    /// Takes a frame of the stream plane.
-    pub fn handle_frame(&self, frame: &frame::Frame) {
-        let accepted = self.view.load().accept(&frame.envelope);
-        let mut for_shards: Vec<(ShardId, PeerMessage)> = Vec::new();
-        for message in frame::messages(&frame.payload) {
-            // A message that doesn't decode came whole and unharmed from a peer of this cluster: a program of another
-            // version. The rest of the frame is as readable as before.
-            let decoded = message.and_then(codec::decode::<PeerMessage>);
-            let message = match decoded {
-                Ok(message) => message,
-                Err(error) => {
-                    self.rejections.add(error.reason());
-                    continue;
-                }
-            };
-            match (Destination::of(&message, self.options.shards), accepted) {
-                // The control core judges for itself.
-                (Destination::Control, _) => {
-                    if let PeerMessage::Control(message) = message {
-                        self.tell_control(ControlInput::Message(Box::new((frame.envelope, message))));
-                    }
-                }
-                (_, Err(reason)) => self.rejections.add(reason),
-                (Destination::Shard(shard), Ok(())) => for_shards.push((shard, message)),
-                (Destination::EveryShard, Ok(())) => {
-                    let shards = (0..self.options.shards).map(ShardId);
-                    for_shards.extend(shards.map(|shard| (shard, message.clone())));
-                }
-            }
-        }
-        // Each shard is locked once; what is for one shard stays in its order.
-        for_shards.sort_by_key(|(shard, _)| *shard);
-        let from = frame.envelope.from;
-        let mut for_shards = for_shards.into_iter().peekable();
-        while let Some(&(shard, _)) = for_shards.peek() {
-            self.with_shard(shard, |occupant, now| {
-                while let Some((_, message)) = for_shards.next_if(|(other, _)| *other == shard) {
-                    hand_over(&mut occupant.shard, now, from, message);
-                }
-            });
-        }
-    }
-
     /// Takes a new view of the cluster from the control core. The shards' own threads tell the shards: a table of
     /// thousands of partitions takes milliseconds, and the pulse must not wait for that.
     pub(super) fn handle_view(&self, view: Arc<View>) {
@@ -436,16 +394,6 @@ impl Engine {
     }
 }
 
-/// Hands a decoded message to a shard.
-fn hand_over(core: &mut ShardCore, now: Instant, from: NodeId, message: PeerMessage) {
-    match message {
-        PeerMessage::Shard(partition, message) => core.handle_message(now, from, partition, message),
-        PeerMessage::EveryShard(message) => core.handle_node_message(now, from, message),
-        PeerMessage::Answer(id, answer) => core.handle_answer(now, from, id, answer),
-        PeerMessage::Control(_) => {}
-    }
-}
-
 impl Seat {
     /// A thread that panicked under the lock has left broken state behind: whoever comes next must not go on with it.
     fn lock(&self) -> MutexGuard<'_, Occupant> {
@@ -504,7 +452,7 @@ impl Afterwards {
 mod tests {
     use super::*;
     use crate::api::{Operation, Precondition, PutMode, Request};
-    use crate::base::{FollowerMode, Timing};
+    use crate::base::{FollowerMode, NodeId, Timing};
     use crate::port::Core as _;
 
     struct NoLinks;

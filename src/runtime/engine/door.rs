@@ -30,19 +30,20 @@ impl Core for Engine {
 
     /// Each shard is locked once, and what it has to say to one peer leaves together.
     fn submit_batch(&self, requests: Vec<Request>) -> Vec<Answer> {
-        let mut by_shard: Vec<Vec<(usize, Request)>> = vec![Vec::new(); self.shards.len()];
+        let count = requests.len();
+        let mut by_shard = vec![Vec::with_capacity(count); self.shards.len()];
         for (index, request) in requests.into_iter().enumerate() {
             by_shard[self.shard_of(&request).index()].push((index, request));
         }
-        let mut answers: Vec<(usize, Answer)> = Vec::new();
-        for (shard, requests) in by_shard.into_iter().enumerate().filter(|(_, requests)| !requests.is_empty()) {
-            self.with_shard(ShardId(shard as u16), |occupant, now| {
-                let taken = requests.into_iter().map(|(index, request)| (index, occupant.take(now, request)));
-                answers.extend(taken);
+        let mut answers: Vec<Option<Answer>> = (0..count).map(|_| None).collect();
+        for (shard, requests) in (0..).map(ShardId).zip(by_shard).filter(|(_, requests)| !requests.is_empty()) {
+            self.with_shard(shard, |occupant, now| {
+                for (index, request) in requests {
+                    answers[index] = Some(occupant.take(now, request));
+                }
             });
         }
-        answers.sort_unstable_by_key(|(index, _)| *index);
-        answers.into_iter().map(|(_, answer)| answer).collect()
+        answers.into_iter().map(|answer| answer.expect("each request was handed to its shard")).collect()
     }
 
     fn answer_overdue(&self) {
