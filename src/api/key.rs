@@ -1,18 +1,20 @@
 //! Keys and content types, checked when they are made.
 
 use std::fmt;
+use std::sync::Arc;
 
 use bincode::de::{BorrowDecoder, Decoder};
-use bincode::error::DecodeError;
+use bincode::enc::Encoder;
+use bincode::error::{DecodeError, EncodeError};
 use bincode::{BorrowDecode, Decode, Encode};
-use bytes::Bytes;
 use thiserror::Error;
 
-use crate::base::{Blob, limits};
+use crate::base::{Blob, borrow_decode_bytes, decode_bytes, encode_bytes, limits};
 
-/// A key: UTF-8, 1 to 1024 bytes. A clone shares the bytes. Keys order by their bytes.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Encode)]
-pub struct Key(Blob);
+/// A key: UTF-8, 1 to 1024 bytes. A clone shares the bytes, which lie beside the count of those who share them: every write
+/// shares its key a few times. Keys order by their bytes.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key(Arc<[u8]>);
 
 /// What keys begin with that the gateway makes for itself, the chunks of files among them: a character that is none
 /// (Unicode keeps U+10FFFF for the inner use of programs), and that sorts behind all others. Listings and the feed leave such
@@ -46,8 +48,8 @@ impl Key {
     ///
     /// # Errors
     /// Where they are none, too many, or not UTF-8.
-    pub fn new(bytes: impl Into<Bytes>) -> Result<Self, KeyError> {
-        let bytes = bytes.into();
+    pub fn new(bytes: impl AsRef<[u8]>) -> Result<Self, KeyError> {
+        let bytes = bytes.as_ref();
         match bytes.len() {
             0 => return Err(KeyError::Empty),
             count if count > limits::KEY_BYTES_MAX => {
@@ -55,8 +57,8 @@ impl Key {
             }
             _ => {}
         }
-        match std::str::from_utf8(&bytes) {
-            Ok(_) => Ok(Self(Blob(bytes))),
+        match std::str::from_utf8(bytes) {
+            Ok(_) => Ok(Self(Arc::from(bytes))),
             Err(error) => Err(KeyError::NotUtf8 { at: error.valid_up_to() }),
         }
     }
@@ -84,7 +86,7 @@ impl std::str::FromStr for Key {
     type Err = KeyError;
 
     fn from_str(text: &str) -> Result<Self, KeyError> {
-        Self::new(Bytes::copy_from_slice(text.as_bytes()))
+        Self::new(text)
     }
 }
 
@@ -106,15 +108,21 @@ impl fmt::Debug for Key {
     }
 }
 
+impl Encode for Key {
+    fn encode<E: Encoder>(&self, encoder: &mut E) -> Result<(), EncodeError> {
+        encode_bytes(&self.0, encoder)
+    }
+}
+
 impl<Context> Decode<Context> for Key {
     fn decode<D: Decoder<Context = Context>>(decoder: &mut D) -> Result<Self, DecodeError> {
-        Self::new(Blob::decode(decoder)?.0).map_err(|_| DecodeError::Other("not a key"))
+        decode_bytes(decoder, |bytes| Self::new(bytes))?.map_err(|_| DecodeError::Other("not a key"))
     }
 }
 
 impl<'de, Context> BorrowDecode<'de, Context> for Key {
     fn borrow_decode<D: BorrowDecoder<'de, Context = Context>>(decoder: &mut D) -> Result<Self, DecodeError> {
-        Self::new(Blob::borrow_decode(decoder)?.0).map_err(|_| DecodeError::Other("not a key"))
+        borrow_decode_bytes(decoder, |bytes| Self::new(bytes))?.map_err(|_| DecodeError::Other("not a key"))
     }
 }
 

@@ -50,35 +50,61 @@ impl From<&[u8]> for Blob {
 
 impl Encode for Blob {
     fn encode<E: Encoder>(&self, encoder: &mut E) -> Result<(), EncodeError> {
-        (self.0.len() as u64).encode(encoder)?;
-        encoder.writer().write(&self.0)
+        encode_bytes(self, encoder)
     }
 }
 
 impl<Context> Decode<Context> for Blob {
     fn decode<D: Decoder<Context = Context>>(decoder: &mut D) -> Result<Self, DecodeError> {
-        let length = claimed_length(decoder)?;
-        // A reader over a slice shows the bytes in place: a length that isn't there allocates nothing.
-        if let Some(bytes) = decoder.reader().peek_read(length).map(Self::from) {
-            decoder.reader().consume(length);
-            return Ok(bytes);
-        }
-        // The limit has been charged with `length` before anything of that size is allocated.
-        let mut bytes = vec![0; length];
-        decoder.reader().read(&mut bytes)?;
-        Ok(Self::from(bytes))
+        decode_bytes(decoder, |bytes| Self::from(bytes))
     }
 }
 
 impl<'de, Context> BorrowDecode<'de, Context> for Blob {
     fn borrow_decode<D: BorrowDecoder<'de, Context = Context>>(decoder: &mut D) -> Result<Self, DecodeError> {
-        use bincode::de::read::BorrowReader;
-        let length = claimed_length(decoder)?;
-        Ok(Self::from(decoder.borrow_reader().take_bytes(length)?))
+        borrow_decode_bytes(decoder, |bytes| Self::from(bytes))
     }
 }
 
-/// Reads a length and charges it to the decoder's byte limit.
+/// Writes the length of `bytes`, and them.
+///
+/// # Errors
+/// Where the encoder has no room.
+pub fn encode_bytes<E: Encoder>(bytes: &[u8], encoder: &mut E) -> Result<(), EncodeError> {
+    (bytes.len() as u64).encode(encoder)?;
+    encoder.writer().write(bytes)
+}
+
+/// Reads what [`encode_bytes`] has written, and has `make` make something of it.
+///
+/// # Errors
+/// Where there are fewer bytes, or more than the decoder may allocate.
+pub fn decode_bytes<D: Decoder, T>(decoder: &mut D, make: impl Fn(&[u8]) -> T) -> Result<T, DecodeError> {
+    let length = claimed_length(decoder)?;
+    // A reader over a slice shows the bytes in place: a length that isn't there allocates nothing.
+    if let Some(made) = decoder.reader().peek_read(length).map(&make) {
+        decoder.reader().consume(length);
+        return Ok(made);
+    }
+    // The limit has been charged with `length` before anything of that size is allocated.
+    let mut bytes = vec![0; length];
+    decoder.reader().read(&mut bytes)?;
+    Ok(make(&bytes))
+}
+
+/// The same, of a decoder whose bytes outlive it.
+///
+/// # Errors
+/// As for [`decode_bytes`].
+pub fn borrow_decode_bytes<'de, D: BorrowDecoder<'de>, T>(
+    decoder: &mut D,
+    make: impl FnOnce(&[u8]) -> T,
+) -> Result<T, DecodeError> {
+    use bincode::de::read::BorrowReader;
+    let length = claimed_length(decoder)?;
+    Ok(make(decoder.borrow_reader().take_bytes(length)?))
+}
+
 fn claimed_length<D: Decoder>(decoder: &mut D) -> Result<usize, DecodeError> {
     let length = u64::decode(decoder)?;
     let length = usize::try_from(length).map_err(|_| DecodeError::LimitExceeded)?;

@@ -26,7 +26,7 @@ mod rng;
 mod slots;
 mod time;
 
-pub use blob::Blob;
+pub use blob::{Blob, borrow_decode_bytes, decode_bytes, encode_bytes};
 pub use ids::{
     ChangeNumber, ClusterId, Epoch, Generation, Incarnation, LogIndex, NodeId, PartitionId, Position, RequestId, Seq,
     ShardId, Slot, Term, Version,

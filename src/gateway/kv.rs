@@ -78,7 +78,7 @@ pub(super) fn key_below(root: &str, path: &str, key_bytes_max: usize) -> Result<
     if decoded.len() > key_bytes_max {
         return Err(KeyError::TooLong { bytes: decoded.len(), bytes_max: key_bytes_max }.into());
     }
-    Ok(Key::new(decoded.into_owned())?)
+    Ok(Key::new(&decoded)?)
 }
 
 async fn read(shared: &Shared, call: &Call) -> Reply {

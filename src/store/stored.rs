@@ -119,7 +119,7 @@ impl Stored {
     #[must_use]
     pub fn key(&self) -> Key {
         match &self.0 {
-            Form::Packed(_) => Key::new(self.key_bytes().to_vec()).expect("what was packed was a key"),
+            Form::Packed(_) => Key::new(self.key_bytes()).expect("what was packed was a key"),
             Form::Shared(shared) => shared.key.clone(),
         }
     }
