@@ -47,7 +47,9 @@ const BODY_VALUES: usize = 2;
 
 /// One operation, judged.
 struct Op {
-    request: Operation,
+    key: Key,
+    /// Until it is begun.
+    operation: Option<Operation>,
     once: Option<Once>,
     is_write: bool,
 }
@@ -78,7 +80,7 @@ where
     let ops = ops.map(|(index, op)| judge(shared, op).map_err(|problem| problem.at(index)));
     let ops: Vec<Op> = ops.collect::<Result<_, _>>()?;
     call.confirm(shared)?;
-    let results = execute(shared, call, &ops, timeout).await;
+    let results = execute(shared, call, ops, timeout).await;
     json(&BatchResultsJson { results })
 }
 
@@ -108,7 +110,8 @@ fn judge(shared: &Shared, op: BatchOpJson) -> Result<Op, Problem> {
         Some(None) => return Err(Problem::bad_request("if_match is neither a version nor an ETag")),
     };
     let precondition = Precondition { if_match, if_none_match: None };
-    let request = match kind {
+    let for_waves = key.clone();
+    let operation = match kind {
         BatchOpKind::Get => Operation::Get { key, consistency: Consistency::Linearizable },
         BatchOpKind::Delete => Operation::Delete { key, precondition },
         BatchOpKind::Put | BatchOpKind::Create => {
@@ -136,43 +139,46 @@ fn judge(shared: &Shared, op: BatchOpJson) -> Result<Op, Problem> {
     let is_write = kind.is_write();
     let once = match idempotency_key {
         Some(_) if !is_write => return Err(Problem::bad_request("idempotency_key is for writes")),
-        Some(text) => Some(Once::new(&text, &request).ok_or_else(|| Problem::bad_idempotency_key("idempotency_key"))?),
+        Some(text) => {
+            Some(Once::new(&text, &operation).ok_or_else(|| Problem::bad_idempotency_key("idempotency_key"))?)
+        }
         None => None,
     };
-    Ok(Op { request, once, is_write })
+    Ok(Op { key: for_waves, operation: Some(operation), once, is_write })
 }
 
 /// Does them all.
-async fn execute(shared: &Shared, call: &Call, ops: &[Op], timeout: Duration) -> Vec<BatchResultJson> {
+async fn execute(shared: &Shared, call: &Call, mut ops: Vec<Op>, timeout: Duration) -> Vec<BatchResultJson> {
     let begun = Instant::now();
     let ends = begun + timeout + GRACE.min(timeout);
     let mut results = vec![BatchResultJson::default(); ops.len()];
-    let mut stopped: HashSet<&Key> = HashSet::new();
+    let mut stopped: HashSet<Key> = HashSet::new();
     let mut room = body_bytes_max(shared);
-    for wave in waves(ops) {
+    for wave in waves(&ops) {
         for part in wave.chunks(OPS_AT_ONCE) {
             let left = timeout.saturating_sub(begun.elapsed());
             let timeout_ms = u32::try_from(left.as_millis()).unwrap_or(u32::MAX);
             let mut begun_now = Vec::with_capacity(part.len());
             let mut requests = Vec::with_capacity(part.len());
             for &index in part {
-                let Op { request, once, is_write } = &ops[index];
-                if let Err(problem) = may(shared, call, &ops[index]) {
-                    results[index] = problem.into_result(*is_write);
-                } else if request.key().is_some_and(|key| stopped.contains(key)) {
-                    results[index] = Problem::from(after_unknown()).into_result(*is_write);
-                } else if !is_write && room == 0 {
+                let op = &mut ops[index];
+                if let Err(problem) = may(shared, call, op) {
+                    results[index] = problem.into_result(op.is_write);
+                } else if stopped.contains(&op.key) {
+                    results[index] = Problem::from(after_unknown()).into_result(op.is_write);
+                } else if !op.is_write && room == 0 {
                     results[index] = answer_full().into_result(false);
                 } else {
+                    let operation = op.operation.take().expect("each operation is in one wave");
                     begun_now.push(index);
-                    requests.push(Request { operation: request.clone(), once: *once, timeout_ms });
+                    requests.push(Request { operation, once: op.once, timeout_ms });
                 }
             }
             for (index, answer) in begun_now.into_iter().zip(shared.core.submit_batch(requests)) {
                 let op = &ops[index];
                 let answer = wait(&*shared.core, answer, ends, timeout).await;
                 if op.is_write && answer.as_ref().is_err_and(|error| error.outcome() == Outcome::Unknown) {
-                    stopped.extend(op.request.key());
+                    stopped.insert(op.key.clone());
                 }
                 results[index] = result(answer, op.is_write, &mut room);
             }
@@ -184,7 +190,7 @@ async fn execute(shared: &Shared, call: &Call, ops: &[Op], timeout: Duration) ->
 /// Whether the client may do that: each operation is judged on its own, when its turn comes.
 fn may(shared: &Shared, call: &Call, op: &Op) -> Result<(), Problem> {
     let needed = if op.is_write { Role::Write } else { Role::Read };
-    call.may_key(shared, needed, op.request.key().map_or(b"", Key::as_bytes))?;
+    call.may_key(shared, needed, op.key.as_bytes())?;
     call.confirm(shared)
 }
 
@@ -193,8 +199,7 @@ fn waves(ops: &[Op]) -> Vec<Vec<usize>> {
     let mut seen: HashMap<&Key, usize> = HashMap::with_capacity(ops.len());
     let mut waves: Vec<Vec<usize>> = Vec::new();
     for (index, op) in ops.iter().enumerate() {
-        let Some(key) = op.request.key() else { continue };
-        let nth = seen.entry(key).or_default();
+        let nth = seen.entry(&op.key).or_default();
         if waves.len() == *nth {
             waves.push(Vec::new());
         }
