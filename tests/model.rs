@@ -281,7 +281,7 @@ impl State {
                 Output::Reply { request, result: Ok(Response::Written { version, copies, .. }) } => {
                     self.on_acknowledged(slot, self.begun[request.0 as usize], version, copies)?;
                 }
-                Output::Propose(_) | Output::Reply { .. } | Output::Event(_) => {}
+                Output::Propose(_) | Output::Reply { .. } => {}
                 Output::Verified | Output::Damage(_) => unreachable!("nobody compares"),
             }
         }

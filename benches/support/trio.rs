@@ -123,7 +123,6 @@ impl Trio {
                     self.answered += 1;
                     black_box(result).expect("nothing stands in the way of a write");
                 }
-                Output::Event(event) => drop(black_box(event)),
                 Output::Verified | Output::Damage(_) => unreachable!("nobody compares"),
                 Output::Propose(change) => unreachable!("there are no learners: {change:?}"),
             }

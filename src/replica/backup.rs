@@ -203,22 +203,22 @@ impl Replica {
         self.rest_nudge(now);
     }
 
+    /// What is applied is kept no longer: the ring takes it over as it is.
     fn apply_through(&mut self, point: Seq) {
-        for (seq, entry) in self.tail.range(self.applied.seq.next()..=point) {
+        while self.applied.seq < point {
+            let entry = self.tail.take_first();
+            self.applied = self.tail.base();
             self.table.apply(entry.received, &entry.effect);
             if is_broken(Mutant::RingAtPrimaryOnly) {
-                self.ring.reset(seq, None);
+                self.ring.reset(self.applied.seq, None);
                 continue;
             }
             // What an earlier primary ordered may never have been shown by it: its own stamp would say too much.
             let is_own = entry.epoch == self.epoch;
             let by = self.following.primary.filter(|_| is_own);
             let stamp = by.map(|by| Stamp { by, version: entry.effect.version() });
-            self.ring.push(RingEntry { seq, stamp, event: feed_event(self.partition, &entry.effect) });
-        }
-        if point > self.applied.seq {
-            self.applied = self.tail.position(point);
-            self.tail.drop_through(point);
+            let event = feed_event(self.partition, entry.effect);
+            self.ring.push(RingEntry { seq: self.applied.seq, stamp, event });
         }
     }
 

@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::tests::committed_since;
 use super::*;
-use crate::api::{Key, Match, Precondition, PutMode};
+use crate::api::{FeedEvent, Key, Match, Precondition, PutMode};
 use crate::base::{Blob, Incarnation, Rng, Slot, SlotSet};
 use crate::store::{Effect, Stored};
 
@@ -140,17 +141,15 @@ impl World {
         let latest = self.latest().record.epoch;
         let (mut out, node) = (Vec::new(), &mut self.nodes[slot]);
         let id = node.id;
+        let before = node.replica.ring().pushed();
         input(&mut node.replica, self.now + node.clock, self.now.0 / 1000, &mut out);
         node.replica.check_invariants();
+        let events = committed_since(&node.replica, before);
         let (base, last) = (node.replica.tail.base().seq, node.replica.tail.last().seq);
         let entries: Vec<_> = node.replica.tail.range(base..=last).map(|(_, entry)| entry.clone()).collect();
         let serves_latest = node.replica.is_serving() && node.replica.epoch == latest;
         let epoch = node.replica.epoch;
-        for output in &out {
-            if let Output::Event(event) = output {
-                self.committed(epoch, event);
-            }
-        }
+        events.iter().for_each(|event| self.committed(epoch, event));
         for entry in entries {
             let version = entry.effect.version();
             let known = self.ordered.entry((entry.epoch, version)).or_insert_with(|| {
@@ -165,7 +164,6 @@ impl World {
             match output {
                 Output::Send { to, message } => self.send(id, to, message),
                 Output::Reply { request, result } => self.answered(request, result),
-                Output::Event(_) => {}
                 Output::Verified | Output::Damage(_) => unreachable!("nobody compares"),
                 Output::Propose(change) => {
                     if !self.rng.chance(200_000) {

@@ -16,7 +16,7 @@
 //!    │──────────▶ │ judge, append to tail      │
 //!    │            │ Prepare ─────────────────▶ │ append, if what is before matches
 //!    │            │ ◀───────────────────── Ack │
-//!    │ ◀───────── │ all of max-in-sync: apply, reply, event
+//!    │ ◀───────── │ all of max-in-sync: apply, reply
 //!    │            │ next Prepare, or Commit ─▶ │ apply
 //!
 //!  new epoch:       NewEpoch ────────────────▶ │ fence every lower epoch
@@ -99,7 +99,7 @@ pub use message::{AttachId, Check, Finding, Fingerprint, Message, ScannedRecord}
 pub use ring::{Ring, RingEntry, Stamp};
 pub use verify::{Damage, Fault};
 
-use crate::api::{Error, FeedEvent, Once, Operation, Response};
+use crate::api::{Error, Once, Operation, Response};
 use crate::base::mutant::{Mutant, is_broken};
 use crate::base::{
     ChangeNumber, Epoch, InSyncChange, Instant, NodeId, PartitionId, PartitionRecord, Position, RequestId, Seq,
@@ -181,8 +181,6 @@ pub enum Output {
         /// How.
         result: Result<Response, Error>,
     },
-    /// A change was committed. Only the primary says so, in the order of the changes.
-    Event(FeedEvent),
     /// The control log should judge this change. It comes again until a record of a higher change number is handled.
     Propose(InSyncChange),
     /// This backup's table is what the primary's is.

@@ -354,8 +354,7 @@ impl Replica {
             {
                 primary.pending.remove(key);
             }
-            let event = feed_event(self.partition, &entry.effect);
-            out.extend(event.clone().map(Output::Event));
+            let event = feed_event(self.partition, entry.effect.clone());
             let stamp =
                 (entry.epoch == self.epoch).then(|| Stamp { by: self.options.me, version: entry.effect.version() });
             self.ring.push(RingEntry { seq, stamp, event });

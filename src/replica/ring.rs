@@ -136,21 +136,16 @@ impl Ring {
 }
 
 /// What the feed shows of a committed effect.
-pub fn feed_event(partition: PartitionId, effect: &Effect) -> Option<FeedEvent> {
+pub fn feed_event(partition: PartitionId, effect: Effect) -> Option<FeedEvent> {
     match effect {
-        Effect::Put { key, value, content_type, version, .. } => Some(FeedEvent {
-            kind: EventKind::Put,
-            key: key.clone(),
-            partition,
-            version: *version,
-            value: Some(value.clone()),
-            content_type: content_type.clone(),
-        }),
+        Effect::Put { key, value, content_type, version, .. } => {
+            Some(FeedEvent { kind: EventKind::Put, key, partition, version, value: Some(value), content_type })
+        }
         Effect::Delete { key, version, expired, .. } => Some(FeedEvent {
-            kind: if *expired { EventKind::Expire } else { EventKind::Delete },
-            key: key.clone(),
+            kind: if expired { EventKind::Expire } else { EventKind::Delete },
+            key,
             partition,
-            version: *version,
+            version,
             value: None,
             content_type: None,
         }),

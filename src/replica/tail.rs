@@ -100,14 +100,20 @@ impl Tail {
     /// Drops everything up to and with `seq`, which becomes the base.
     pub fn drop_through(&mut self, seq: Seq) {
         while self.base.seq < seq {
-            let entry = self.entries.pop_front().unwrap_or_else(|| panic!("{seq} is after the last effect"));
-            self.bytes -= entry.effect.bytes();
-            self.base = Position::new(entry.epoch, self.base.seq.next());
+            self.take_first();
         }
+    }
+
+    /// Takes out the first entry, whose position becomes the base.
+    pub fn take_first(&mut self) -> Entry {
+        let entry = self.entries.pop_front().unwrap_or_else(|| panic!("there is nothing after {}", self.base));
+        self.bytes -= entry.effect.bytes();
+        self.base = Position::new(entry.epoch, self.base.seq.next());
         if self.entries.is_empty() && self.entries.capacity() > ENTRIES_KEPT_MAX {
             // An idle partition, one of thousands, holds no large buffer.
             self.entries = VecDeque::new();
         }
+        entry
     }
 
     /// The entries of these sequence numbers, as far as they are held.

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::*;
-use crate::api::{EventKind, Key, Match, Precondition, PutMode};
+use crate::api::{EventKind, FeedEvent, Key, Match, Precondition, PutMode};
 use crate::base::{Blob, Incarnation, Rng, Slot, SlotSet};
 use crate::store::{Effect, Stored};
 
@@ -36,6 +36,13 @@ const CLOCK: u64 = 1_000_000;
 
 fn node(slot: u8) -> NodeId {
     NodeId::new(Slot(slot), Incarnation(u128::from(slot) + 100))
+}
+
+/// What a primary has committed since so many effects had been put into its ring; nothing of anybody else.
+pub(super) fn committed_since(replica: &Replica, pushed: u64) -> Vec<FeedEvent> {
+    let count = replica.ring().pushed() - pushed;
+    let news = replica.ring().after(Seq(replica.ring().last().0 - count)).into_iter().flatten();
+    news.filter(|_| replica.is_in_office()).filter_map(|entry| entry.event.clone()).collect()
 }
 
 fn set(slots: &[u8]) -> SlotSet {
@@ -105,13 +112,15 @@ impl Net {
 
     fn run(&mut self, slot: usize, input: impl FnOnce(&mut Replica, Instant, &mut Vec<Output>)) {
         let mut out = Vec::new();
-        input(&mut self.replicas[slot], self.now, &mut out);
-        self.replicas[slot].check_invariants();
+        let replica = &mut self.replicas[slot];
+        let before = replica.ring().pushed();
+        input(replica, self.now, &mut out);
+        replica.check_invariants();
+        self.events.extend(committed_since(replica, before));
         for output in out {
             match output {
                 Output::Send { to, message } => self.wire.push_back((node(slot as u8), to, message)),
                 Output::Reply { request, result } => self.replies.push((request.0, result)),
-                Output::Event(event) => self.events.push(event),
                 Output::Propose(change) => self.proposals.push(change),
                 Output::Verified => self.verified += 1,
                 Output::Damage(damage) => self.damage.push((slot, damage)),

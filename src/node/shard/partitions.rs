@@ -86,8 +86,6 @@ impl ShardCore {
             }
             replica::Output::Verified => self.verifier.verified(now, self.index(partition)),
             replica::Output::Damage(damage) => self.on_damage(now, partition, damage),
-            // The feed reads the ring.
-            replica::Output::Event(_) => {}
             replica::Output::Propose(change) => {
                 self.mute.note(now, change.remove, |slot| self.view.registered(slot));
                 self.outputs.push_back(ShardOutput::Propose(change));
