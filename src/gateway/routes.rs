@@ -3,6 +3,9 @@
 //! The order is the order of traffic: key-value routes first, then batches, the feed, what operators ask, and what this node
 //! answers itself. Each route takes a [`Call`] apart and dispatches on path and method in plain code: a filter a method would cost more and
 //! say less. A new family of paths is one more route before `local`, which answers 404 to whatever is left.
+//!
+//! The future of a request has room for the largest of all that its route may make, and is moved a few times before it rests.
+//! So all routes but the first put theirs into a box: what they need is no burden to reading and writing values.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -84,33 +87,33 @@ pub(super) fn routes(
     });
     let batch = warp::path!("v1" / "batch").and(call()).then(move |call: Call, mut body: Body<_>| {
         let connection = for_batch();
-        async move {
+        Box::pin(async move {
             let reply = batch::handle(&connection.shared, &call, &mut body).await;
             finish(&call, body, reply).await
-        }
+        })
     });
     let feed = warp::path!("v1" / "feed").and(call()).and(handshake()).then(move |call: Call, body, handshake| {
         let connection = for_feed();
-        async move {
+        Box::pin(async move {
             let reply = feed::handle(&connection, &call, handshake).await;
             finish(&call, body, reply).await
-        }
+        })
     });
     let sse = warp::path!("v1" / "feed" / "sse").and(call()).then(move |call: Call, body| {
         let connection = for_sse();
-        async move {
+        Box::pin(async move {
             let reply = sse::handle(&connection, &call).await;
             finish(&call, body, reply).await
-        }
+        })
     });
     let files = files_route(Arc::clone(connection));
     let admin = admin_route(Arc::clone(connection));
     let local = call().then(move |call: Call, body| {
         let connection = for_local();
-        async move {
+        Box::pin(async move {
             let reply = local::handle(&connection.shared, &call).await;
             finish(&call, body, reply).await
-        }
+        })
     });
     let leaving = Arc::clone(&connection.shared.options.leaving);
     // Nothing above rejects but by mistake; a rejection's own words are for programmers, so they go to the log.
@@ -129,10 +132,10 @@ fn files_route(
 ) -> impl Filter<Extract = (Response,), Error = warp::Rejection> + Clone + Send + Sync + 'static {
     warp::path("v1").and(warp::path("files")).and(call()).then(move |call: Call, mut body: Body<_>| {
         let connection = Arc::clone(&connection);
-        async move {
+        Box::pin(async move {
             let reply = files::handle(&connection.shared, &call, &mut body).await;
             finish(&call, body, reply).await
-        }
+        })
     })
 }
 
@@ -142,10 +145,10 @@ fn admin_route(
 ) -> impl Filter<Extract = (Response,), Error = warp::Rejection> + Clone + Send + Sync + 'static {
     warp::path("v1").and(warp::path("admin")).and(call()).then(move |call: Call, mut body: Body<_>| {
         let connection = Arc::clone(&connection);
-        async move {
+        Box::pin(async move {
             let reply = admin::handle(&connection.shared, &call, &mut body).await;
             finish(&call, body, reply).await
-        }
+        })
     })
 }
 
