@@ -28,8 +28,9 @@ const FEED_SHARD: ShardId = ShardId(0);
 /// A shard's timers that are due within one tick are looked at together: under load each write sets one, and waking up for
 /// every single one would cost more than they do. The shortest that a shard waits for is the 5 ms until a commit is told.
 const TIMER_TICK: Duration = Duration::from_millis(4);
-/// How often a worker thread shows that it runs.
-const PROGRESS_EVERY: Duration = Duration::from_millis(20);
+/// How often a worker thread shows that it runs: a good part of what a node at rest wakes up for, and often enough for those
+/// who take more than 135 ms without it for a sign.
+const PROGRESS_EVERY: Duration = Duration::from_millis(40);
 const POISONED: &str = "a thread panicked while it held this shard: its state is broken";
 
 /// Who hears what the core has to say to people.

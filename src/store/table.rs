@@ -194,6 +194,8 @@ impl Table {
     pub fn scan<'a>(&'a self, prefix: &'a [u8], after: Option<&'a Key>) -> impl Iterator<Item = &'a Stored> + 'a {
         let start = match after {
             Some(after) if after.as_bytes() >= prefix => Bound::Excluded(after.as_bytes()),
+            // Whoever wants all of it needs no search.
+            _ if prefix.is_empty() => Bound::Unbounded,
             _ => Bound::Included(prefix),
         };
         let records = self.records.range(start);

@@ -116,6 +116,8 @@ pub struct ShardCore {
     /// that a busy partition doesn't move it at every write; it looks again when it fires.
     armed: Vec<Instant>,
     timers: BTreeSet<(Instant, u16)>,
+    /// Those, by index, that have learners.
+    with_learners: BTreeSet<usize>,
     table_bytes: u64,
     table_keys: u64,
     /// Bytes of tables that were sent to learners.
@@ -205,6 +207,7 @@ impl ShardCore {
             replicas: Vec::new(),
             armed: Vec::new(),
             timers: BTreeSet::new(),
+            with_learners: BTreeSet::new(),
             table_bytes: 0,
             table_keys: 0,
             filled_bytes: 0,
@@ -401,7 +404,8 @@ impl ShardCore {
     #[must_use]
     pub fn load(&self) -> Load {
         let filling = super::FillingLoad { sent_bytes: self.filled_bytes, ..super::FillingLoad::default() };
-        let filling = self.replicas.iter().flat_map(Replica::fillings).fold(filling, |sum, (done, left)| {
+        let fillings = self.with_learners.iter().flat_map(|index| self.replicas[*index].fillings());
+        let filling = fillings.fold(filling, |sum, (done, left)| {
             let learners = sum.learners + 1;
             let (done_bytes, left_bytes) = (sum.done_bytes + done, sum.left_bytes + left);
             super::FillingLoad { learners, done_bytes, left_bytes, ..sum }

@@ -121,6 +121,11 @@ impl ShardCore {
                 continue;
             }
             self.scans.note_copies(index, before.record(partition), &record, wanted);
+            if record.learners.is_empty() {
+                self.with_learners.remove(&index);
+            } else {
+                self.with_learners.insert(index);
+            }
             let closed = self.source.closed();
             self.with_replica(now, partition, |replica, out| {
                 // Whoever takes office begins above what this shard has closed.
@@ -135,6 +140,7 @@ impl ShardCore {
         self.replicas.clear();
         self.armed.clear();
         self.timers.clear();
+        self.with_learners.clear();
         self.verifier.stop();
         self.scans.forget();
         (self.table_bytes, self.table_keys) = (0, 0);
