@@ -27,7 +27,7 @@ pub struct Locate {
 
 impl Locate {
     pub(super) async fn run(self) -> Result<(), Failure> {
-        let key = Key::new(self.key.into_bytes()).map_err(|error| Failure::Usage(error.to_string()))?;
+        let key = Key::new(self.key).map_err(|error| Failure::Usage(error.to_string()))?;
         let location = self.target.client()?.locate(&key).await?;
         let mut output = Output::new();
         if self.json {

@@ -68,7 +68,7 @@ mod tests {
     #[test]
     fn a_key_is_where_its_partition_is() {
         let names = ["a", "b", "c"].map(str::to_owned);
-        let key = Key::new(b"greeting".to_vec()).expect("a key");
+        let key = Key::new(b"greeting").expect("a key");
         assert_eq!(View::default().locate(&key, &names), None, "no cluster is known");
         let record = |primary: u8| PartitionRecord {
             primary: Some(Slot(primary)),

@@ -158,7 +158,7 @@ impl MockCore {
 
 fn item(key: &[u8], stored: &Stored, values: bool) -> Item {
     Item {
-        key: Key::new(key.to_vec()).expect("it was a key when it was stored"),
+        key: Key::new(key).expect("it was a key when it was stored"),
         version: stored.version,
         value_bytes: stored.bytes.len() as u64,
         content_type: stored.content_type.clone(),

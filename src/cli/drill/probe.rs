@@ -148,7 +148,7 @@ impl Probe {
         let mut reads = stream::iter(names.map(|name| {
             let client = self.client.clone();
             async move {
-                let key = Key::new(name.clone()).ok()?;
+                let key = Key::new(&name).ok()?;
                 let value = client.get(&key, Consistency::Linearizable).await.ok()?;
                 Some(value.is_some_and(|value| *value.bytes == *value_of(&name, size)))
             }
@@ -204,7 +204,7 @@ fn value_of(key: &str, size: u32) -> Bytes {
 }
 
 async fn put(client: &Client, name: &str, size: u32) -> Result<(), Failure> {
-    let key = Key::new(name.to_owned()).map_err(|error| Failure::Failed(error.to_string()))?;
+    let key = Key::new(name).map_err(|error| Failure::Failed(error.to_string()))?;
     // Nobody else writes it, and always the same: twice is harmless.
     let options = PutOptions::default();
     client.put(&key, value_of(name, size), &options).await.map(drop).map_err(Failure::from)

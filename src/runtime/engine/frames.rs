@@ -20,7 +20,7 @@ impl Engine {
             for message in messages.by_ref().take(MESSAGES_AT_ONCE) {
                 self.sort(&frame.envelope, accepted, message, &mut for_shards);
             }
-            // Each shard is locked once; what is for one shard stays in its order.
+            // Each shard is locked once for them; what is for one shard stays in its order.
             let from = frame.envelope.from;
             for (shard, messages) in
                 (0..).map(ShardId).zip(&mut for_shards).filter(|(_, messages)| !messages.is_empty())
