@@ -5,6 +5,7 @@
 #   benches/curves.sh size [JUMPGATE]        16 bytes to 1 MiB, beside what copying the same bytes to two places costs
 #   benches/curves.sh keys [JUMPGATE]        a PUT at ten thousand keys and at ten million (takes 6 GiB and some minutes)
 #   benches/curves.sh load [JUMPGATE]        times of PUTs at half of what a closed loop reaches
+#   benches/curves.sh spread [JUMPGATE]      what each node takes, where one is asked and where all are, relaying and routing
 #
 # Costs are microseconds of processor time of the three servers together for each operation (from /proc/PID/stat). Needs curl,
 # and python3 for `size`.
@@ -17,13 +18,19 @@ port=17700 keys=10000 connections=32
 # shellcheck source=benches/cluster.sh
 . benches/cluster.sh
 
-ticks() {
-    local sum=0 fields pid
+# Processor time of each server, in clock ticks; and of all.
+ticks_each() {
+    local fields pid
     for pid in "${pids[@]}"; do
         read -r -a fields < <(sed 's/^.*) //' "/proc/$pid/stat")
-        sum=$((sum + fields[11] + fields[12]))
+        echo -n "$((fields[11] + fields[12])) "
     done
-    echo $sum
+}
+
+ticks() {
+    local each
+    read -r -a each <<<"$(ticks_each)"
+    echo $((each[0] + each[1] + each[2]))
 }
 
 bench() { "$program" bench --url "$leader" --unprepared --json "$@" >"$scratch/out"; }
@@ -41,13 +48,13 @@ cost() {
         'BEGIN { printf "%.1f\n", ticks / hertz * 1e6 / count }'
 }
 
-# Three servers that may hold ten million keys.
-start_large_cluster() {
+# start_with SETTING VALUE: three servers with another value of a setting that `dev --print-config` prints.
+start_with() {
     local node
     stop_cluster
     "$program" dev --print-config --port "$port" >"$scratch/cluster.toml"
-    grep -q '^\[limits\]' "$scratch/cluster.toml" || printf '\n[limits]\n' >>"$scratch/cluster.toml"
-    sed -i '/^memory *=/d; s/^\[limits\]/[limits]\nmemory = "8GiB"/' "$scratch/cluster.toml"
+    sed -i "s/^$1 *= *\"[^\"]*\"/$1 = \"$2\"/" "$scratch/cluster.toml"
+    grep -q "^$1 = \"$2\"" "$scratch/cluster.toml"
     for node in n1 n2 n3; do
         "$program" serve --config "$scratch/cluster.toml" --node $node >"$scratch/$node.log" 2>&1 &
         pids+=($!)
@@ -72,7 +79,7 @@ case $what in
         done
         ;;
     keys)
-        start_large_cluster
+        start_with memory 8GiB
         for keys in 10000 10000000; do
             # In batches; two thirds of the keys come to be there.
             bench --keys "$keys" --read 0 --batch 512 --count "$keys"
@@ -95,6 +102,30 @@ for node in json.load(sys.stdin)["nodes"]: print({name: node[name] for name in n
             half=$(awk -v most="$most" 'BEGIN { printf "%d", most / 2 }')
             bench --keys "$keys" --read 0 --duration 10s --rate "$half"
             echo "round $round: closed loop $most a second; at $half a second: p50 $(field p50_us) µs, p99 $(field p99_us) µs"
+        done
+        ;;
+    spread)
+        echo "followers asked operation us_of_n1 us_of_n2 us_of_n3"
+        for followers in relay route; do
+            start_with followers "$followers"
+            bench --keys "$keys" --read 0 --batch 64 --count $((keys * 2))
+            for asked in one all; do
+                urls="$leader" spread=()
+                if [ "$asked" = all ]; then
+                    urls="http://127.0.0.1:$((port + 1)),http://127.0.0.1:$((port + 2)),http://127.0.0.1:$((port + 3))"
+                    spread=(--spread)
+                fi
+                for reads in 1 0; do
+                    read -r -a before <<<"$(ticks_each)"
+                    "$program" bench --url "$urls" "${spread[@]}" --unprepared --keys "$keys" --read "$reads" --count 100000 >/dev/null 2>&1
+                    read -r -a after <<<"$(ticks_each)"
+                    operation=$([ "$reads" = 1 ] && echo get || echo put)
+                    echo "$followers $asked $operation$(for nth in 0 1 2; do
+                        awk -v ticks=$((after[nth] - before[nth])) -v hertz="$(getconf CLK_TCK)" \
+                            'BEGIN { printf " %.1f", ticks / hertz * 1e6 / 100000 }'
+                    done)"
+                done
+            done
         done
         ;;
     *)
