@@ -30,16 +30,6 @@ port=17600
 # shellcheck source=benches/cluster.sh
 . benches/cluster.sh
 
-# Processor time of all servers, in clock ticks.
-ticks() {
-    local sum=0 fields pid
-    for pid in "${pids[@]}"; do
-        read -r -a fields < <(sed 's/^.*) //' "/proc/$pid/stat")
-        sum=$((sum + fields[11] + fields[12]))
-    done
-    echo $sum
-}
-
 # run PROGRAM READS: batches of reads (1) or of writes (0).
 run() {
     "$1" bench --url "$leader" --keys "$keys" --connections "$connections" --batch "$batch" --count "$operations" \
@@ -74,8 +64,4 @@ done
 
 echo
 echo "medians of $rounds rounds"
-sort -k1,2 -k3,3n "$scratch/results" | awk '
-    function flush_group() { if (count) print group, count % 2 ? cell[(count + 1) / 2] : (cell[count / 2] + cell[count / 2 + 1]) / 2 }
-    { if ($1 " " $2 != group) { flush_group(); group = $1 " " $2; count = 0 }
-      cell[++count] = $3 }
-    END { flush_group() }' | column -t
+medians 4

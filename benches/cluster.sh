@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Three servers on loopback and wrk, for the scripts beside this one. To be sourced.
+# Three servers on loopback, what they take, and wrk, for the scripts beside this one. To be sourced.
 #
 # Reads `port`, `keys` and `connections`; sets `pids`, `leader`, `result` and `scratch`.
 # shellcheck disable=SC2034,SC2154
@@ -16,15 +16,53 @@ stop_cluster() {
 }
 trap 'stop_cluster; rm -rf "$scratch"' EXIT
 
-# Starts three processes of the program $1 and waits for their leader.
+# Starts three processes of the program $1 and waits for their leader; with a setting of `dev --print-config`, $2, at the value $3
+# where they are given.
 start_cluster() {
     local node
     "$1" dev --print-config --port "$port" >"$scratch/cluster.toml"
+    if [ $# -gt 1 ]; then
+        sed -i "s/^$2 *= *\"[^\"]*\"/$2 = \"$3\"/" "$scratch/cluster.toml"
+        grep -q "^$2 = \"$3\"" "$scratch/cluster.toml"
+    fi
     for node in n1 n2 n3; do
         "$1" serve --config "$scratch/cluster.toml" --node $node >"$scratch/$node.log" 2>&1 &
         pids+=($!)
     done
     find_leader
+}
+
+# Processor time of each server that runs, in clock ticks; and of all.
+ticks_each() {
+    local fields pid
+    for pid in "${pids[@]}"; do
+        read -r -a fields < <(sed 's/^.*) //' "/proc/$pid/stat")
+        echo $((fields[11] + fields[12]))
+    done
+}
+
+ticks() { ticks_each | awk '{ sum += $1 } END { print sum }'; }
+
+# Medians of the rounds in the file `results` in `scratch`: of its columns 3 to $1, by the first two.
+medians() {
+    sort -k1,2 "$scratch/results" | awk -v last="$1" '
+        function median(values, count,    i, j, swap) {
+            for (i = 2; i <= count; i++)
+                for (j = i; j > 1 && values[j] < values[j - 1]; j--) { swap = values[j]; values[j] = values[j - 1]; values[j - 1] = swap }
+            return count % 2 ? values[(count + 1) / 2] : (values[count / 2] + values[count / 2 + 1]) / 2
+        }
+        function flush_group(    column, i, copy) {
+            if (count == 0) return
+            printf "%s", group
+            for (column = 3; column <= last; column++) {
+                for (i = 1; i <= count; i++) copy[i] = cell[i, column]
+                printf " %s", median(copy, count)
+            }
+            printf "\n"
+        }
+        { if ($1 " " $2 != group) { flush_group(); group = $1 " " $2; count = 0 }
+          count++; for (column = 3; column <= last; column++) cell[count, column] = $column + 0 }
+        END { flush_group() }' | column -t
 }
 
 find_leader() {

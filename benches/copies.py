@@ -5,7 +5,7 @@ replicated write of a large value.
 
 A client sends COUNT values; a first process receives each, copies it once, and sends it on over loopback; a second one receives
 it and copies it; each value is confirmed by a byte. Prints the processor time of both processes in microseconds a value. (The
-interpreter's own share is some ten microseconds a value: it matters below 64 KiB.)
+interpreter and the system calls alone take some 30 of them: that matters below 64 KiB.)
 """
 
 import os

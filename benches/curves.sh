@@ -7,31 +7,16 @@
 #   benches/curves.sh load [JUMPGATE]        times of PUTs at half of what a closed loop reaches
 #   benches/curves.sh spread [JUMPGATE]      what each node takes, where one is asked and where all are, relaying and routing
 #
-# Costs are microseconds of processor time of the three servers together for each operation (from /proc/PID/stat). Needs curl,
-# and python3 for `size`.
+# Costs are microseconds of processor time of the three servers together for each operation (from /proc/PID/stat). Needs curl and
+# python3.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 what=${1:-}
 program=${2:-target/release/jumpgate}
-port=17700 keys=10000 connections=32
+port=17800 keys=10000 connections=32
 # shellcheck source=benches/cluster.sh
 . benches/cluster.sh
-
-# Processor time of each server, in clock ticks; and of all.
-ticks_each() {
-    local fields pid
-    for pid in "${pids[@]}"; do
-        read -r -a fields < <(sed 's/^.*) //' "/proc/$pid/stat")
-        echo -n "$((fields[11] + fields[12])) "
-    done
-}
-
-ticks() {
-    local each
-    read -r -a each <<<"$(ticks_each)"
-    echo $((each[0] + each[1] + each[2]))
-}
 
 bench() { "$program" bench --url "$leader" --unprepared --json "$@" >"$scratch/out"; }
 
@@ -46,20 +31,6 @@ cost() {
     bench --count "$count" "$@"
     awk -v ticks=$(($(ticks) - before)) -v hertz="$(getconf CLK_TCK)" -v count="$count" \
         'BEGIN { printf "%.1f\n", ticks / hertz * 1e6 / count }'
-}
-
-# start_with SETTING VALUE: three servers with another value of a setting that `dev --print-config` prints.
-start_with() {
-    local node
-    stop_cluster
-    "$program" dev --print-config --port "$port" >"$scratch/cluster.toml"
-    sed -i "s/^$1 *= *\"[^\"]*\"/$1 = \"$2\"/" "$scratch/cluster.toml"
-    grep -q "^$1 = \"$2\"" "$scratch/cluster.toml"
-    for node in n1 n2 n3; do
-        "$program" serve --config "$scratch/cluster.toml" --node $node >"$scratch/$node.log" 2>&1 &
-        pids+=($!)
-    done
-    find_leader
 }
 
 case $what in
@@ -79,7 +50,7 @@ case $what in
         done
         ;;
     keys)
-        start_with memory 8GiB
+        start_cluster "$program" memory 8GiB
         for keys in 10000 10000000; do
             # In batches; two thirds of the keys come to be there.
             bench --keys "$keys" --read 0 --batch 512 --count "$keys"
@@ -107,7 +78,8 @@ for node in json.load(sys.stdin)["nodes"]: print({name: node[name] for name in n
     spread)
         echo "followers asked operation us_of_n1 us_of_n2 us_of_n3"
         for followers in relay route; do
-            start_with followers "$followers"
+            stop_cluster
+            start_cluster "$program" followers "$followers"
             bench --keys "$keys" --read 0 --batch 64 --count $((keys * 2))
             for asked in one all; do
                 urls="$leader" spread=()
@@ -116,9 +88,9 @@ for node in json.load(sys.stdin)["nodes"]: print({name: node[name] for name in n
                     spread=(--spread)
                 fi
                 for reads in 1 0; do
-                    read -r -a before <<<"$(ticks_each)"
+                    mapfile -t before < <(ticks_each)
                     "$program" bench --url "$urls" "${spread[@]}" --unprepared --keys "$keys" --read "$reads" --count 100000 >/dev/null 2>&1
-                    read -r -a after <<<"$(ticks_each)"
+                    mapfile -t after < <(ticks_each)
                     operation=$([ "$reads" = 1 ] && echo get || echo put)
                     echo "$followers $asked $operation$(for nth in 0 1 2; do
                         awk -v ticks=$((after[nth] - before[nth])) -v hertz="$(getconf CLK_TCK)" \

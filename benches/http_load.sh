@@ -32,16 +32,6 @@ port=17400
 # shellcheck source=benches/cluster.sh
 . benches/cluster.sh
 
-# Processor time of all servers, in clock ticks.
-ticks() {
-    local sum=0 fields pid
-    for pid in "${pids[@]}"; do
-        read -r -a fields < <(sed 's/^.*) //' "/proc/$pid/stat")
-        sum=$((sum + fields[11] + fields[12]))
-    done
-    echo $sum
-}
-
 # How often their threads went to sleep.
 sleeps() {
     local pid
@@ -95,21 +85,4 @@ done
 
 echo
 echo "medians of $rounds rounds"
-sort -k1,2 "$scratch/results" | awk '
-    function median(values, count,    i, j, swap) {
-        for (i = 2; i <= count; i++)
-            for (j = i; j > 1 && values[j] < values[j - 1]; j--) { swap = values[j]; values[j] = values[j - 1]; values[j - 1] = swap }
-        return count % 2 ? values[(count + 1) / 2] : (values[count / 2] + values[count / 2 + 1]) / 2
-    }
-    function flush_group(    column, i, copy) {
-        if (count == 0) return
-        printf "%s", group
-        for (column = 3; column <= 7; column++) {
-            for (i = 1; i <= count; i++) copy[i] = cell[i, column]
-            printf " %s", median(copy, count)
-        }
-        printf "\n"
-    }
-    { if ($1 " " $2 != group) { flush_group(); group = $1 " " $2; count = 0 }
-      count++; for (column = 3; column <= 7; column++) cell[count, column] = $column + 0 }
-    END { flush_group() }' | column -t
+medians 7

@@ -9,6 +9,7 @@
 # redis-tools (Debian). Columns: microseconds of processor time of the six servers together for each request, requests a
 # second, latencies in microseconds.
 set -euo pipefail
+cd "$(dirname "$0")/.."
 
 rounds=5 requests=300000 keys=100000 connections=32
 while getopts "r:n:k:c:" option; do
@@ -22,15 +23,8 @@ while getopts "r:n:k:c:" option; do
 done
 
 port=17700
-scratch=$(mktemp -d)
-pids=()
-stop() {
-    local pid
-    for pid in "${pids[@]}"; do kill "$pid" 2>/dev/null || true; done
-    for pid in "${pids[@]}"; do wait "$pid" 2>/dev/null || true; done
-    rm -rf "$scratch"
-}
-trap stop EXIT
+# shellcheck source=benches/cluster.sh
+. benches/cluster.sh
 
 addresses=()
 for nth in 1 2 3 4 5 6; do
@@ -45,15 +39,6 @@ for nth in 1 2 3 4 5 6; do
 done
 redis-cli --cluster create "${addresses[@]}" --cluster-replicas 1 --cluster-yes >"$scratch/create"
 until redis-cli -p $((port + 1)) cluster info | grep -q cluster_state:ok; do sleep 0.1; done
-
-ticks() {
-    local sum=0 fields pid
-    for pid in "${pids[@]}"; do
-        read -r -a fields < <(sed 's/^.*) //' "/proc/$pid/stat")
-        sum=$((sum + fields[11] + fields[12]))
-    done
-    echo $sum
-}
 
 bench() {
     redis-benchmark --cluster -p $((port + 1)) -t "$1" -n "$2" -r "$keys" -d 128 -c "$connections" --csv 2>/dev/null |

@@ -105,6 +105,7 @@ pub fn borrow_decode_bytes<'de, D: BorrowDecoder<'de>, T>(
     Ok(make(decoder.borrow_reader().take_bytes(length)?))
 }
 
+/// Reads a length and charges it to the decoder's byte limit.
 fn claimed_length<D: Decoder>(decoder: &mut D) -> Result<usize, DecodeError> {
     let length = u64::decode(decoder)?;
     let length = usize::try_from(length).map_err(|_| DecodeError::LimitExceeded)?;

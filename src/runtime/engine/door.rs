@@ -31,7 +31,7 @@ impl Core for Engine {
     /// Each shard is locked once, and what it has to say to one peer leaves together.
     fn submit_batch(&self, requests: Vec<Request>) -> Vec<Answer> {
         let count = requests.len();
-        let mut by_shard = vec![Vec::with_capacity(count); self.shards.len()];
+        let mut by_shard: Vec<Vec<(usize, Request)>> = vec![Vec::new(); self.shards.len()];
         for (index, request) in requests.into_iter().enumerate() {
             by_shard[self.shard_of(&request).index()].push((index, request));
         }
