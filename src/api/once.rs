@@ -1,6 +1,7 @@
 //! Writes that are executed once however often they are sent: the idempotency key, as cores know it.
 
 use bincode::{Decode, Encode};
+use xxhash_rust::xxh3::xxh3_128;
 
 use super::{Match, Operation, PutMode};
 
@@ -8,7 +9,10 @@ use super::{Match, Operation, PutMode};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
 pub struct IdempotencyKey(pub [u8; 16]);
 
-/// What was asked under an idempotency key: 64 bits of the BLAKE3 hash of the operation, its value included.
+/// What was asked under an idempotency key: 64 bits of the BLAKE3 hash of the operation, in which XXH3 stands for the value.
+///
+/// It tells a client that it has used its key for something else. Somebody who looks for two values with one XXH3 can hide that
+/// from himself only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
 pub struct Fingerprint(pub u64);
 
@@ -61,7 +65,7 @@ impl Fingerprint {
             Operation::Put { key, value, content_type, ttl_ms, mode, precondition } => {
                 field(if *mode == PutMode::Create { b"create" } else { b"put" });
                 field(key.as_bytes());
-                field(value);
+                field(&xxh3_128(value).to_le_bytes());
                 field(content_type.as_ref().map_or(&[][..], |kind| kind.as_str().as_bytes()));
                 field(&ttl_ms.unwrap_or(0).to_le_bytes());
                 Some(precondition)
