@@ -11,8 +11,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::histogram::Histogram;
@@ -24,6 +25,8 @@ use crate::client::{BatchOptions, Client, ClientError, PutOptions};
 /// Requests at once while keys are prepared, and operations in each.
 const PREPARE_AT_ONCE: usize = 4;
 const PREPARE_OPS: u64 = 250;
+/// How often a time-table is looked at while requests are due all the time, and while none is.
+const BELL_PAUSES: (Duration, Duration) = (Duration::from_micros(100), Duration::from_millis(20));
 /// Reasons that are kept; more would be the same ones again.
 const REASONS_MAX: usize = 3;
 
@@ -125,14 +128,55 @@ struct TimeTable {
 }
 
 impl TimeTable {
+    /// When the run ends, where that is known before.
+    fn end(&self) -> Option<Instant> {
+        self.pace.duration.map(|duration| self.start + duration)
+    }
+
+    /// How many lines of an open loop are due at `now`, and when the next one is.
+    fn due(&self, rate: f64, now: Instant) -> (u64, Instant) {
+        let due = ((now - self.start).as_secs_f64() * rate) as u64 + 1;
+        (due.min(self.pace.requests), self.start + Duration::from_secs_f64(due as f64 / rate))
+    }
+
     /// The next request's number and, in an open loop, when it is due; none where the run is over.
     fn take(&self, now: Instant) -> Option<(u64, Option<Instant>)> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let over = |at: Instant| self.pace.duration.is_some_and(|duration| at >= self.start + duration);
+        let over = |at: Instant| self.end().is_some_and(|end| at >= end);
         let due = self.pace.rate.map(|rate| self.start + Duration::from_secs_f64(number as f64 / rate));
         // A request that is due but can't be sent before the end is not begun: the run ends when it was said to.
         let is_over = number >= self.pace.requests || over(now) || due.is_some_and(over);
         (!is_over).then_some((number, due))
+    }
+}
+
+/// What says that a line of an open loop's time-table is due. A thread does: the runtime's timers go off once a millisecond, for
+/// all that was due in it, and many a request takes less.
+struct Bell {
+    due: Semaphore,
+    rate: f64,
+}
+
+impl Bell {
+    /// Rings for each line of `table`, and at the end once more for each of the connections that wait for another one.
+    fn ring(&self, table: &TimeTable, connections: usize, stop: &CancellationToken) {
+        let (least, most) = BELL_PAUSES;
+        let mut rung = 0;
+        while !stop.is_cancelled() {
+            let now = Instant::now();
+            let (due, next) = table.due(self.rate, now);
+            self.due.add_permits((due - rung) as usize);
+            rung = due;
+            if rung == table.pace.requests || table.end().is_some_and(|end| now >= end) {
+                return self.due.add_permits(connections);
+            }
+            std::thread::sleep((next - now).clamp(least, most));
+        }
+    }
+
+    /// Waits until another line is due, or nothing further will be.
+    async fn heard(&self) {
+        self.due.acquire().await.expect("it is never closed").forget();
     }
 }
 
@@ -149,6 +193,11 @@ impl Run {
     pub(super) fn start(clients: Vec<Client>, work: &Work, pace: Pace, stop: CancellationToken) -> Self {
         let start = Instant::now();
         let table = Arc::new(TimeTable { pace, start, next: AtomicU64::new(0) });
+        let bell = pace.rate.map(|rate| Arc::new(Bell { due: Semaphore::new(0), rate }));
+        if let Some(bell) = &bell {
+            let (bell, table, stop, connections) = (Arc::clone(bell), Arc::clone(&table), stop.clone(), clients.len());
+            std::thread::spawn(move || bell.ring(&table, connections, &stop));
+        }
         let mut run = Self { start, connections: Vec::new(), tasks: JoinSet::new(), stop };
         let mut rng = Rng::new(work.seed);
         for client in clients {
@@ -156,8 +205,8 @@ impl Run {
             run.connections.push(Arc::clone(&seen));
             let value = Bytes::from(value(work.size));
             let connection = Connection { client, work: work.clone(), rng: rng.fork(), value, seen };
-            let (table, stop) = (Arc::clone(&table), run.stop.clone());
-            run.tasks.spawn(async move { connection.drive(&table, &stop).await });
+            let (table, bell, stop) = (Arc::clone(&table), bell.clone(), run.stop.clone());
+            run.tasks.spawn(async move { connection.drive(&table, bell.as_deref(), &stop).await });
         }
         run
     }
@@ -192,14 +241,14 @@ struct Connection {
 }
 
 impl Connection {
-    async fn drive(mut self, table: &TimeTable, stop: &CancellationToken) {
+    async fn drive(mut self, table: &TimeTable, bell: Option<&Bell>, stop: &CancellationToken) {
         while !stop.is_cancelled() {
-            let Some((_, due)) = table.take(Instant::now()) else { return };
-            if let Some(due) = due
-                && stop.run_until_cancelled(sleep_until(due)).await.is_none()
+            if let Some(bell) = bell
+                && stop.run_until_cancelled(bell.heard()).await.is_none()
             {
                 return;
             }
+            let Some((_, due)) = table.take(Instant::now()) else { return };
             let since = due.unwrap_or_else(Instant::now);
             if self.work.batch > 1 {
                 self.batch(since).await;
@@ -344,6 +393,22 @@ mod tests {
         }
         assert_eq!(table.take(after(500)), Some((3, Some(after(30)))), "it is late, and not left out");
         assert_eq!(table.take(after(1000)), None, "the time is over");
+    }
+
+    #[tokio::test]
+    async fn a_bell_rings_for_each_line_that_is_due_and_lets_everybody_go_at_the_end() {
+        let after = |table: &TimeTable, ms| table.start + Duration::from_millis(ms);
+        let endless = table(u64::MAX, None, Some(100.0));
+        assert_eq!(endless.due(100.0, endless.start), (1, after(&endless, 10)));
+        assert_eq!(endless.due(100.0, after(&endless, 35)), (4, after(&endless, 40)));
+        let counted = table(3, None, Some(100.0));
+        assert_eq!(counted.due(100.0, after(&counted, 1000)).0, 3);
+        let bell = Bell { due: Semaphore::new(0), rate: 1e9 };
+        bell.ring(&counted, 2, &CancellationToken::new());
+        for _ in 0..5 {
+            bell.heard().await;
+        }
+        assert_eq!(bell.due.available_permits(), 0);
     }
 
     #[test]
