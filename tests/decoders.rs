@@ -11,7 +11,7 @@ use jumpgate::api::{
     Response, Value,
 };
 use jumpgate::base::{Blob, ClusterId, Generation, Incarnation, NodeId, PartitionRecord, Slot, Version, limits};
-use jumpgate::codec::{self, CodecError, Envelope, Frame, FrameDecoder, Keyring, NameHash, datagram, frame};
+use jumpgate::codec::{self, CodecError, Envelope, Frame, FrameDecoder, Keyring, NameHash, Payload, datagram, frame};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::Index;
@@ -304,13 +304,13 @@ fn read_all(stream: &[u8], parts: &[Index]) -> (Vec<Frame>, Option<CodecError>) 
 fn stream() -> (Vec<u8>, Vec<Bytes>) {
     let (mut stream, mut payloads) = (Vec::new(), Vec::new());
     for requests in [&requests()[..], &[], &requests()[..1]] {
-        let mut payload = Vec::new();
+        let mut payload = Payload::default();
         for request in requests {
-            frame::append_message(request, &mut payload).expect("it is small");
+            payload.append(request).expect("it is small");
         }
         stream.extend(frame::seal(&envelope(), name(), &payload).expect("it is small"));
-        stream.extend_from_slice(&payload);
-        payloads.push(Bytes::from(payload));
+        payload.pieces().for_each(|piece| stream.extend_from_slice(piece));
+        payloads.push(Bytes::from(payload.to_vec()));
     }
     (stream, payloads)
 }

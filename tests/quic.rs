@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use jumpgate::base::{ClusterId, Generation, Incarnation, NodeId, Slot};
-use jumpgate::codec::{Envelope, NameHash, frame};
+use jumpgate::codec::{Envelope, NameHash, Payload, frame};
 use jumpgate::config::{TimingConfig, Transport};
 
 use dialer::{Dialer, Shown};
@@ -135,7 +135,7 @@ fn frame_of(cluster: &Cluster, from: usize) -> Vec<u8> {
     let cluster_id = ClusterId(u128::from_str_radix(&status.cluster_id, 16).expect("hexadecimal"));
     let envelope = Envelope { cluster: cluster_id, generation: Generation::ZERO, from: node(from), to: node(0) };
     let name = NameHash::of(&cluster.config.cluster.name);
-    frame::seal(&envelope, name, &[]).expect("it is small").to_vec()
+    frame::seal(&envelope, name, &Payload::default()).expect("it is small").to_vec()
 }
 
 #[test]

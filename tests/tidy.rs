@@ -90,6 +90,13 @@ const IMPURE: [&str; 11] = [
     "Condvar",
 ];
 
+/// (file, word, why it makes nothing depend on where and when it runs). An entry that isn't needed any more fails.
+const IMPURE_ALLOWED: &[(&str, &str, &str)] = &[(
+    "src/base/lending.rs",
+    "std::thread",
+    "a word of the thread that one call sets and takes back; without it bytes are copied",
+)];
+
 /// What has an order that differs from run to run; in a pure module only with a reason.
 const UNORDERED: [&str; 5] = ["HashMap", "HashSet", "RandomState", "DefaultHasher", "hashbrown"];
 
@@ -121,12 +128,12 @@ fn modules_name_only_what_the_layout_allows() {
 
 #[test]
 fn pure_modules_touch_no_socket_clock_thread_or_lock() {
-    tidy(|sources| each(sources, check_purity));
+    tidy(|sources| check_purity(sources, &IMPURE, IMPURE_ALLOWED));
 }
 
 #[test]
 fn pure_modules_have_no_order_that_differs_from_run_to_run() {
-    tidy(|sources| check_order(sources, UNORDERED_ALLOWED));
+    tidy(|sources| check_purity(sources, &UNORDERED, UNORDERED_ALLOWED));
 }
 
 #[test]
@@ -216,19 +223,12 @@ fn check_layers(source: &Source) -> Vec<String> {
     complaints
 }
 
-fn check_purity(source: &Source) -> Vec<String> {
-    if !is_pure(source) {
-        return Vec::new();
-    }
-    let found = IMPURE.iter().flat_map(|word| source.lines_that_name(word).map(move |line| (line, word)));
-    found.map(|(line, word)| format!("{}:{line}: {word} in a pure module", source.path)).collect()
-}
-
-fn check_order(sources: &[Source], allowed: &[(&str, &str, &str)]) -> Vec<String> {
+/// Pure modules name none of `words`, or for a reason.
+fn check_purity(sources: &[Source], words: &[&'static str], allowed: &[(&str, &str, &str)]) -> Vec<String> {
     let mut complaints = Vec::new();
     let mut needed = Vec::new();
     for source in sources.iter().filter(|source| is_pure(source)) {
-        for word in UNORDERED {
+        for &word in words {
             for line in source.lines_that_name(word) {
                 if allowed.iter().any(|(path, with, _)| *path == source.path && *with == word) {
                     needed.push((source.path.as_str(), word));
@@ -400,14 +400,29 @@ fn a_name_beyond_the_layout_is_found() {
 
 #[test]
 fn an_impurity_is_found() {
-    let rule = check_purity;
-    breach(rule, "src/raft/log.rs", "use tokio::sync::mpsc;", "1: tokio in a pure module");
-    breach(rule, "src/raft/log.rs", "use std::time::{Duration, Instant};", "1: std::time::Instant in a pure module");
-    breach(rule, "src/raft/log.rs", "use std::{fmt, time::Instant};", "1: std::time::Instant in a pure module");
-    breach(rule, "src/raft/log.rs", "\nlet now = std::time::Instant::now();", "2: std::time::Instant in a pure module");
-    breach(rule, "src/raft/log.rs", "use std::{net::IpAddr, fmt};", "1: std::net in a pure module");
-    breach(rule, "src/config.rs", "let lock = Mutex::new(());", "1: Mutex in a pure module");
-    breach(rule, "src/node/mod.rs", "fn f(at: SystemTime) {}", "1: SystemTime in a pure module");
+    let rule = |source: &Source| check_purity(std::slice::from_ref(source), &IMPURE, &[]);
+    breach(rule, "src/raft/log.rs", "use tokio::sync::mpsc;", "1: tokio in a pure module, without a reason");
+    breach(
+        rule,
+        "src/raft/log.rs",
+        "use std::time::{Duration, Instant};",
+        "1: std::time::Instant in a pure module, without a reason",
+    );
+    breach(
+        rule,
+        "src/raft/log.rs",
+        "use std::{fmt, time::Instant};",
+        "1: std::time::Instant in a pure module, without a reason",
+    );
+    breach(
+        rule,
+        "src/raft/log.rs",
+        "\nlet now = std::time::Instant::now();",
+        "2: std::time::Instant in a pure module, without a reason",
+    );
+    breach(rule, "src/raft/log.rs", "use std::{net::IpAddr, fmt};", "1: std::net in a pure module, without a reason");
+    breach(rule, "src/config.rs", "let lock = Mutex::new(());", "1: Mutex in a pure module, without a reason");
+    breach(rule, "src/node/mod.rs", "fn f(at: SystemTime) {}", "1: SystemTime in a pure module, without a reason");
 
     fine(
         rule,
@@ -426,15 +441,18 @@ fn an_impurity_is_found() {
 fn an_order_without_a_reason_and_a_reason_without_an_order_are_found() {
     let sources = [Source::new("src/store/table.rs", "use std::collections::HashMap;")];
     let complaints = ["src/store/table.rs:1: HashMap in a pure module, without a reason"];
-    assert_eq!(check_order(&sources, &[]), complaints);
-    assert_eq!(check_order(&sources, &[("src/store/table.rs", "HashMap", "looked up only")]), Vec::<String>::new());
+    assert_eq!(check_purity(&sources, &UNORDERED, &[]), complaints);
+    assert_eq!(
+        check_purity(&sources, &UNORDERED, &[("src/store/table.rs", "HashMap", "looked up only")]),
+        Vec::<String>::new()
+    );
     let stale = [("src/store/table.rs", "HashMap", "looked up only"), ("src/store/old.rs", "HashSet", "gone")];
     assert_eq!(
-        check_order(&sources, &stale),
+        check_purity(&sources, &UNORDERED, &stale),
         ["src/store/old.rs: HashSet is allowed but not there; take it off the list"]
     );
     assert_eq!(
-        check_order(&[Source::new("src/net/tcp.rs", "use std::collections::HashMap;")], &[]),
+        check_purity(&[Source::new("src/net/tcp.rs", "use std::collections::HashMap;")], &UNORDERED, &[]),
         Vec::<String>::new()
     );
 }

@@ -7,7 +7,7 @@ use jumpgate::api::{ContentType, Key};
 use jumpgate::base::{
     Blob, ClusterId, Epoch, Generation, Incarnation, Instant, NodeId, PartitionId, Position, Seq, Slot, Version,
 };
-use jumpgate::codec::{self, Envelope, FrameDecoder, NameHash, frame};
+use jumpgate::codec::{self, Envelope, FrameDecoder, NameHash, Payload, frame};
 use jumpgate::node::message::{PeerMessage, ShardMessage};
 use jumpgate::replica::Message;
 use jumpgate::store::{Effect, Table};
@@ -34,7 +34,7 @@ pub struct Frames {
     messages: Vec<PeerMessage>,
     envelope: Envelope,
     name: NameHash,
-    payload: Vec<u8>,
+    payload: Payload,
     wire: BytesMut,
 }
 
@@ -55,7 +55,7 @@ impl Frames {
             messages: (0..count).map(message).collect(),
             envelope: Envelope { cluster: ClusterId(1), generation: Generation(0), from: node(0), to: node(1) },
             name: NameHash::of("bench"),
-            payload: Vec::new(),
+            payload: Payload::default(),
             wire: BytesMut::new(),
         };
         frames.encode();
@@ -66,12 +66,12 @@ impl Frames {
     pub fn encode(&mut self) {
         self.payload.clear();
         for message in &self.messages {
-            frame::append_message(black_box(message), &mut self.payload).expect("it is small");
+            self.payload.append(black_box(message)).expect("it is small");
         }
         let header = frame::seal(&self.envelope, self.name, &self.payload).expect("it is small");
         self.wire.clear();
         self.wire.extend_from_slice(&header);
-        self.wire.extend_from_slice(&self.payload);
+        self.payload.pieces().for_each(|piece| self.wire.extend_from_slice(piece));
     }
 
     /// Reads it again.
@@ -126,5 +126,13 @@ impl Shelf {
         let at = self.turn();
         let stored = self.table.read(black_box(&self.keys[at])).expect("it is there");
         black_box(stored.to_value(self.now, false));
+    }
+
+    /// Hashes about so many records again, those that follow another one.
+    pub fn scrub(&mut self, count: u64) {
+        let at = self.turn();
+        let bytes = self.table.read(&self.keys[at]).expect("it is there").bytes() as u64;
+        let scrubbed = self.table.scrub(Some(&self.keys[at]), bytes * count);
+        black_box(scrubbed.records);
     }
 }

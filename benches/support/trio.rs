@@ -11,7 +11,7 @@ use jumpgate::base::{
     Blob, ChangeNumber, ClusterId, Epoch, Generation, Incarnation, Instant, NodeId, PartitionId, PartitionRecord,
     RequestId, Slot, SlotSet,
 };
-use jumpgate::codec::{self, Envelope, FrameDecoder, NameHash, frame};
+use jumpgate::codec::{self, Envelope, FrameDecoder, NameHash, Payload, frame};
 use jumpgate::node::message::{PeerMessage, ShardMessage};
 use jumpgate::replica::{Message, Output, Replica, ReplicaOptions};
 
@@ -55,7 +55,7 @@ pub struct Trio {
     pub frames: u64,
     pub frame_bytes: u64,
     out: Vec<Output>,
-    payload: Vec<u8>,
+    payload: Payload,
     received: BytesMut,
 }
 
@@ -79,7 +79,7 @@ impl Trio {
             frames: 0,
             frame_bytes: 0,
             out: Vec::new(),
-            payload: Vec::new(),
+            payload: Payload::default(),
             received: BytesMut::new(),
         };
         let record = PartitionRecord {
@@ -154,14 +154,14 @@ impl Trio {
         self.payload.clear();
         for message in messages.drain(..) {
             let message = PeerMessage::Shard(PARTITION, ShardMessage::Replica(message));
-            frame::append_message(&message, &mut self.payload).expect("it is small");
+            self.payload.append(&message).expect("it is small");
         }
         let envelope =
             Envelope { cluster: ClusterId(1), generation: Generation(0), from: self.ids[from], to: self.ids[to] };
         let header = frame::seal(&envelope, name, &self.payload).expect("it is small");
         self.received.reserve(header.len() + self.payload.len());
         self.received.extend_from_slice(&header);
-        self.received.extend_from_slice(&self.payload);
+        self.payload.pieces().for_each(|piece| self.received.extend_from_slice(piece));
         self.frames += 1;
         self.frame_bytes += self.received.len() as u64;
         let frame = FrameDecoder::new(name).decode(&mut self.received).expect("it is sound").expect("it is complete");

@@ -10,7 +10,10 @@ use bincode::error::{DecodeError, EncodeError};
 use bincode::{BorrowDecode, Decode, Encode};
 use bytes::Bytes;
 
-/// An immutable run of bytes; a clone shares it. On the wire: its length, then the bytes, copied once each way.
+use super::lending::{self, LENT_BYTES_MIN};
+
+/// An immutable run of bytes; a clone shares it. On the wire: its length, then the bytes, which are copied once each way unless
+/// they are many ([`lending`]).
 #[derive(Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Blob(pub Bytes);
 
@@ -19,6 +22,12 @@ impl Blob {
     #[must_use]
     pub const fn from_static(bytes: &'static [u8]) -> Self {
         Self(Bytes::from_static(bytes))
+    }
+
+    /// A blob of bytes that are being read: shared with what they lie in, or else copied.
+    fn read(bytes: &[u8]) -> Self {
+        let shared = if bytes.len() < LENT_BYTES_MIN { None } else { lending::shared(bytes) };
+        shared.map_or_else(|| Self::from(bytes), Self)
     }
 }
 
@@ -50,19 +59,23 @@ impl From<&[u8]> for Blob {
 
 impl Encode for Blob {
     fn encode<E: Encoder>(&self, encoder: &mut E) -> Result<(), EncodeError> {
-        encode_bytes(self, encoder)
+        if self.len() < LENT_BYTES_MIN {
+            return encode_bytes(self, encoder);
+        }
+        encode_length(self, encoder)?;
+        lending::lend(&self.0, || encoder.writer().write(self))
     }
 }
 
 impl<Context> Decode<Context> for Blob {
     fn decode<D: Decoder<Context = Context>>(decoder: &mut D) -> Result<Self, DecodeError> {
-        decode_bytes(decoder, |bytes| Self::from(bytes))
+        decode_bytes(decoder, Self::read)
     }
 }
 
 impl<'de, Context> BorrowDecode<'de, Context> for Blob {
     fn borrow_decode<D: BorrowDecoder<'de, Context = Context>>(decoder: &mut D) -> Result<Self, DecodeError> {
-        borrow_decode_bytes(decoder, |bytes| Self::from(bytes))
+        borrow_decode_bytes(decoder, Self::read)
     }
 }
 
@@ -71,8 +84,12 @@ impl<'de, Context> BorrowDecode<'de, Context> for Blob {
 /// # Errors
 /// Where the encoder has no room.
 pub fn encode_bytes<E: Encoder>(bytes: &[u8], encoder: &mut E) -> Result<(), EncodeError> {
-    (bytes.len() as u64).encode(encoder)?;
+    encode_length(bytes, encoder)?;
     encoder.writer().write(bytes)
+}
+
+fn encode_length<E: Encoder>(bytes: &[u8], encoder: &mut E) -> Result<(), EncodeError> {
+    (bytes.len() as u64).encode(encoder)
 }
 
 /// Reads what [`encode_bytes`] has written, and has `make` make something of it.

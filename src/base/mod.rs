@@ -10,6 +10,7 @@
 //! | `slots` | [`SlotSet`], a set of slots in one word |
 //! | `record` | [`PartitionRecord`], what the control log says of one partition; [`InSyncChange`] |
 //! | `blob` | [`Blob`], bytes that are cheap to share |
+//! | [`lending`] | how handles of large values get past the encoding |
 //! | `time` | [`Instant`] |
 //! | `rng` | [`Rng`] |
 //! | `options` | [`Options`]: what a core needs to know of the configuration |
@@ -18,6 +19,7 @@
 
 mod blob;
 mod ids;
+pub mod lending;
 pub mod limits;
 pub mod mutant;
 mod options;

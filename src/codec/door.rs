@@ -43,14 +43,18 @@ pub fn encode_into<T: Encode>(value: &T, out: &mut Vec<u8>) -> Result<(), CodecE
 /// Appends the encoding of `value` if it has at most `bytes_max` bytes; leaves `out` as it was otherwise.
 pub(super) fn encode_capped<T: Encode>(value: &T, out: &mut Vec<u8>, bytes_max: usize) -> Result<(), CodecError> {
     let start = out.len();
-    let mut writer = CappedWriter { out, room: bytes_max };
-    let result = bincode::encode_into_writer(value, &mut writer, standard());
-    result.map_err(|error| {
+    let result = encode_with(value, CappedWriter { out, room: bytes_max }, bytes_max);
+    if result.is_err() {
         out.truncate(start);
-        match error {
-            EncodeError::UnexpectedEnd => CodecError::TooLarge { bytes_max },
-            _ => CodecError::Unencodable,
-        }
+    }
+    result
+}
+
+/// Has `writer`, which has room for `bytes_max` bytes, write the encoding of `value`.
+pub(super) fn encode_with<T: Encode>(value: &T, writer: impl Writer, bytes_max: usize) -> Result<(), CodecError> {
+    bincode::encode_into_writer(value, writer, standard()).map_err(|error| match error {
+        EncodeError::UnexpectedEnd => CodecError::TooLarge { bytes_max },
+        _ => CodecError::Unencodable,
     })
 }
 

@@ -24,7 +24,7 @@
 //! All integers are little-endian. The header has a checksum of its own so that a flipped bit in the length is noticed at
 //! once, not after megabytes that never come.
 //!
-//! The payload is a run of messages, each preceded by its length in 4 bytes ([`append_message`], [`messages`]). Messages
+//! The payload is a run of messages, each preceded by its length in 4 bytes ([`Payload::append`], [`messages`]). Messages
 //! are collected while the connection is busy and travel together, with one header, one checksum and one write.
 //!
 //! ```text
@@ -38,20 +38,21 @@
 //!
 //! A connection that began with a [`handshake`] carries frames with codes only, any other one frames without.
 
-use bincode::Encode;
+use bincode::Decode;
 use bytes::{Buf, Bytes, BytesMut};
 
-use super::door::encode_capped;
+use super::door::decode;
 use super::fields::{FieldReader, put};
 use super::handshake::{self, Session};
 use super::keyring::CODE_BYTES;
+use super::payload::Payload;
 use super::{CodecError, Envelope, NameHash};
-use crate::base::Slot;
 use crate::base::limits::FRAME_BYTES_MAX;
+use crate::base::{Slot, lending};
 
 const MAGIC: [u8; 4] = *b"jgsf";
 const VERSION: u8 = 1;
-const LENGTH_BYTES: usize = 4;
+pub(super) const LENGTH_BYTES: usize = 4;
 const CHECKSUM_BYTES: usize = 4;
 /// The flag of a frame with a keyed code.
 const KEYED: u8 = 1;
@@ -65,28 +66,15 @@ pub const HEADER_BYTES: usize = 82;
 pub const PAYLOAD_BYTES_MAX: usize = FRAME_BYTES_MAX - HEADER_BYTES;
 /// The longest message: one that fills a frame alone.
 pub const MESSAGE_BYTES_MAX: usize = PAYLOAD_BYTES_MAX - LENGTH_BYTES;
+/// A payload of more bytes is *long*: whoever reads it gives it a buffer of its own, as long as its frame, so that a value that is
+/// nearly all of it can stay there ([`Frame::decode`]).
+pub const SHORT_PAYLOAD_BYTES_MAX: usize = 64 << 10;
 
 const _: () = assert!(HEADER_BYTES == PREAMBLE.len() + 4 + 4 + 8 + Envelope::BYTES + CHECKSUM_BYTES);
 const _: () = assert!(FRAME_BYTES_MAX <= u32::MAX as usize);
 
 const fn preamble(flags: u8) -> [u8; 8] {
     [MAGIC[0], MAGIC[1], MAGIC[2], MAGIC[3], VERSION, flags, 0, 0]
-}
-
-/// Appends one message to a frame's payload.
-///
-/// # Errors
-/// [`CodecError::TooLarge`] where it has more than [`MESSAGE_BYTES_MAX`] bytes; `payload` is as before then.
-pub fn append_message<T: Encode>(message: &T, payload: &mut Vec<u8>) -> Result<(), CodecError> {
-    let start = payload.len();
-    put(payload, [0; LENGTH_BYTES]);
-    if let Err(error) = encode_capped(message, payload, MESSAGE_BYTES_MAX) {
-        payload.truncate(start);
-        return Err(error);
-    }
-    let length = (payload.len() - start - LENGTH_BYTES) as u32;
-    payload[start..start + LENGTH_BYTES].copy_from_slice(&length.to_le_bytes());
-    Ok(())
 }
 
 /// The messages of a frame's payload, in order; [`super::decode`] makes values of them. Ends after the first error.
@@ -113,7 +101,7 @@ fn split_message(payload: &[u8]) -> Result<(&[u8], &[u8]), CodecError> {
 ///
 /// # Errors
 /// [`CodecError::TooLarge`] where the payload has more than [`PAYLOAD_BYTES_MAX`] bytes.
-pub fn seal(envelope: &Envelope, name: NameHash, payload: &[u8]) -> Result<[u8; HEADER_BYTES], CodecError> {
+pub fn seal(envelope: &Envelope, name: NameHash, payload: &Payload) -> Result<[u8; HEADER_BYTES], CodecError> {
     header(PREAMBLE, envelope, name, payload)
 }
 
@@ -126,25 +114,27 @@ pub fn seal_with(
     session: &mut Session,
     envelope: &Envelope,
     name: NameHash,
-    payload: &[u8],
+    payload: &Payload,
 ) -> Result<([u8; HEADER_BYTES], [u8; CODE_BYTES]), CodecError> {
     let header = header(KEYED_PREAMBLE, envelope, name, payload)?;
-    Ok((header, session.code(&header, payload)))
+    Ok((header, session.code(&header, payload.pieces())))
 }
 
 fn header(
     preamble: [u8; 8],
     envelope: &Envelope,
     name: NameHash,
-    payload: &[u8],
+    payload: &Payload,
 ) -> Result<[u8; HEADER_BYTES], CodecError> {
     if payload.len() > PAYLOAD_BYTES_MAX {
         return Err(CodecError::TooLarge { bytes_max: PAYLOAD_BYTES_MAX });
     }
+    let mut checksum = crc32fast::Hasher::new();
+    payload.pieces().for_each(|piece| checksum.update(piece));
     let mut fields = Vec::with_capacity(HEADER_BYTES);
     put(&mut fields, preamble);
     put(&mut fields, (payload.len() as u32).to_le_bytes());
-    put(&mut fields, crc32fast::hash(payload).to_le_bytes());
+    put(&mut fields, checksum.finalize().to_le_bytes());
     name.write(&mut fields);
     envelope.write(&mut fields);
     let checksum = crc32fast::hash(&fields);
@@ -161,6 +151,19 @@ pub struct Frame {
     pub envelope: Envelope,
     /// The messages; see [`messages`].
     pub payload: Bytes,
+}
+
+impl Frame {
+    /// Decodes one of its messages. A value that is nearly all of a long frame shares its buffer.
+    ///
+    /// # Errors
+    /// As for [`codec::decode`](decode).
+    pub fn decode<T: Decode<()>>(&self, message: &[u8]) -> Result<T, CodecError> {
+        if self.payload.len() <= SHORT_PAYLOAD_BYTES_MAX {
+            return decode(message);
+        }
+        lending::share(&self.payload, || decode(message))
+    }
 }
 
 /// A header that was found sound while its payload is still on the way.
@@ -229,7 +232,7 @@ impl FrameDecoder {
         }
         if let Some(session) = &mut self.session {
             let code = FieldReader::new(rest).take()?;
-            if !session.verifies(&header.bytes, payload, code) {
+            if !session.verifies(&header.bytes, [payload], code) {
                 return Err(CodecError::BadCode);
             }
         }
@@ -252,6 +255,12 @@ impl FrameDecoder {
     pub fn bytes_wanted(&self, buffered: usize) -> usize {
         let frame_bytes = self.header.map_or(HEADER_BYTES, |header| header.payload_bytes + self.code_bytes());
         frame_bytes.saturating_sub(buffered)
+    }
+
+    /// Whether the frame under way has a long payload ([`SHORT_PAYLOAD_BYTES_MAX`]), as far as is known.
+    #[must_use]
+    pub fn is_long(&self) -> bool {
+        self.header.is_some_and(|header| header.payload_bytes > SHORT_PAYLOAD_BYTES_MAX)
     }
 
     /// Whether the header of the frame under way is there and sound.
@@ -305,7 +314,7 @@ fn parse_header(bytes: &[u8], name: NameHash, is_keyed: bool) -> Result<Option<H
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::{ClusterId, Generation, Incarnation, NodeId, Slot};
+    use crate::base::{Blob, ClusterId, Generation, Incarnation, NodeId, Slot};
 
     fn envelope() -> Envelope {
         Envelope {
@@ -321,17 +330,16 @@ mod tests {
     }
 
     fn sealed(payload: &[u8]) -> Vec<u8> {
-        let mut bytes = seal(&envelope(), name(), payload).expect("it is small").to_vec();
-        bytes.extend_from_slice(payload);
-        bytes
+        let header = seal(&envelope(), name(), &Payload::from(payload.to_vec())).expect("it is small");
+        [&header[..], payload].concat()
     }
 
     /// A frame of two messages.
     fn sample() -> Vec<u8> {
-        let mut payload = Vec::new();
-        append_message(&(1000_u64, Some(5_u8)), &mut payload).expect("it is small");
-        append_message(&"ab", &mut payload).expect("it is small");
-        sealed(&payload)
+        let mut payload = Payload::default();
+        payload.append(&(1000_u64, Some(5_u8))).expect("it is small");
+        payload.append(&"ab").expect("it is small");
+        sealed(&payload.to_vec())
     }
 
     /// What a fresh decoder makes of `bytes` that come all at once.
@@ -371,6 +379,25 @@ mod tests {
         assert_eq!(frame.envelope, envelope());
         let messages: Result<Vec<_>, _> = messages(&frame.payload).collect();
         assert_eq!(messages.expect("both are whole"), [&[0xfb, 0xe8, 3, 1, 5][..], &[2, b'a', b'b']]);
+    }
+
+    #[test]
+    fn a_value_that_is_nearly_all_of_a_long_frame_stays_there() {
+        let placed = |sizes: &[usize]| -> Vec<bool> {
+            let mut payload = Payload::default();
+            sizes.iter().for_each(|size| payload.append(&Blob::from(vec![7; *size])).expect("it is small"));
+            let frame = decode(&sealed(&payload.to_vec())).expect("it is sound").expect("it is complete");
+            let is_shared = |message: Result<&[u8], CodecError>| {
+                let value: Blob = frame.decode(message.expect("it is whole")).expect("it is a blob");
+                frame.payload.as_ptr_range().contains(&value.as_ptr())
+            };
+            messages(&frame.payload).map(is_shared).collect()
+        };
+        let short = SHORT_PAYLOAD_BYTES_MAX - 7;
+        assert_eq!(placed(&[short]), [false], "short frames share a buffer");
+        assert_eq!(placed(&[short + 1]), [true]);
+        assert_eq!(placed(&[100, 1 << 20, 100]), [false, true, false]);
+        assert_eq!(placed(&[100_000, 100_000]), [false, false]);
     }
 
     #[test]
@@ -449,9 +476,7 @@ mod tests {
 
     #[test]
     fn a_message_that_is_cut_off_ends_the_messages() {
-        let mut payload = Vec::new();
-        append_message(&1_u8, &mut payload).expect("it is small");
-        payload.extend_from_slice(&[5, 0, 0, 0, 1, 2]);
+        let payload = [1, 0, 0, 0, 1, 5, 0, 0, 0, 1, 2];
         let all: Vec<_> = messages(&payload).collect();
         assert_eq!(all, [Ok(&[1][..]), Err(CodecError::TooShort { bytes: 6, bytes_min: 9 })]);
         let all: Vec<_> = messages(&[1, 0]).collect();
@@ -472,7 +497,8 @@ mod tests {
     /// Frames of one session with these payloads.
     fn keyed(session: &mut Session, payloads: &[&[u8]]) -> Vec<Vec<u8>> {
         let mut frame = |payload: &&[u8]| {
-            let (header, code) = seal_with(session, &envelope(), name(), payload).expect("it is small");
+            let sealed = seal_with(session, &envelope(), name(), &Payload::from(payload.to_vec()));
+            let (header, code) = sealed.expect("it is small");
             [&header[..], payload, &code].concat()
         };
         payloads.iter().map(&mut frame).collect()
@@ -515,8 +541,9 @@ mod tests {
     fn a_frame_of_another_slot_than_the_one_that_dialed_is_refused() {
         let (mut writer, reader) = sessions();
         let from = NodeId::new(Slot(3), envelope().from.incarnation);
+        let payload = Payload::from(b"one".to_vec());
         let (header, code) =
-            seal_with(&mut writer, &Envelope { from, ..envelope() }, name(), b"one").expect("it is small");
+            seal_with(&mut writer, &Envelope { from, ..envelope() }, name(), &payload).expect("it is small");
         let mut buffer = BytesMut::from(&[&header[..], b"one", &code].concat()[..]);
         let refused = FrameDecoder::with_session(name(), reader).decode(&mut buffer);
         assert_eq!(refused, Err(CodecError::OtherSender));

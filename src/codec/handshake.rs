@@ -94,7 +94,7 @@ impl Dialer {
     #[must_use]
     pub fn new(keyring: &Keyring, name: NameHash, me: Slot, dialed: Slot, nonce: [u8; NONCE_BYTES]) -> Option<Self> {
         let key = keyring.signing_key()?;
-        let hello = signed(HELLO, name, [dialed, me], nonce, |said| key.hash(&[&[HELLO], said]));
+        let hello = signed(HELLO, name, [dialed, me], nonce, |said| key.hash([&[HELLO], said]));
         Some(Self { key, hello })
     }
 
@@ -116,7 +116,7 @@ impl Dialer {
         if !self.key.verifies(&[&[ANSWER], &self.hello, said], code) {
             return Err(CodecError::BadCode);
         }
-        let proof = *self.key.hash(&[&[PROOF], &self.hello, answer]).as_bytes();
+        let proof = *self.key.hash([&[PROOF], &self.hello[..], answer]).as_bytes();
         Ok((proof, Session::new(self.key, &self.hello, answer)))
     }
 }
@@ -157,7 +157,7 @@ impl Listener {
         if dialer == me {
             return Err(CodecError::OtherSender);
         }
-        let answer = signed(ANSWER, name, [dialed, dialer], nonce, |said| key.hash(&[&[ANSWER], hello, said]));
+        let answer = signed(ANSWER, name, [dialed, dialer], nonce, |said| key.hash([&[ANSWER][..], hello, said]));
         Ok((Self { key, hello: *hello, answer }, answer))
     }
 
@@ -200,18 +200,24 @@ impl Session {
     }
 
     /// The code of the next frame.
-    pub(super) fn code(&mut self, header: &[u8], payload: &[u8]) -> [u8; CODE_BYTES] {
+    pub(super) fn code<'a>(&mut self, header: &[u8], payload: impl IntoIterator<Item = &'a [u8]>) -> [u8; CODE_BYTES] {
         keyring::truncated(&self.next_hash(header, payload))
     }
 
     /// Whether `code` is the code of the next frame.
-    pub(super) fn verifies(&mut self, header: &[u8], payload: &[u8], code: [u8; CODE_BYTES]) -> bool {
+    pub(super) fn verifies<'a>(
+        &mut self,
+        header: &[u8],
+        payload: impl IntoIterator<Item = &'a [u8]>,
+        code: [u8; CODE_BYTES],
+    ) -> bool {
         keyring::is_code(&self.next_hash(header, payload), code)
     }
 
-    fn next_hash(&mut self, header: &[u8], payload: &[u8]) -> blake3::Hash {
+    fn next_hash<'a>(&mut self, header: &[u8], payload: impl IntoIterator<Item = &'a [u8]>) -> blake3::Hash {
         self.frames += 1;
-        self.key.hash(&[&self.frames.to_le_bytes(), header, payload])
+        let number = self.frames.to_le_bytes();
+        self.key.hash([&number, header].into_iter().chain(payload.into_iter().map(|piece| -> &[u8] { piece })))
     }
 }
 
@@ -287,7 +293,8 @@ mod tests {
             Listener::handle_hello(&secrets, name(), Slot(2), [2; 32], dialer.hello()).expect("it is sound");
         let hello = *dialer.hello();
         let (proof, mut session) = dialer.handle_answer(&answer).expect("it is sound");
-        let codes = [&hello[48..56], &answer[48..56], &proof[..8], &session.code(b"header", b"payload")[..8]].map(hex);
+        let codes =
+            [&hello[48..56], &answer[48..56], &proof[..8], &session.code(b"header", [&b"payload"[..]])[..8]].map(hex);
         assert_eq!(codes, ["6782b1f0a93dff49", "8ada49f9b2af346d", "361bf42befadb38d", "af1b5ec5c7a17d29"]);
     }
 
@@ -299,10 +306,10 @@ mod tests {
         let meetings = (0..4).flat_map(|at| (at.max(1) - 1..(at + 2).min(4)).map(move |other| (at, other)));
         for (dialer, listener) in meetings.map(|(one, other)| (steps[one], steps[other])) {
             let (mut writer, mut reader) = shake(dialer, listener).expect("they share a secret");
-            let codes = [(); 3].map(|()| writer.code(b"header", b"payload"));
+            let codes = [(); 3].map(|()| writer.code(b"header", [&b"payload"[..]]));
             assert!(codes[0] != codes[1] && codes[1] != codes[2]);
-            assert!(reader.verifies(b"header", b"payload", codes[0]));
-            assert!(!reader.verifies(b"header", b"payload", codes[2]), "one was left out");
+            assert!(reader.verifies(b"header", [&b"payload"[..]], codes[0]));
+            assert!(!reader.verifies(b"header", [&b"payload"[..]], codes[2]), "one was left out");
         }
         assert_eq!(shake(&swapped, OLD).map(|_| ()), Err(CodecError::BadCode), "the new one isn't known yet");
     }
@@ -314,7 +321,7 @@ mod tests {
         let (good, bad) = (keyring(OLD), keyring(NEW));
         let dialer = Dialer::new(&good, name(), Slot(1), Slot(2), [1; 32]).expect("there is a secret");
         let fake = signed(ANSWER, name(), [Slot(2), Slot(1)], [2; 32], |said| {
-            bad.signing_key().expect("one").hash(&[&[ANSWER], dialer.hello(), said])
+            bad.signing_key().expect("one").hash([&[ANSWER], &dialer.hello()[..], said])
         });
         assert_eq!(dialer.handle_answer(&fake).map(|_| ()), Err(CodecError::BadCode));
     }

@@ -7,6 +7,7 @@
 //! | `door` | [`encode_into`], [`decode`]: values as bincode, with a bound on what a decoder may allocate |
 //! | [`datagram`] | the pulse plane: one header, one payload, one checksum in at most 1200 bytes |
 //! | [`frame`] | the stream plane: a header of fixed size, then a payload of many messages |
+//! | `payload` | [`Payload`]: what a frame carries, while it is put together; large values aren't copied into it |
 //! | [`handshake`] | how a connection of the stream plane begins where secrets are set |
 //! | `keyring` | [`Keyring`]: the secrets that nodes share, and the keys that are made of them |
 //! | `envelope` | [`Envelope`], [`NameHash`]: who says it to whom, in which cluster |
@@ -40,9 +41,11 @@ mod fields;
 pub mod frame;
 pub mod handshake;
 mod keyring;
+mod payload;
 
 pub use door::{decode, encode_into};
 pub use envelope::{Envelope, NameHash};
 pub use error::CodecError;
 pub use frame::{Frame, FrameDecoder};
 pub use keyring::{CODE_BYTES, Keyring, KeyringError, SECRET_BYTES_MIN, SECRETS_MAX, StreamKey};
+pub use payload::Payload;

@@ -6,7 +6,7 @@ use super::process::all_living;
 use super::world::{NAME, World};
 use crate::base::{ClusterId, Incarnation, Instant, LogIndex, NodeId, PartitionId, ShardId, Slot, Term};
 use crate::codec::frame::{self, FrameDecoder};
-use crate::codec::{self, NameHash, datagram};
+use crate::codec::{NameHash, datagram};
 use crate::node::Node;
 use crate::node::message::{PeerMessage, PulseMessage};
 use crate::raft;
@@ -111,7 +111,7 @@ impl World {
         let Some(node) = &mut self.nodes[slot.index()].node else { return };
         let frame = decoded.expect("a frame is sound").expect("a frame is whole");
         for message in frame::messages(&frame.payload) {
-            let message: PeerMessage = codec::decode(message.expect("a message is whole")).expect("a message decodes");
+            let message: PeerMessage = frame.decode(message.expect("a message is whole")).expect("a message decodes");
             node.handle_message(local, &frame.envelope, message);
         }
         self.settle(slot);

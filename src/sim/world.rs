@@ -16,7 +16,7 @@ use crate::base::mutant::{Mutant, is_broken};
 use crate::base::{
     FollowerMode, Incarnation, Instant, NodeId, Options, PartitionId, RequestId, Rng, ShardId, Slot, Timing,
 };
-use crate::codec::{Keyring, NameHash, frame};
+use crate::codec::{Keyring, NameHash, Payload, frame};
 use crate::node::{ControlEvent, Node, NodeOutput};
 
 /// The name of every cluster here.
@@ -434,7 +434,7 @@ impl World {
         let Some(node) = &mut self.nodes[slot.index()].node else { return };
         let mut datagrams = Vec::new();
         // One for each peer and lane.
-        let mut payloads: Vec<((NodeId, bool), Vec<u8>)> = Vec::new();
+        let mut payloads: Vec<((NodeId, bool), Payload)> = Vec::new();
         let mut replies = Vec::new();
         let mut events = Vec::new();
         let mut admin = Vec::new();
@@ -445,10 +445,10 @@ impl World {
                 NodeOutput::Message { to, message } => {
                     let way = (to, message.is_bulk());
                     let place = payloads.iter().position(|(other, _)| *other == way).unwrap_or_else(|| {
-                        payloads.push((way, Vec::new()));
+                        payloads.push((way, Payload::default()));
                         payloads.len() - 1
                     });
-                    frame::append_message(&message, &mut payloads[place].1).expect("a message fits a frame");
+                    payloads[place].1.append(&message).expect("a message fits a frame");
                 }
                 NodeOutput::Reply { shard, request, result } => replies.push((shard, request, result)),
                 NodeOutput::Event(event) => events.push(event),
@@ -475,7 +475,7 @@ impl World {
             // As the stream plane does: what is meant for another life of the peer is not sent to this one.
             let Some(envelope) = view.envelope(to.slot).filter(|envelope| envelope.to == to) else { continue };
             let header = frame::seal(&envelope, NameHash::of(NAME), &payload).expect("a payload fits a frame");
-            let mut bytes = [&header[..], &payload].concat();
+            let mut bytes = [&header[..], &payload.to_vec()].concat();
             let sent = self.network.frame(self.now, (slot, to.slot), is_bulk, &mut bytes, &mut self.rng);
             if let Some((at, connection, is_damaged)) = sent {
                 self.push(at, Happening::Frame { from: slot, to: to.slot, connection, bytes, is_damaged });

@@ -3,7 +3,7 @@
 
 use bytes::BytesMut;
 use jumpgate::base::{ClusterId, Generation, NodeId};
-use jumpgate::codec::{Envelope, FrameDecoder, NameHash, frame};
+use jumpgate::codec::{Envelope, FrameDecoder, NameHash, Payload, frame};
 use jumpgate::config::Config;
 
 #[test]
@@ -11,7 +11,7 @@ fn a_frame_that_promises_megabytes_gets_room_for_what_comes() {
     // A sound header, by somebody who knows the cluster's name; the payload never comes.
     let (from, to) = (NodeId::default(), NodeId::default());
     let envelope = Envelope { cluster: ClusterId(1), generation: Generation::ZERO, from, to };
-    let payload = vec![0; frame::PAYLOAD_BYTES_MAX];
+    let payload = Payload::from(vec![0; frame::PAYLOAD_BYTES_MAX]);
     let header = frame::seal(&envelope, NameHash::of("store"), &payload).expect("it is as long as may be");
     let mut buffer = BytesMut::from(&header[..]);
     let mut decoder = FrameDecoder::new(NameHash::of("store"));

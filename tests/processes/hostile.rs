@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::net::{Shutdown, TcpStream, UdpSocket};
 
 use jumpgate::base::{ClusterId, Generation, Incarnation, NodeId, Rng, Slot, SlotSet};
-use jumpgate::codec::{Envelope, Keyring, NameHash, datagram, frame};
+use jumpgate::codec::{Envelope, Keyring, NameHash, Payload, datagram, frame};
 use jumpgate::config::Ports;
 use jumpgate::control::Announcement;
 use jumpgate::node::message::PulseMessage;
@@ -71,7 +71,7 @@ fn pester_stream(rng: &mut Rng, port: u16, name: &str) -> Vec<TcpStream> {
     let envelope = Envelope { cluster: ClusterId(7), generation: Generation::ZERO, from, to };
     let payload = noise(rng, 500);
     for name in [name, "another cluster"] {
-        let header = frame::seal(&envelope, NameHash::of(name), &payload).expect("it is small");
+        let header = frame::seal(&envelope, NameHash::of(name), &Payload::from(payload.clone())).expect("it is small");
         throw(&[&header[..], &payload].concat());
         throw(&header[..40]);
         throw(&[&header[..], &payload[..payload.len() / 2]].concat());

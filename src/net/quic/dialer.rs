@@ -222,7 +222,7 @@ impl FrameWriter for Writer {
         for Chunk { envelope, payload, .. } in chunks.iter().take(count) {
             let header = frame::seal(envelope, name, payload).map_err(io::Error::other)?;
             self.write(&header).await?;
-            for piece in payload.chunks(PIECE_BYTES) {
+            for piece in payload.pieces().flat_map(|piece| piece.chunks(PIECE_BYTES)) {
                 self.write(piece).await?;
             }
             written += (header.len() + payload.len()) as u64;

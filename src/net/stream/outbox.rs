@@ -7,7 +7,7 @@ use bincode::Encode;
 use thiserror::Error;
 use tokio::sync::Notify;
 
-use crate::codec::{CodecError, Envelope, frame};
+use crate::codec::{CodecError, Envelope, Payload, frame};
 use crate::net::Counters;
 
 /// A chunk that has reached this length is closed and the next message begins another one. A frame of this length costs
@@ -57,7 +57,7 @@ pub struct Chunk {
     /// Who says them to whom.
     pub envelope: Envelope,
     /// The messages, each with its length.
-    pub payload: Vec<u8>,
+    pub payload: Payload,
     /// How many they are.
     pub messages: u64,
 }
@@ -86,7 +86,7 @@ struct Queue {
     /// For each lane.
     chunks: [VecDeque<Chunk>; 2],
     bytes: usize,
-    spares: Vec<Vec<u8>>,
+    spares: Vec<Payload>,
 }
 
 impl Outbox {
@@ -226,18 +226,18 @@ impl Queue {
     fn append_to_tail<T: Encode>(&mut self, lane: Lane, message: &T, bytes_max: usize) -> Result<(), PushError> {
         let chunks = &mut self.chunks[lane as usize];
         let tail = chunks.back_mut().expect("a chunk was opened");
-        let start = tail.payload.len();
-        frame::append_message(message, &mut tail.payload)?;
+        let (mark, start) = (tail.payload.mark(), tail.payload.len());
+        tail.payload.append(message)?;
         let added = tail.payload.len() - start;
         // One message is accepted by an empty queue whatever its size, or it could never be sent.
         if self.bytes > 0 && self.bytes + added > bytes_max {
-            tail.payload.truncate(start);
+            tail.payload.truncate(mark);
             return Err(PushError::Full { bytes_max });
         }
         self.bytes += added;
         if start > 0 && tail.payload.len() > frame::PAYLOAD_BYTES_MAX {
             // Together they are more than a frame: the message gets one of its own.
-            let chunk = Chunk { envelope: tail.envelope, payload: tail.payload.split_off(start), messages: 1 };
+            let chunk = Chunk { envelope: tail.envelope, payload: tail.payload.split_off(mark), messages: 1 };
             chunks.push_back(chunk);
         } else {
             tail.messages += 1;
@@ -259,8 +259,8 @@ impl Queue {
     fn release(&mut self, chunk: Chunk) {
         let mut payload = chunk.payload;
         self.bytes = self.bytes.checked_sub(payload.len()).expect("a chunk was released that was never counted");
+        payload.clear();
         if self.spares.len() < SPARES_MAX && (1..=SPARE_BYTES_MAX).contains(&payload.capacity()) {
-            payload.clear();
             self.spares.push(payload);
         }
     }
@@ -296,7 +296,7 @@ mod tests {
 
     /// For each chunk: whom it is for, and how many messages are really in it.
     fn shape(batch: &VecDeque<Chunk>) -> Vec<(u128, usize)> {
-        let messages = |chunk: &Chunk| frame::messages(&chunk.payload).filter(Result::is_ok).count();
+        let messages = |chunk: &Chunk| frame::messages(&chunk.payload.to_vec()).filter(Result::is_ok).count();
         for chunk in batch {
             assert_eq!(chunk.messages as usize, messages(chunk), "the count is wrong");
         }
@@ -364,13 +364,14 @@ mod tests {
     #[test]
     fn buffers_are_used_again_unless_they_have_grown_large() {
         let outbox = outbox(64 << 20);
+        let start = |chunk: &Chunk| chunk.payload.pieces().next().map(<[u8]>::as_ptr);
         push(&outbox, 1, &[0_u8; 1000]).expect("there is room");
         let chunk = take(&outbox).pop_front().expect("one was pushed");
-        let buffer = chunk.payload.as_ptr();
+        let buffer = start(&chunk);
         outbox.release(chunk);
         push(&outbox, 1, &7_u8).expect("there is room");
         let chunk = take(&outbox).pop_front().expect("one was pushed");
-        assert_eq!(chunk.payload.as_ptr(), buffer);
+        assert_eq!(start(&chunk), buffer);
         outbox.release(chunk);
         push(&outbox, 1, &vec![0_u8; SPARE_BYTES_MAX]).expect("there is room");
         outbox.release(take(&outbox).pop_front().expect("one was pushed"));

@@ -2,19 +2,23 @@
 
 use std::io;
 
-use bytes::BytesMut;
+use bytes::{BufMut as _, BytesMut};
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::time::{Instant, timeout_at};
 
 use super::door::{FrameSink, ListenerOptions};
+use crate::codec::frame::SHORT_PAYLOAD_BYTES_MAX;
 use crate::codec::{CodecError, FrameDecoder};
 use crate::net::Counters;
 
-/// The least room that a read gets: a small read costs as much as one of this size.
-const READ_BYTES_MIN: usize = 64 << 10;
-/// The room that a read gets at most while a frame is under way: two full chunks of a writer.
+/// What is read at once, but of a long frame: a small read costs as much. No long frame is whole by the read that its header came
+/// with, so each gets a buffer of its own.
+const READ_BYTES: usize = SHORT_PAYLOAD_BYTES_MAX;
+/// The room that a read gets at most while the beginning of a long frame comes: two full chunks of a writer.
 const READ_BYTES_MAX: usize = 256 << 10;
+/// A long frame gets its buffer once one part in so many of it has come. That memory isn't touched before its bytes come.
+const OWN_BUFFER_PART: usize = 16;
 
 /// Why a connection ended.
 #[derive(Debug, Error)]
@@ -92,17 +96,17 @@ pub(in crate::net) async fn drive_reader<S: FrameSink>(
     let mut buffer = BytesMut::new();
     let first_deadline = Instant::now() + options.first_frame;
     loop {
-        // Grows with what has come, not with what a header promises: at most to twice the bytes that are really there.
-        let wanted = decoder.bytes_wanted(buffer.len());
-        buffer.reserve(wanted.clamp(READ_BYTES_MIN, READ_BYTES_MAX.max(buffer.len())));
+        let room = make_room(&mut buffer, &decoder);
         let deadline = match (is_known, decoder.is_within_frame(buffer.len())) {
             (false, _) => Some((first_deadline, End::NoFirstFrame)),
             (true, true) => Some((Instant::now() + options.half_frame, End::HalfFrame)),
             (true, false) => None,
         };
+        let mut place = (&mut buffer).limit(room);
+        let reading = stream.read_buf(&mut place);
         let read = match deadline {
-            None => stream.read_buf(&mut buffer).await,
-            Some((at, end)) => match timeout_at(at, stream.read_buf(&mut buffer)).await {
+            None => reading.await,
+            Some((at, end)) => match timeout_at(at, reading).await {
                 Ok(read) => read,
                 Err(_) => return end,
             },
@@ -127,4 +131,28 @@ pub(in crate::net) async fn drive_reader<S: FrameSink>(
         // A sound header of this cluster is proof enough: a large first frame may take its time.
         is_known |= decoder.has_header();
     }
+}
+
+/// Makes room for the next read, and says how much of it is to be used.
+///
+/// A buffer grows with what has come, not with what a header promises: at most to twice the bytes that are really there, until
+/// there are enough of a long frame to give it its own.
+fn make_room(buffer: &mut BytesMut, decoder: &FrameDecoder) -> usize {
+    if !decoder.is_long() {
+        buffer.reserve(READ_BYTES);
+        return READ_BYTES;
+    }
+    let wanted = decoder.bytes_wanted(buffer.len());
+    let whole = buffer.len() + wanted;
+    if buffer.len() < whole / OWN_BUFFER_PART {
+        let room = wanted.clamp(READ_BYTES, READ_BYTES_MAX.max(buffer.len()));
+        buffer.reserve(room);
+        return room;
+    }
+    if buffer.capacity() != whole {
+        let mut own = BytesMut::with_capacity(whole);
+        own.extend_from_slice(buffer);
+        *buffer = own;
+    }
+    wanted
 }

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{FrameSink, Lane, Link, LinkEvent, LinkOptions, ListenerOptions, Outbox};
 use crate::base::{ClusterId, Generation, Incarnation, NodeId, Slot};
-use crate::codec::{self, Envelope, Frame, Keyring, NameHash, frame};
+use crate::codec::{self, Envelope, Frame, Keyring, NameHash, Payload, frame};
 use crate::net::quic::Identity;
 use crate::net::quic::testing::{self as certified, Authority};
 use crate::net::{Counters, listen, quic, tcp};
@@ -47,7 +47,7 @@ pub(in crate::net) fn envelope(incarnation: u128) -> Envelope {
 /// A frame with one message.
 pub(in crate::net) fn sealed(envelope: &Envelope) -> Vec<u8> {
     let payload = [1, 0, 0, 0, 7];
-    let header = frame::seal(envelope, name(), &payload).expect("it is small");
+    let header = frame::seal(envelope, name(), &Payload::from(payload.to_vec())).expect("it is small");
     [&header[..], &payload].concat()
 }
 

@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
+use bytes::{Bytes, BytesMut};
 use tokio::sync::oneshot;
 
 use super::testing::{Mute, Raw, Receiver, Sender, Wire, envelope, in_time, sealed};
 use super::{Lane, LinkEvent, ListenerOptions};
-use crate::base::{Incarnation, Slot};
+use crate::base::{Blob, Incarnation, Slot};
+use crate::codec::frame::SHORT_PAYLOAD_BYTES_MAX;
 use crate::codec::{self, frame};
 
 /// Runs each of these tests over each carrier.
@@ -24,6 +26,7 @@ macro_rules! over_each_carrier {
 over_each_carrier!(
     messages_arrive_in_order_under_the_envelope_they_were_pushed_with,
     what_is_larger_than_every_buffer_on_the_way_arrives_unchanged,
+    a_large_value_stays_in_the_buffer_that_it_came_in_and_keeps_nothing_else_in_memory,
     a_writer_finds_its_peer_again,
     a_writer_writes_what_is_left_before_it_ends,
     each_lane_is_in_order_and_both_arrive_though_the_writer_ends,
@@ -77,6 +80,43 @@ async fn what_is_larger_than_every_buffer_on_the_way_arrives_unchanged(wire: Wir
     assert_eq!(sent, came, "both ends count the same bytes");
     sender.stop().await;
     receiver.stop().await;
+}
+
+async fn a_large_value_stays_in_the_buffer_that_it_came_in_and_keeps_nothing_else_in_memory(wire: Wire) {
+    let mut receiver = Receiver::on_free_port(wire);
+    let sender = Sender::start(wire, receiver.address);
+    // Long ones behind many short ones, which are read together with their beginnings.
+    let sizes = [100, SHORT_PAYLOAD_BYTES_MAX, 1 << 20, 50_000, 20, 300_000, 7 << 20, 9];
+    for (nth, size) in sizes.into_iter().enumerate() {
+        let value = Blob::from(vec![nth as u8; size]);
+        sender.outbox.push(Lane::Live, &envelope(nth as u128), &value).expect("there is room");
+    }
+    for (nth, size) in sizes.into_iter().enumerate() {
+        let frame = in_time(receiver.frames.recv()).await.expect("the listener runs");
+        let message = frame::messages(&frame.payload).next().expect("there is one").expect("it is whole");
+        let value: Blob = frame.decode(message).expect("it is a blob");
+        assert_eq!(value, Blob::from(vec![nth as u8; size]));
+        let is_shared = frame.payload.as_ptr_range().contains(&value.as_ptr());
+        assert_eq!(is_shared, size >= SHORT_PAYLOAD_BYTES_MAX, "{size} bytes");
+        if is_shared {
+            drop(frame);
+            let rest = in_time(alone(value.0)).await.capacity() - size;
+            assert_eq!(rest, 0, "{rest} bytes more than a value of {size}");
+        }
+    }
+    sender.stop().await;
+    receiver.stop().await;
+}
+
+/// These bytes once nobody else has them.
+async fn alone(mut bytes: Bytes) -> BytesMut {
+    loop {
+        match bytes.try_into_mut() {
+            Ok(alone) => return alone,
+            Err(shared) => bytes = shared,
+        }
+        tokio::task::yield_now().await;
+    }
 }
 
 async fn a_writer_finds_its_peer_again(wire: Wire) {

@@ -93,10 +93,11 @@ impl FrameWriter for Writer {
         for chunk in chunks.iter().take(count) {
             seals.push(self.seal(name, chunk).map_err(io::Error::other)?);
         }
+        // Most payloads are one piece.
         let mut parts = Vec::with_capacity(3 * count);
         for ((header, code), chunk) in seals.iter().zip(chunks) {
             parts.push(IoSlice::new(header));
-            parts.push(IoSlice::new(&chunk.payload));
+            parts.extend(chunk.payload.pieces().map(IoSlice::new));
             parts.extend(code.as_ref().map(|code| IoSlice::new(code)));
         }
         write_all(&mut self.to_peer, &mut parts).await

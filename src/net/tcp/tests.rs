@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::base::Slot;
-use crate::codec::{self, frame, handshake};
+use crate::codec::{self, Payload, frame, handshake};
 use crate::net::stream::testing::{Receiver, Sender, Wire, envelope, in_time, keyring, name};
 use crate::net::stream::{Lane, LinkEvent, ListenerOptions};
 
@@ -188,7 +188,8 @@ async fn a_recorded_connection_is_worth_nothing() {
     let (mut stream, answer) = in_time(say(hello.to_vec())).await.expect("no panic");
     let (proof, mut session) = dialer.handle_answer(&answer).expect("it has the secret");
     let payload = [1, 0, 0, 0, 7];
-    let (header, code) = frame::seal_with(&mut session, &envelope(1), name(), &payload).expect("it is small");
+    let (header, code) =
+        frame::seal_with(&mut session, &envelope(1), name(), &Payload::from(payload.to_vec())).expect("it is small");
     let rest = [&proof[..], &header, &payload, &code].concat();
     stream.write_all(&rest).expect("it is read");
     assert_eq!(receiver.numbers().await.1, [7]);

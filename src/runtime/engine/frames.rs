@@ -2,7 +2,7 @@
 
 use super::Engine;
 use crate::base::{Instant, NodeId, ShardId};
-use crate::codec::{self, CodecError, Envelope, frame};
+use crate::codec::{CodecError, Frame, frame};
 use crate::node::message::PeerMessage;
 use crate::node::{Destination, ShardCore};
 use crate::runtime::pulse::ControlInput;
@@ -12,13 +12,13 @@ const MESSAGES_AT_ONCE: usize = 128;
 
 impl Engine {
     /// Takes a frame of the stream plane.
-    pub fn handle_frame(&self, frame: &frame::Frame) {
+    pub fn handle_frame(&self, frame: &Frame) {
         let accepted = self.view.load().accept(&frame.envelope);
         let mut messages = frame::messages(&frame.payload).peekable();
         let mut for_shards: Vec<Vec<PeerMessage>> = vec![Vec::new(); self.shards.len()];
         while messages.peek().is_some() {
             for message in messages.by_ref().take(MESSAGES_AT_ONCE) {
-                self.sort(&frame.envelope, accepted, message, &mut for_shards);
+                self.sort(frame, accepted, message, &mut for_shards);
             }
             // Each shard is locked once for them; what is for one shard stays in its order.
             let from = frame.envelope.from;
@@ -35,14 +35,14 @@ impl Engine {
     /// Puts one message of a frame to those for the same shard.
     fn sort(
         &self,
-        envelope: &Envelope,
+        frame: &Frame,
         accepted: Result<(), &'static str>,
         message: Result<&[u8], CodecError>,
         for_shards: &mut [Vec<PeerMessage>],
     ) {
         // A message that doesn't decode came whole and unharmed from a peer of this cluster: a program of another version.
         // The rest of the frame is as readable as before.
-        let message = match message.and_then(codec::decode::<PeerMessage>) {
+        let message = match message.and_then(|message| frame.decode::<PeerMessage>(message)) {
             Ok(message) => message,
             Err(error) => return self.rejections.add(error.reason()),
         };
@@ -50,7 +50,7 @@ impl Engine {
             // The control core judges for itself.
             (Destination::Control, _) => {
                 if let PeerMessage::Control(message) = message {
-                    self.tell_control(ControlInput::Message(Box::new((*envelope, message))));
+                    self.tell_control(ControlInput::Message(Box::new((frame.envelope, message))));
                 }
             }
             (_, Err(reason)) => self.rejections.add(reason),
