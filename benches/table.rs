@@ -6,7 +6,7 @@
 #[allow(dead_code, reason = "each bench uses some of the pieces")]
 mod pieces;
 
-use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 
 use pieces::Shelf;
 
@@ -23,5 +23,19 @@ fn records(criterion: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, records);
+/// What hashing records again takes where they are far more than any cache holds: each element is one of them.
+fn scrub(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("table");
+    let count = 1_000_000;
+    let mut shelf = Shelf::new(count, 128);
+    group.throughput(Throughput::Elements(SCRUBBED)).sample_size(20);
+    group.bench_function(BenchmarkId::new("scrub", "a million records of 128 bytes"), |bencher| {
+        bencher.iter(|| shelf.scrub(SCRUBBED));
+    });
+}
+
+/// Records of one call: what a shard hashes at once.
+const SCRUBBED: u64 = 1000;
+
+criterion_group!(benches, records, scrub);
 criterion_main!(benches);

@@ -54,6 +54,9 @@ pub struct Scrubbed {
     pub rotten: Vec<(Key, Version)>,
 }
 
+/// How many records are fetched from memory before they are hashed.
+const SCRUBBED_AT_ONCE: usize = 16;
+
 /// One partition's committed records in the order of their keys.
 ///
 /// Invariants ([`Table::check_invariants`]):
@@ -287,18 +290,27 @@ impl Table {
     #[must_use]
     pub fn scrub(&self, after: Option<&Key>, bytes_max: u64) -> Scrubbed {
         let mut scrubbed = Scrubbed::default();
-        for stored in self.scan(&[], after) {
-            scrubbed.records += 1;
-            scrubbed.bytes += stored.bytes() as u64;
-            if !stored.is_sound() {
-                scrubbed.rotten.push((stored.key(), stored.version()));
+        let bytes_max = bytes_max.max(1);
+        let mut records = self.scan(&[], after);
+        let mut group: Vec<&Stored> = Vec::with_capacity(SCRUBBED_AT_ONCE);
+        loop {
+            // They lie in no order. So the processor is made to wait for the memory of many at once, and not for each in turn.
+            group.clear();
+            while group.len() < SCRUBBED_AT_ONCE && scrubbed.bytes < bytes_max {
+                let Some(stored) = records.next() else { break };
+                stored.touch();
+                scrubbed.bytes += stored.bytes() as u64;
+                group.push(stored);
             }
+            let Some(last) = group.last() else { return scrubbed };
+            scrubbed.records += group.len() as u64;
+            let rotten = group.iter().filter(|stored| !stored.is_sound());
+            scrubbed.rotten.extend(rotten.map(|stored| (stored.key(), stored.version())));
             if scrubbed.bytes >= bytes_max {
-                scrubbed.reached = Some(stored.key());
-                break;
+                scrubbed.reached = Some(last.key());
+                return scrubbed;
             }
         }
-        scrubbed
     }
 
     /// Panics where the table contradicts itself. Costs a pass over it.
