@@ -4,6 +4,7 @@
 //! what the operation takes, without what comes before it. Without arguments it names the operations.
 
 #[path = "support/pieces.rs"]
+#[allow(dead_code, reason = "each bench uses some of the pieces")]
 mod pieces;
 #[path = "support/trio.rs"]
 #[allow(dead_code, reason = "frames are counted by another bench")]

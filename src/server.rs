@@ -24,7 +24,7 @@ mod tokens;
 mod waiting;
 
 use std::collections::BTreeSet;
-use std::io::{self, Write as _};
+use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -47,8 +47,8 @@ use crate::net::{Addresses, Counters};
 use crate::node::{ControlCore, ControlEvent};
 use crate::port::Core;
 use crate::runtime::{Clock, Engine, EventSink, PulseLink, PulseThread};
-use crate::telemetry;
 pub use crate::telemetry::LogFormat;
+use crate::telemetry::{self, Lines};
 
 use certificates::Source;
 use metrics::Numbers;
@@ -241,10 +241,11 @@ pub fn check_gateway(config: &Config, slot: Slot) -> Result<(), ServerError> {
 /// Where it can't start.
 pub fn serve(config: Config, slot: Slot, insecure: bool, format: LogFormat) -> Result<(), ServerError> {
     refuse_open_network(&config, slot, insecure)?;
-    telemetry::start_logging(format, Level::INFO);
+    let _log = telemetry::start_logging(format, Level::INFO);
+    let (out, _printed) = Lines::to_stdout();
     let sockets = Sockets::bind(&config, slot)?;
     runtime()?.block_on(async move {
-        let leaders = LeaderLines::default();
+        let leaders = LeaderLines::to(out);
         let events: EventSink = Arc::new(move |event, options| leaders.tell(event, options));
         let server = Server::start(&config, slot, sockets, events)?;
         let node = &config.nodes[slot.index()];
@@ -274,7 +275,8 @@ pub fn add_ftp(config: &mut Config, port: u16) {
 /// Where it can't start.
 pub fn dev(nodes: u16, port: u16, ftp: bool, format: LogFormat) -> Result<(), ServerError> {
     // All nodes are here and nobody can lose one: what they say of each other would only bury what `introduce` says.
-    telemetry::start_logging(format, Level::WARN);
+    let _log = telemetry::start_logging(format, Level::WARN);
+    let (out, _printed) = Lines::to_stdout();
     let bind = |node| {
         let sockets = Sockets::bind_loopback(port + node)?;
         if ftp { sockets.with_ftp(port + DEV_FTP_ABOVE + node) } else { Ok(sockets) }
@@ -286,7 +288,7 @@ pub fn dev(nodes: u16, port: u16, ftp: bool, format: LogFormat) -> Result<(), Se
         add_ftp(&mut config, port);
     }
     runtime()?.block_on(async move {
-        let leaders = Arc::new(LeaderLines::default());
+        let leaders = Arc::new(LeaderLines::to(out.clone()));
         let mut servers = Vec::new();
         for (slot, sockets) in sockets.into_iter().enumerate() {
             let leaders = Arc::clone(&leaders);
@@ -295,7 +297,7 @@ pub fn dev(nodes: u16, port: u16, ftp: bool, format: LogFormat) -> Result<(), Se
         }
         let told = async {
             until_ready(&servers).await;
-            introduce(&config);
+            introduce(&config, &out);
         };
         until_told_to_stop_beside(told).await.map_err(ServerError::system("waiting for signals"))?;
         futures_util::future::join_all(servers.into_iter().map(Server::stop)).await;
@@ -437,7 +439,7 @@ async fn until_ready(servers: &[Server]) {
 }
 
 /// Tells a newcomer where the cluster is and what to try.
-fn introduce(config: &Config) {
+fn introduce(config: &Config, out: &Lines) {
     let mut text = String::new();
     for (slot, node) in config.nodes.iter().enumerate() {
         let ftp = config.ftp_address(Slot(slot as u8)).map_or_else(String::new, |address| format!("  ftp://{address}"));
@@ -449,28 +451,26 @@ fn introduce(config: &Config) {
     text += &format!("try  curl -X PUT --data-binary 'hello' {}/v1/kv/greeting\n", config.nodes[0].advertise);
     text += &format!("     curl {last}/v1/kv/greeting\n");
     text += "Ctrl-C ends the cluster and everything in it\n";
-    print(&text);
-}
-
-/// Writes to stdout; whoever closed it doesn't want to read it.
-fn print(text: &str) {
-    let mut out = io::stdout().lock();
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    out.print(&text);
 }
 
 /// Prints each leader once, however many nodes of this process say so, and logs everything else.
-#[derive(Default)]
 struct LeaderLines {
     told: Mutex<BTreeSet<(Slot, Term)>>,
+    out: Lines,
 }
 
 impl LeaderLines {
+    fn to(out: Lines) -> Self {
+        Self { told: Mutex::default(), out }
+    }
+
     fn tell(&self, event: &ControlEvent, options: &Options) {
         let node = options.name(options.me.slot);
         if let ControlEvent::Leader { leader, term, .. } = event {
             let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
             if told.insert((leader.slot, *term)) {
-                print(&format!("{}\n", event.describe(options)));
+                self.out.print(&format!("{}\n", event.describe(options)));
             }
         } else if event.is_warning() {
             warn!(node, "{}", event.describe(options));

@@ -4,8 +4,11 @@
 //! Lines go to the error stream, so that a command's own output stays clean. `RUST_LOG` chooses what is shown, in the
 //! notation of `tracing` (`RUST_LOG=jumpgate=debug,hyper=warn`); without it, whoever starts the logging does.
 //!
+//! Nobody waits for whoever reads them (`lines`).
+//!
 //! [`metrics`] writes down what adapters and cores have counted; [`traffic`] is what a gateway counts.
 
+mod lines;
 pub mod metrics;
 pub mod traffic;
 
@@ -14,6 +17,8 @@ use std::io::IsTerminal as _;
 use tracing::Level;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::util::SubscriberInitExt as _;
+
+pub use lines::{Flush, Lines, lines_dropped};
 
 /// What is left out unless `RUST_LOG` asks for it: the FTP library has a line for each command of each client.
 const QUIET: &str = "libunftp=error";
@@ -42,10 +47,10 @@ impl std::str::FromStr for LogFormat {
     }
 }
 
-/// Starts logging to the error stream: what `RUST_LOG` asks for, or else what is at least of `level`. True when this call
-/// started it; false where the process logs already (a test that started several nodes, or a program that uses this
+/// Starts logging to the error stream: what `RUST_LOG` asks for, or else what is at least of `level`. When what it gives is dropped,
+/// the last lines are written. None where the process logs already (a test that started several nodes, or a program that uses this
 /// library and has its own subscriber), which changes nothing.
-pub fn start_logging(format: LogFormat, level: Level) -> bool {
+pub fn start_logging(format: LogFormat, level: Level) -> Option<Flush> {
     let otherwise = || EnvFilter::new(format!("{level},{QUIET}"));
     let (filter, complaint) = match std::env::var(EnvFilter::DEFAULT_ENV) {
         Ok(directives) if !directives.trim().is_empty() => match EnvFilter::try_new(&directives) {
@@ -54,7 +59,8 @@ pub fn start_logging(format: LogFormat, level: Level) -> bool {
         },
         _ => (otherwise(), None),
     };
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let (Lines(errors), flush) = Lines::to(std::io::stderr());
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(errors);
     let started = match format {
         LogFormat::Text => lines.with_ansi(std::io::stderr().is_terminal()).finish().try_init().is_ok(),
         LogFormat::Json => lines.json().flatten_event(true).finish().try_init().is_ok(),
@@ -62,7 +68,7 @@ pub fn start_logging(format: LogFormat, level: Level) -> bool {
     if let Some(complaint) = complaint {
         tracing::warn!("{complaint}");
     }
-    started
+    started.then_some(flush)
 }
 
 #[cfg(test)]
@@ -71,7 +77,7 @@ mod tests {
 
     #[test]
     fn a_second_start_changes_nothing_and_says_so() {
-        start_logging(LogFormat::Text, Level::INFO);
-        assert!(!start_logging(LogFormat::Json, Level::INFO), "logging was started twice");
+        let _first = start_logging(LogFormat::Text, Level::INFO);
+        assert!(start_logging(LogFormat::Json, Level::INFO).is_none(), "logging was started twice");
     }
 }

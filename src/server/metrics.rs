@@ -19,6 +19,7 @@ use crate::net::Counters;
 use crate::node::ControlEvent;
 use crate::port::Core as _;
 use crate::runtime::{ControlCounts, Engine, EventSink};
+use crate::telemetry::lines_dropped;
 use crate::telemetry::metrics::{Family, Labels, MetricsSource, exposition};
 use crate::telemetry::traffic::{LATENCY_BOUNDS_US, Route, Traffic};
 use reasons::{PULSE_REASONS, STREAM_REASONS};
@@ -106,6 +107,8 @@ impl Numbers {
             status.map_or(info.clone(), |status| info.with(labels(status), 1)),
             Family::gauge("jumpgate_alive", "Whether the threads of the node make progress.").of(Some(health.alive)),
             Family::gauge("jumpgate_ready", "Whether the node can serve.").of(Some(health.ready)),
+            Family::counter("jumpgate_log_lines_dropped_total", "Lines that were dropped because nobody read them.")
+                .of(Some(lines_dropped())),
         ]
     }
 

@@ -10,7 +10,7 @@ use jumpgate::base::FollowerMode;
 
 use super::feed::Viewer;
 use super::http::Http;
-use super::processes::{Cluster, Contents, Process, contents, program, put, read, until};
+use super::processes::{Cluster, Contents, Process, Start, contents, program, put, read, until};
 use super::secrets::metric;
 
 #[test]
@@ -292,4 +292,24 @@ fn a_node_tells_what_its_tables_hold_and_warns_when_that_is_four_fifths_of_what_
     let log = cluster.process(node).log();
     let line = log.lines().find(|line| line.contains("[limits] memory")).expect("a line");
     assert!(line.contains("WARN") && line.contains("64.0 MiB"), "{line}");
+}
+
+/// A full pipe that nobody empties makes whoever writes to it wait for ever.
+#[test]
+fn nodes_go_on_though_nobody_reads_what_they_print() {
+    let mut cluster = Cluster::prepare(3, |_| {});
+    for node in 0..3 {
+        let pipe = cluster.scratch().file(&format!("n{node}.pipe")).display().to_string();
+        // More than a pipe takes: it is full before the node begins, and the shell's own write is given up.
+        let fill = format!("mkfifo '{pipe}' && exec 3<>'{pipe}' && timeout 1 head -c 2000000 /dev/zero >&3");
+        let shell = format!("{fill}; exec \"$@\" 1>&3 2>&3");
+        let prefix = ["sh", "-c", &shell, "sh"].map(str::to_owned).to_vec();
+        let environment = vec![("PATH".to_owned(), "/usr/bin:/bin".to_owned())];
+        cluster.start_by(node, Start { prefix, environment });
+        cluster.spawn(node);
+    }
+    cluster.wait_until_whole();
+    let stored = contents("unread/", 100);
+    cluster.put_all(&[0, 1, 2], &stored);
+    cluster.expect(&[0, 1, 2], &stored);
 }
