@@ -38,7 +38,8 @@ case $what in
         start_cluster "$program"
         echo "bytes put_us get_us copies_us put_to_copies"
         for size in 16 128 1024 16384 65536 262144 1048576; do
-            few=$((size < 10000 ? 40000 : 400000000 / size))
+            few=$((size < 10000 ? 40000 : 3000000000 / size))
+            few=$((few < 40000 ? few : 40000))
             # As many keys as fit well, so that values are replaced.
             names=$((size < 10000 ? 10000 : 100000000 / size))
             bench --size "$size" --keys "$names" --read 0 --connections 8 --count "$names"
