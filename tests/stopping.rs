@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use jumpgate::api::{Consistency, Error, Key, Operation, Precondition, PutMode, Request, Response};
+use jumpgate::api::{AdminAction, Consistency, Error, Key, Operation, Precondition, PutMode, Request, Response};
 use jumpgate::base::mutant::{Mutant, with_broken};
 use jumpgate::base::{Blob, Instant, RequestId, ShardId, Slot};
 use jumpgate::node::Submitted;
@@ -172,6 +172,61 @@ fn slow_to_end(seed: u64) -> bool {
 fn who_was_let_go_gets_nothing_back_however_long_it_lives() {
     assert!(!slow_to_end(9));
     assert!(with_broken(Mutant::StoppingReturns, || slow_to_end(9)));
+}
+
+/// A follower that nobody hears is told to stop, and is heard again once it was declared down. Whether it is decided that it
+/// stops when it takes itself for let go.
+fn stop_unheard(seed: u64) -> bool {
+    let mut world = formed(3, seed);
+    let leader = world.leader().expect("one leads");
+    let unheard = Slot((leader.0 + 1) % 3);
+    world.network.isolate(unheard, true, true);
+    let ticket = world.tell_to_stop(unheard).expect("it runs");
+    let is_down = |world: &World| !world.node(leader).expect("it runs").view().up.contains(unheard);
+    assert!(world.run_until(PATIENCE, is_down), "it isn't declared down");
+    world.network.calm();
+    assert!(world.run_until(PATIENCE, |world| world.stop_answer(ticket) == Some(true)), "it is not let go");
+    let state = world.node(unheard).expect("it runs").control().state().expect("it belongs to a cluster");
+    state.node(unheard).stopping
+}
+
+#[test]
+fn who_was_found_silent_goes_only_when_it_is_let_go() {
+    assert!(stop_unheard(40));
+    assert!(!with_broken(Mutant::SilentIsLetGo, || stop_unheard(40)));
+}
+
+/// Of three nodes one is told to stop and can't be let go, since another one isn't heard; that one is removed meanwhile, and heard
+/// again. Whether the first one is let go then, and comes back to a cluster of two.
+fn remove_beside_one_that_goes(seed: u64) -> bool {
+    let mut world = formed(3, seed);
+    let leader = world.leader().expect("one leads");
+    let (goes, removed) = (Slot((leader.0 + 1) % 3), Slot((leader.0 + 2) % 3));
+    world.network.isolate(removed, true, true);
+    let is_down = |world: &World| !world.node(leader).expect("it runs").view().up.contains(removed);
+    assert!(world.run_until(PATIENCE, is_down), "it isn't declared down");
+    let ticket = world.tell_to_stop(goes).expect("it runs");
+    world.run(Duration::from_millis(100));
+    world.wish(leader, AdminAction::RemoveNode { node: format!("n{}", removed.0 + 1) });
+    world.run(Duration::from_secs(1));
+    world.network.calm();
+    if !world.run_until(PATIENCE, |world| world.stop_answer(ticket).is_some())
+        || world.stop_answer(ticket) != Some(true)
+    {
+        return false;
+    }
+    world.kill(goes);
+    world.start(goes);
+    world.run_until(PATIENCE, |world| {
+        let leader = world.leader().and_then(|leader| world.node(leader));
+        leader.is_some_and(|leader| leader.view().up.contains(goes) && !leader.view().roster.slots.contains(removed))
+    })
+}
+
+#[test]
+fn no_vote_is_taken_away_that_only_one_who_goes_could_make_up_for() {
+    assert!(remove_beside_one_that_goes(41));
+    assert!(!with_broken(Mutant::VotesLeftToWhoGoes, || remove_beside_one_that_goes(41)));
 }
 
 #[test]

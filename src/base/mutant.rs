@@ -135,6 +135,10 @@ pub enum Mutant {
     LetGoWithoutMajority,
     /// A node that was let go gets its roles back as long as it lives.
     StoppingReturns,
+    /// A node that is to stop takes it for leave that it was found silent.
+    SilentIsLetGo,
+    /// A vote is taken away that only those who are about to end could make up for.
+    VotesLeftToWhoGoes,
     /// A digest keeps what was deleted.
     DigestKeepsDeleted,
     /// Copies are compared and repaired wherever they are, and not where both have applied the same.
@@ -325,9 +329,11 @@ mod switch {
 
         /// Those of nodes that stop which only `tests/stopping.rs` notices: nothing is wrong afterwards, but nobody leads, or a
         /// process that ends is missed once more.
-        pub const OF_STOPPING: [(Self, &'static str); 2] = [
+        pub const OF_STOPPING: [(Self, &'static str); 4] = [
             (Self::LetGoWithoutMajority, "A node that stops is let go though the others are no majority."),
             (Self::StoppingReturns, "A node that was let go gets its roles back as long as it lives."),
+            (Self::SilentIsLetGo, "A node that is to stop takes it for leave that it was found silent."),
+            (Self::VotesLeftToWhoGoes, "A vote is taken away that only those who are about to end could make up for."),
         ];
 
         /// Those of the feed (rule C.16), which `tests/feed.rs` breaks, too: all its clusters have viewers that resume.

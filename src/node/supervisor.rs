@@ -241,7 +241,7 @@ impl Supervisor {
         self.admit_joiners(now, raft, state, options);
         self.promote_learners(now, raft);
         self.drop_lost_learners(now, raft);
-        self.demote_silent(now, raft, options);
+        self.demote_silent(now, raft, state, options);
         self.replace_absent(now, raft, state, options);
         self.see_off(now, raft, state, options);
     }

@@ -38,13 +38,23 @@ impl ControlState {
             && self.table.iter().all(is_elsewhere)
     }
 
-    /// Whether `node` has been let go: it is no part of any in-sync set, and leads nothing. So has one that never was.
+    /// Whether `node` has been let go: it is no part of any in-sync set, and leads nothing. So has one that never was. One that was
+    /// found silent has not, though it holds nothing either: it may be heard again, and its vote be counted on.
     #[must_use]
     pub fn is_gone(&self, node: NodeId) -> bool {
         let entry = self.node(node.slot);
         let counts = |record: &PartitionRecord| record.in_sync.contains(node.slot);
         entry.node != Some(node)
-            || !entry.up && (is_broken(Mutant::LetGoWhileLeading) || !self.table.iter().any(counts))
+            || !entry.up
+                && (entry.stopping || is_broken(Mutant::SilentIsLetGo))
+                && (is_broken(Mutant::LetGoWhileLeading) || !self.table.iter().any(counts))
+    }
+
+    /// Whether `node` is about to end, or was let go and may have ended.
+    #[must_use]
+    pub fn is_going(&self, node: NodeId) -> bool {
+        let entry = self.node(node.slot);
+        entry.node == Some(node) && entry.stopping
     }
 
     pub(super) fn on_stopping(&mut self, node: NodeId) -> bool {

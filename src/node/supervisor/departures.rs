@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::{Supervisor, propose};
+use crate::base::mutant::{Mutant, is_broken};
 use crate::base::{Instant, LogIndex, NodeId, Options, Slot, SlotSet};
 use crate::control::{Command, ControlState, Roster};
 use crate::node::ControlEvent;
@@ -17,7 +18,7 @@ impl Supervisor {
     /// A voter that has been silent for `demote_after` loses its vote, if the rest are a majority of what remains. So
     /// losses that come one after another can go on past half of the nodes. It stays registered: its vote and its data
     /// are two things. When it is heard again it joins as a learner.
-    pub(super) fn demote_silent(&mut self, now: Instant, raft: &mut Raft, options: &Options) {
+    pub(super) fn demote_silent(&mut self, now: Instant, raft: &mut Raft, state: &ControlState, options: &Options) {
         let Some(reign) = &self.reign else { return };
         let membership = raft.membership();
         if membership.is_joint() {
@@ -28,17 +29,27 @@ impl Supervisor {
         let Some(silent) = others().find(|&node| silent_for(node) > options.demote_after) else { return };
         let rest: BTreeSet<NodeId> = membership.voters.iter().copied().filter(|&node| node != silent).collect();
         let silent_for = silent_for(silent);
-        if Self::can_decide(now, raft, &rest, options) && raft.propose_voters(now, rest).is_ok() {
+        if self.can_decide(now, raft, state, &rest, options) && raft.propose_voters(now, rest).is_ok() {
             self.events.push(ControlEvent::Demoted { node: silent, silent_for });
         }
     }
 
-    /// Whether most of `voters` are heard: no vote is taken away that the others could not do without. A new leader has to have
-    /// heard them itself: who is only given time to be heard may be dead.
-    fn can_decide(now: Instant, raft: &Raft, voters: &BTreeSet<NodeId>, options: &Options) -> bool {
+    /// Whether most of `voters` are heard, and stay: no vote is taken away that the others could not do without. A new leader has to
+    /// have heard them itself: who is only given time to be heard may be dead. And who is told to stop may end at any moment.
+    fn can_decide(
+        &self,
+        now: Instant,
+        raft: &Raft,
+        state: &ControlState,
+        voters: &BTreeSet<NodeId>,
+        options: &Options,
+    ) -> bool {
         let is_heard =
             |node: NodeId| raft.peer_acked_at(node).is_some_and(|acked| now.since(acked) < raft.timing().down);
-        voters.iter().filter(|&&node| node == options.me || is_heard(node)).count() * 2 > voters.len()
+        let is_going =
+            |node: NodeId| (state.is_going(node) || self.is_stopping(node)) && !is_broken(Mutant::VotesLeftToWhoGoes);
+        let stays = |node: NodeId| node == options.me || is_heard(node) && !is_going(node);
+        voters.iter().filter(|&&node| stays(node)).count() * 2 > voters.len()
     }
 
     /// What a node holds that has been away for `replace_after` is copied elsewhere. (Where fewer than `min_copies` are left
@@ -94,7 +105,7 @@ impl Supervisor {
         if let Some(&voter) = membership.voters.iter().find(outside) {
             let rest = membership.voters.iter().copied().filter(|&node| node != voter).collect();
             // Where others are dead at the moment, theirs might be the votes that are left.
-            if Self::can_decide(now, raft, &rest, options) && raft.propose_voters(now, rest).is_ok() {
+            if self.can_decide(now, raft, state, &rest, options) && raft.propose_voters(now, rest).is_ok() {
                 self.events.push(ControlEvent::Left { node: voter });
             }
         } else if let Some(&learner) = membership.learners.iter().find(outside) {
