@@ -421,6 +421,9 @@ fn serve_refuses_a_wrong_configuration_and_names_the_place() {
     };
     let stranger = said(printed.text(), "n9");
     assert!(stranger.contains("n9") && stranger.contains("n1, n2"), "{stranger}");
+    let nobody = run_command(program(&["serve", "--config", &file]), b"");
+    assert!(nobody.code == 2 && nobody.stderr.contains("JUMPGATE_NODE must say"), "{}", nobody.stderr);
+    assert!(nobody.stderr.contains("n1, n2"), "{}", nobody.stderr);
     let misspelt = said(&format!("colour = 1\n{}", printed.text()), "n1");
     assert!(misspelt.contains("cluster.toml:1: "), "{misspelt}");
     let missing = run_command(program(&["serve", "--config", &scratch.file_name("none"), "--node", "n1"]), b"");

@@ -24,9 +24,9 @@ pub struct Serve {
     /// The cluster's configuration, the same file for every node
     #[arg(long, value_name = "FILE", default_value = "cluster.toml")]
     pub config: PathBuf,
-    /// Which of the file's nodes this one is
+    /// Which of the file's nodes this one is; must be given here or there
     #[arg(long, value_name = "NODE", env = "JUMPGATE_NODE")]
-    pub node: String,
+    pub node: Option<String>,
     /// Start without a secret although the node is reachable from other machines
     #[arg(long)]
     pub insecure: bool,
@@ -42,7 +42,12 @@ impl Serve {
     /// Where the configuration is wrong or the node can't start.
     pub fn run(self) -> Result<(), Failure> {
         let config = read(&self.config)?;
-        let slot = config.node(&self.node).map_err(usage)?;
+        let node = self.node.ok_or_else(|| {
+            let known: Vec<&str> = config.nodes.iter().map(|node| node.id.as_str()).collect();
+            let known = known.join(", ");
+            Failure::Usage(format!("--node or JUMPGATE_NODE must say which node this is; the nodes are {known}"))
+        })?;
+        let slot = config.node(&node).map_err(usage)?;
         server::serve(config, slot, self.insecure, self.log_format).map_err(Failure::from)
     }
 }

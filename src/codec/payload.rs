@@ -38,6 +38,7 @@ pub struct Mark {
 
 impl Payload {
     /// How long it is.
+    #[inline]
     #[must_use]
     pub const fn len(&self) -> usize {
         self.written.len() + self.kept_bytes
@@ -56,11 +57,9 @@ impl Payload {
     }
 
     /// Its bytes, in order; no piece is empty.
+    #[inline]
     pub fn pieces(&self) -> impl Iterator<Item = &[u8]> {
-        let starts = std::iter::once(0).chain(self.kept.iter().map(|kept| kept.at));
-        let ends = self.kept.iter().map(|kept| (kept.at, &kept.bytes[..])).chain([(self.written.len(), &[][..])]);
-        let pieces = starts.zip(ends).flat_map(|(start, (end, kept))| [&self.written[start..end], kept]);
-        pieces.filter(|piece| !piece.is_empty())
+        Pieces { written: &self.written, at: 0, kept: self.kept.iter(), due: None }
     }
 
     /// Its bytes, copied.
@@ -92,7 +91,17 @@ impl Payload {
         Ok(())
     }
 
+    /// Appends these bytes without copying them, where their handle is lent.
+    #[cold]
+    fn keep(&mut self, bytes: &[u8]) -> bool {
+        let Some(bytes) = lent(bytes) else { return false };
+        self.kept_bytes += bytes.len();
+        self.kept.push(Kept { at: self.written.len(), bytes });
+        true
+    }
+
     /// Where it ends now.
+    #[inline]
     #[must_use]
     pub const fn mark(&self) -> Mark {
         Mark { written: self.written.len(), kept: self.kept.len() }
@@ -115,6 +124,37 @@ impl Payload {
     }
 }
 
+/// What is left of a payload's pieces. Most payloads have one.
+struct Pieces<'a> {
+    written: &'a [u8],
+    /// How many of the written bytes have been given.
+    at: usize,
+    kept: std::slice::Iter<'a, Kept>,
+    /// Kept bytes whose turn is next.
+    due: Option<&'a [u8]>,
+}
+
+impl<'a> Iterator for Pieces<'a> {
+    type Item = &'a [u8];
+
+    #[inline]
+    fn next(&mut self) -> Option<&'a [u8]> {
+        if let Some(kept) = self.due.take() {
+            return Some(kept);
+        }
+        let kept = self.kept.next();
+        let end = kept.map_or(self.written.len(), |kept| kept.at);
+        let written = &self.written[self.at..end];
+        self.at = end;
+        let kept = kept.map(|kept| &kept.bytes[..]);
+        if written.is_empty() {
+            return kept;
+        }
+        self.due = kept;
+        Some(written)
+    }
+}
+
 impl From<Vec<u8>> for Payload {
     fn from(bytes: Vec<u8>) -> Self {
         Self { written: bytes, kept: Vec::new(), kept_bytes: 0 }
@@ -128,16 +168,13 @@ struct Appender<'a> {
 }
 
 impl Writer for Appender<'_> {
+    #[inline]
     fn write(&mut self, bytes: &[u8]) -> Result<(), EncodeError> {
         self.room = self.room.checked_sub(bytes.len()).ok_or(EncodeError::UnexpectedEnd)?;
-        if bytes.len() >= LENT_BYTES_MIN
-            && let Some(bytes) = lent(bytes)
-        {
-            self.payload.kept_bytes += bytes.len();
-            self.payload.kept.push(Kept { at: self.payload.written.len(), bytes });
-        } else {
-            self.payload.written.extend_from_slice(bytes);
+        if bytes.len() >= LENT_BYTES_MIN && self.payload.keep(bytes) {
+            return Ok(());
         }
+        self.payload.written.extend_from_slice(bytes);
         Ok(())
     }
 }

@@ -33,6 +33,7 @@ struct Mark(u16);
 
 impl Mark {
     /// All keys of a table have the upper bits of this hash in common, or nearly so: they are of one partition.
+    #[inline]
     fn of(key: &[u8]) -> Self {
         Self(xxh3_64(key) as u16)
     }
@@ -55,6 +56,7 @@ impl Run {
     }
 
     /// Where the record of `key` is.
+    #[inline]
     fn find(&self, mark: Mark, key: &[u8]) -> Option<usize> {
         let marked = self.marks.iter().enumerate().filter(|(_, known)| **known == mark);
         marked.map(|(place, _)| place).find(|&place| self.records[place].key_bytes() == key)
@@ -188,6 +190,7 @@ impl Index {
     }
 
     /// Where the run is that has `key`, or would have it.
+    #[inline]
     fn run_of(&self, key: &[u8]) -> usize {
         // The first run's first key decides nothing: what is below it goes there too.
         let others = self.runs.get(1..).unwrap_or_default();

@@ -109,6 +109,7 @@ impl Stored {
 
     /// Its key's bytes.
     #[must_use]
+    #[inline]
     pub fn key_bytes(&self) -> &[u8] {
         match &self.0 {
             Form::Packed(bytes) => &bytes[key_start(bytes)..key_end(bytes)],
@@ -127,6 +128,7 @@ impl Stored {
 
     /// Its value's bytes.
     #[must_use]
+    #[inline]
     pub fn value(&self) -> &[u8] {
         match &self.0 {
             Form::Packed(bytes) => &bytes[key_end(bytes) + kind_length(bytes)..],
@@ -136,6 +138,7 @@ impl Stored {
 
     /// The same to keep.
     #[must_use]
+    #[inline]
     pub fn to_blob(&self) -> Blob {
         match &self.0 {
             Form::Packed(_) => Blob::from(self.value()),
@@ -145,6 +148,7 @@ impl Stored {
 
     /// Its version.
     #[must_use]
+    #[inline]
     pub fn version(&self) -> Version {
         match &self.0 {
             Form::Packed(bytes) => Version(number(bytes) >> KEY_LENGTH_BITS),
@@ -163,6 +167,7 @@ impl Stored {
 
     /// When it runs out, on this replica's own clock.
     #[must_use]
+    #[inline]
     pub fn expires_at(&self) -> Option<Instant> {
         match &self.0 {
             Form::Packed(bytes) => (flags(bytes) & EXPIRES != 0).then(|| Instant(number(&bytes[HEADER_BYTES..]))),
@@ -172,6 +177,7 @@ impl Stored {
 
     /// The content type that it was stored with.
     #[must_use]
+    #[inline]
     pub fn content_type(&self) -> Option<ContentType> {
         match &self.0 {
             Form::Packed(bytes) => match kind(bytes) {
@@ -194,6 +200,7 @@ impl Stored {
 
     /// Milliseconds that it has left, rounded up so that no copy lets go of it early.
     #[must_use]
+    #[inline]
     pub fn ttl_ms(&self, now: Instant) -> Option<u64> {
         let left = self.expires_at()?.since(now).as_nanos().div_ceil(1_000_000);
         Some(u64::try_from(left).unwrap_or(u64::MAX))
@@ -223,6 +230,7 @@ impl Stored {
 
     /// It, as clients are shown it.
     #[must_use]
+    #[inline]
     pub fn to_value(&self, now: Instant, stale: bool) -> Value {
         Value {
             bytes: self.to_blob(),
