@@ -43,6 +43,8 @@ pub enum Mutant {
     ApplyStaleChange,
     /// A new life takes over the in-sync places of the one before.
     NewLifeKeepsPlace,
+    /// A record stays the same where a learner's next life takes its place.
+    NextLifeUnnoticed,
     /// A learner is made primary.
     PromoteLearner,
     /// A write that was handed to a dead node is handed to another.
@@ -335,6 +337,11 @@ mod switch {
             (Self::SilentIsLetGo, "A node that is to stop takes it for leave that it was found silent."),
             (Self::VotesLeftToWhoGoes, "A vote is taken away that only those who are about to end could make up for."),
         ];
+
+        /// That which `src/control/state/tests.rs` notices: it takes a life that ends while the wish to count it is under way, and
+        /// another that is registered before anybody declares the first one down.
+        pub const OF_LIVES: [(Self, &'static str); 1] =
+            [(Self::NextLifeUnnoticed, "A record stays the same where a learner's next life takes its place.")];
 
         /// Those of the feed (rule C.16), which `tests/feed.rs` breaks, too: all its clusters have viewers that resume.
         pub const OF_FEED: [Self; 3] = [Self::RingAtPrimaryOnly, Self::HolesUnnoticed, Self::ClosedByClock];

@@ -223,6 +223,11 @@ impl ControlState {
         }
         self.for_each_record(epoch, |_, record| {
             if replaced {
+                if record.members().contains(node.slot) && !is_broken(Mutant::NextLifeUnnoticed) {
+                    // A learner whose next life learns the same leaves a record that looks the same, and isn't: a wish to count it,
+                    // which is on its way, is of the life before.
+                    record.change = record.change.next();
+                }
                 // What the slot's earlier life held is gone with its memory.
                 record.learners.remove(node.slot);
                 record.counting.remove(node.slot);

@@ -150,11 +150,8 @@ fn who_is_silent_together_with_all_others_in_sync_keeps_its_place_and_its_copy_c
     assert!(!state.lingers(node(1, 1), witnesses));
 }
 
-#[test]
-fn a_change_of_the_in_sync_set_is_judged_when_it_is_applied() {
-    let mut state = founded(3, 2);
-    state.apply(LogIndex(2), &down(0, 1));
-    state.apply(LogIndex(3), &Command::NodeUp { node: node(0, 2) });
+/// A partition that slot 0 learns, and the wish of its primary that it be in sync.
+fn expansion(state: &ControlState) -> (usize, InSyncChange) {
     let partition = state.table().iter().position(|record| record.learners.contains(Slot(0))).expect("it learns some");
     let record = state.table()[partition];
     let primary = record.primary.expect("it has one");
@@ -167,12 +164,42 @@ fn a_change_of_the_in_sync_set_is_judged_when_it_is_applied() {
         remove: SlotSet::EMPTY,
         give_to: None,
     };
+    (partition, change)
+}
+
+#[test]
+fn a_change_of_the_in_sync_set_is_judged_when_it_is_applied() {
+    let mut state = founded(3, 2);
+    state.apply(LogIndex(2), &down(0, 1));
+    state.apply(LogIndex(3), &Command::NodeUp { node: node(0, 2) });
+    let (partition, change) = expansion(&state);
+    let record = state.table()[partition];
     let stale = InSyncChange { change: ChangeNumber(record.change.0 - 1), ..change };
-    let foreign = InSyncChange { proposer: node(primary.0, 9), ..change };
+    let foreign = InSyncChange { proposer: node(record.primary.expect("it has one").0, 9), ..change };
     assert!(!state.apply(LogIndex(4), &Command::ChangeInSync(vec![stale, foreign])));
     assert!(state.apply(LogIndex(5), &Command::ChangeInSync(vec![change, change])), "the first of two equal ones");
     assert_eq!(state.table()[partition].change, record.change.next(), "the second came too late");
     assert!(state.table()[partition].in_sync.contains(Slot(0)));
+}
+
+/// It learns what the life before it learned: the record looks the same.
+#[cfg(feature = "sim")]
+#[test]
+fn a_wish_for_a_learner_is_no_wish_for_its_slots_next_life() {
+    use crate::base::mutant::with_broken;
+
+    let next_life = |state: &mut ControlState| {
+        state.apply(LogIndex(2), &down(0, 1));
+        state.apply(LogIndex(3), &Command::NodeUp { node: node(0, 2) });
+        let (partition, change) = expansion(state);
+        state.apply(LogIndex(4), &Command::NodeUp { node: node(0, 3) });
+        let record = state.table()[partition];
+        assert!(record.learners.contains(Slot(0)) && !record.in_sync.contains(Slot(0)));
+        state.apply(LogIndex(5), &Command::ChangeInSync(vec![change]));
+        state.table()[partition].in_sync.contains(Slot(0))
+    };
+    assert!(!next_life(&mut founded(3, 2)), "a node that has nothing is in sync");
+    assert!(with_broken(Mutant::NextLifeUnnoticed, || next_life(&mut founded(3, 2))));
 }
 
 fn set_roster(state: &ControlState, after: Roster) -> Command {
