@@ -123,7 +123,7 @@ mapfile -t given < <(given)
 # --- the configuration
 refused "a node id that isn't in the file" 2 'there is no node "n9"; the nodes are n1, n2, n3' \
     --env JUMPGATE_NODE=n9 "${given[@]}"
-refused "no node id" 2 'required arguments were not provided' "${given[@]}"
+refused "no node id" 2 'JUMPGATE_NODE must say which node this is' "${given[@]}"
 refused "no file mounted" 2 'cannot read the configuration /etc/jumpgate/cluster.toml: No such file' \
     --env JUMPGATE_NODE=n1 --volume "$own:/run/jumpgate:ro"
 mkdir "$work/folder"
