@@ -115,7 +115,7 @@ impl Supervisor {
         for node in voters {
             let entry = state.node(node.slot);
             // Who was let go stays away. One that was found silent while it was about to stop may have the last copy.
-            let was_let_go = entry.node == Some(node) && entry.stopping && state.is_gone(node);
+            let was_let_go = state.is_going(node) && state.is_gone(node);
             let stays_away = was_let_go && !is_broken(Mutant::StoppingReturns);
             if entry.node == Some(node) && entry.up || stays_away || !state.roster().slots.contains(node.slot) {
                 continue;

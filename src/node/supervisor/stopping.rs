@@ -49,10 +49,7 @@ impl Supervisor {
 
 /// Whether the others are a majority without `node`, and without those who were let go before and may be gone by now.
 pub(super) fn can_spare(raft: &Raft, state: &ControlState, node: NodeId, is_heard: impl Fn(NodeId) -> bool) -> bool {
-    let has_gone = |other: NodeId| {
-        let entry = state.node(other.slot);
-        entry.node == Some(other) && entry.stopping && !entry.up
-    };
+    let has_gone = |other: NodeId| state.is_going(other) && !state.node(other.slot).up;
     let leader = raft.leader();
     let stays = |other: NodeId| other != node && !has_gone(other) && (Some(other) == leader || is_heard(other));
     raft.membership().is_quorum(stays) || is_broken(Mutant::LetGoWithoutMajority)
